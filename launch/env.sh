@@ -1,0 +1,63 @@
+# shellcheck shell=bash
+# Sourced by the launchers. `prepare_environment [EXTRA]` makes the virtual
+# environment, installs the project (with EXTRA) where anything changed, and
+# exports what the program needs. Sets `root` and `venv`; changes no directory.
+
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+refuse() {
+  echo "launch: $*" >&2
+  exit 2
+}
+
+prepare_environment() {
+  local extra="${1:-}" interpreter="${PYTHON:-python3}" version
+  version="$("$interpreter" -c \
+    'import sys; print("%d.%d" % sys.version_info[:2])')" ||
+    refuse "'$interpreter' does not run; install Python 3.11 or newer, or" \
+      "name its interpreter: PYTHON=/path/to/python $0"
+  [[ $version == 3.* && ${version#3.} -ge 11 ]] ||
+    refuse "'$interpreter' is Python $version, and 3.11 or newer is needed;" \
+      "name another interpreter: PYTHON=python3.13 $0"
+
+  venv="$root/.venv${PYTHON:+-$version}"
+  if [[ ! -d $venv/lib/python$version/site-packages/pip ]]; then
+    echo "launch: making ${venv##*/} with Python $version" >&2
+    "$interpreter" -m venv --clear "$venv"
+  fi
+
+  local constraints="$root/constraints-$version.txt" pins='newest releases'
+  local files=("$root/setup.cfg" "$root/pyproject.toml")
+  local options=(--quiet --disable-pip-version-check)
+  if [[ ${NEWEST:-} == 1 ]]; then
+    options+=(--upgrade --upgrade-strategy eager)
+  elif [[ -f $constraints ]]; then
+    options+=(--constraint "$constraints")
+    files+=("$constraints")
+    pins="${constraints##*/}"
+  fi
+
+  # A stamp says what was installed; one with an extra also serves the plain
+  # case. NEWEST=1 leaves none, as there may be newer releases the next time.
+  local stamp="$venv/.installed${extra:+-$extra}" wanted
+  wanted="$root $pins $(cat "${files[@]}" | cksum)"
+  if [[ ${NEWEST:-} == 1 ]] || ! grep -qsxF "$wanted" "$stamp"*; then
+    echo "launch: installing ms_ranas_jax${extra:+[$extra]} into" \
+      "${venv##*/} ($pins); the first time this takes a minute or more" >&2
+    rm -f "$venv/.installed"*
+    "$venv/bin/python" -m pip install "${options[@]}" \
+      --editable "$root${extra:+[$extra]}" ||
+      refuse "the installation failed, as pip says above; NEWEST=1 $0 tries" \
+        "the newest releases instead of $pins"
+    [[ ${NEWEST:-} == 1 ]] || echo "$wanted" >"$stamp"
+  fi
+
+  # Huge pages make a step on a CPU about a seventh faster. Compiled programs
+  # are kept, so that a second run starts at once.
+  : "${GLIBC_TUNABLES:=glibc.malloc.hugetlb=1}"
+  : "${JAX_COMPILATION_CACHE_DIR:=$root/.cache/jax}"
+  : "${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:=1}"
+  export GLIBC_TUNABLES JAX_COMPILATION_CACHE_DIR
+  export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
+}

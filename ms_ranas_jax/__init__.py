@@ -1,0 +1,1 @@
+"""Multi-scale resource-aware search of anytime networks in JAX."""

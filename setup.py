@@ -1,0 +1,5 @@
+"""Lets older tools install the project; everything is said in setup.cfg."""
+
+import setuptools
+
+setuptools.setup()
