@@ -1,0 +1,1 @@
+"""What a network is: operations, cells, the grid of cells, its cost."""

@@ -1,0 +1,367 @@
+"""The cell: mixed operations in the search, chosen ones once it is derived.
+
+Both are one module. A `Wiring` says which edges there are and which operations
+stand on each: all of them in a mixed cell, one in a fixed cell. All operations
+that read the same state are computed together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.space import convolution
+from ms_ranas_jax.space import depthwise
+from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space import parts
+from ms_ranas_jax.space import pooling
+from ms_ranas_jax.space.genotype import Genotype
+
+NUM_INPUTS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Edge:
+  """An edge from a state to a node, with the operations on it."""
+
+  state: int
+  node: int
+  operations: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Wiring:
+  """The edges of a cell and what it returns.
+
+  Attributes:
+    nodes: number of nodes; node i is state 2 + i.
+    edges: in the order of the rows of `weights`: node by node.
+    concat: the states whose concatenation is the output.
+    mixed: whether every edge carries all operations, with weights.
+  """
+
+  nodes: int
+  edges: tuple[Edge, ...]
+  concat: tuple[int, ...]
+  mixed: bool
+
+
+def num_edges(nodes: int) -> int:
+  """Returns the edges of a mixed cell: 2 + 3 + ... + (nodes + 1)."""
+  return sum(NUM_INPUTS + node for node in range(nodes))
+
+
+def mixed_wiring(nodes: int, primitives: Sequence[str]) -> Wiring:
+  """Returns the wiring of a search cell: all edges, all operations."""
+  return Wiring(
+    nodes=nodes,
+    edges=tuple(
+      Edge(state, node, tuple(primitives))
+      for node in range(nodes)
+      for state in range(NUM_INPUTS + node)
+    ),
+    concat=tuple(range(NUM_INPUTS, NUM_INPUTS + nodes)),
+    mixed=True,
+  )
+
+
+def fixed_wiring(genotype: Genotype, reduction: bool) -> Wiring:
+  """Returns the wiring of a derived cell."""
+  return Wiring(
+    nodes=genotype.nodes,
+    edges=tuple(
+      Edge(state, index // 2, (operation,))
+      for index, (operation, state) in enumerate(genotype.edges(reduction))
+    ),
+    concat=genotype.concat(reduction),
+    mixed=False,
+  )
+
+
+@jax.custom_vjp
+def _unstack(x: jax.Array) -> tuple[jax.Array, ...]:
+  """Takes the leading axis apart; its gradient is one stack, not many adds."""
+  return tuple(x[n] for n in range(x.shape[0]))
+
+
+@lowering.fence()
+def _stack(parts_: Sequence[jax.Array]) -> jax.Array:
+  return lax.concatenate([lax.expand_dims(p, (0,)) for p in parts_], 0)
+
+
+_unstack.defvjp(lambda x: (_unstack(x), None), lambda _, d: (_stack(d),))
+
+
+class StateEdges(nn.Module):
+  """All operations on all edges that leave one state of a cell.
+
+  Attributes:
+    groups: (name, operation, number of edges that carry it).
+    channels: channels of the state.
+    stride: 1 or 2.
+    search: BNs without scale and bias, and one after every pool.
+    mixed: sum the groups with weights; they all have the same edges then.
+    lowering: see `lowering.resolve`.
+    axis_name: the device axis that shares the BN statistics.
+  """
+
+  groups: tuple[tuple[str, ops.Operation, int], ...]
+  channels: int
+  stride: int
+  search: bool
+  mixed: bool
+  lowering: str = lowering.AUTO
+  axis_name: str | None = None
+
+  def _norm(self, name: str, **fields) -> parts.NormalizedSum:
+    return parts.NormalizedSum(
+      affine=not self.search, axis_name=self.axis_name, name=name, **fields
+    )
+
+  def _separable(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
+    """Returns name -> (edges, batch, H', W', channels), the last BN left."""
+    found = [
+      (name, operation, edges)
+      for name, operation, edges in self.groups
+      if isinstance(operation, ops.Separable)
+    ]
+    if not found:
+      return {}
+
+    def kernels(name: str, size: int, edges: int, repeat: int):
+      return (
+        self.param(
+          f'{name}_depthwise_{repeat}',
+          parts.uniform_fan_in(size * size),
+          (edges, size, size, self.channels),
+        ),
+        self.param(
+          f'{name}_pointwise_{repeat}',
+          parts.uniform_fan_in(self.channels),
+          (edges, self.channels, self.channels),
+        ),
+      )
+
+    pairs = [kernels(n, o.kernel, edges, 0) for n, o, edges in found]
+    first = depthwise.relu_depthwise(
+      x[None],
+      [pair[0] for pair in pairs],
+      [depthwise.Window(o.kernel, o.dilation) for _, o, _ in found],
+      self.stride,
+      self.lowering,
+    )
+    outputs = {}
+    for (name, operation, edges), y, (_, pointwise) in zip(
+      found, first, pairs, strict=True
+    ):
+      y = convolution.pointwise(y, pointwise)
+      for repeat in range(1, operation.repeats):
+        y = self._norm(f'{name}_norm_{repeat - 1}')((y,), train=train)
+        window, pointwise = kernels(name, operation.kernel, edges, repeat)
+        shape = depthwise.Window(operation.kernel, operation.dilation)
+        (y,) = depthwise.relu_depthwise(y, [window], [shape], 1, self.lowering)
+        y = convolution.pointwise(y, pointwise)
+      outputs[name] = y
+    return outputs
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, weights: jax.Array | None, train: bool
+  ) -> tuple[tuple[jax.Array, ...], ...]:
+    """Computes the edges.
+
+    Args:
+      x: (batch, height, width, channels).
+      weights: (edges, groups) of a mixed cell, else None.
+      train: whether BNs use the statistics of the batch.
+
+    Returns:
+      Per group the outputs of its edges, (batch, H', W', channels) each; of a
+      mixed cell one entry, the mixtures.
+    """
+    separable = self._separable(x, train)
+    names, terms, normalize, columns = [], [], [], []
+    for column, (name, operation, edges) in enumerate(self.groups):
+      flag = True
+      match operation:
+        case ops.Zero():
+          continue
+        case ops.Separable():
+          z = separable[name]
+        case ops.Pool():
+          pool = (
+            pooling.max_pool
+            if operation.kind == 'max'
+            else pooling.average_pool
+          )
+          z = pool(x[None], self.stride, self.lowering)
+          flag = self.search
+        case ops.Skip() if self.stride == 1:
+          z, flag = x[None], False
+        case ops.Skip():
+          z = parts.FactorizedReduce(
+            self.channels, edges, normalized=False, name=f'{name}_reduce'
+          )(x, train)
+        case _:
+          z = jnp.stack(
+            [
+              operation.make(self.channels, self.stride, not self.search).clone(
+                parent=self, name=f'{name}_{edge}'
+              )(x, train=train)
+              for edge in range(edges)
+            ]
+          )
+          flag = False
+      names.append(name)
+      terms.append(z)
+      normalize.append(flag)
+      columns.append(column)
+
+    if self.mixed:
+      total = self._norm(
+        'norm',
+        names=tuple(f'{name}_' for name in names),
+        normalize=tuple(normalize),
+      )(terms, weights[:, jnp.array(columns)], train=train)
+      return (_unstack(total),)
+    outputs = []
+    for column, name, z, flag in zip(
+      columns, names, terms, normalize, strict=True
+    ):
+      if flag:
+        z = self._norm(f'{name}_norm')((z,), train=train)
+      edges = self.groups[column][2]
+      outputs.append(_unstack(z) if z.shape[0] == edges else (z[0],) * edges)
+    return tuple(outputs)
+
+
+class Cell(nn.Module):
+  """A cell of nodes; node i sums its incoming edges.
+
+  Attributes:
+    wiring: its edges; `mixed_wiring` or `fixed_wiring` makes one.
+    operations: name -> operation; holds all that the wiring names.
+    channels: channels of the two inputs and of every node.
+    reduction: stride 2 on the edges from the inputs.
+    search: BNs without scale and bias, and one after every pool, as in the
+      DARTS search; by default of mixed cells only.
+    lowering: see `lowering.resolve`.
+    axis_name: the device axis that shares the BN statistics.
+  """
+
+  wiring: Wiring
+  operations: ops.Primitives
+  channels: int
+  reduction: bool = False
+  search: bool | None = None
+  lowering: str = lowering.AUTO
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    inputs: tuple[jax.Array, jax.Array],
+    weights: jax.Array | None = None,
+    *,
+    train: bool,
+    drop_path: jax.Array | float | None = None,
+  ) -> jax.Array:
+    """Computes the cell.
+
+    Args:
+      inputs: states 0 and 1, (batch, height, width, channels) each.
+      weights: (edges, operations), rows that sum to one; of a mixed cell only.
+      train: whether BNs use the statistics of the batch.
+      drop_path: probability to drop an operation other than the identity, for
+        each image; needs the rng 'drop_path'. None is never.
+
+    Returns:
+      (batch, H', W', channels * number of concatenated nodes).
+    """
+    wiring = self.wiring
+    self._check(inputs, weights)
+    search = wiring.mixed if self.search is None else self.search
+    states = list(inputs)
+    incoming: list[list[jax.Array]] = [[] for _ in range(wiring.nodes)]
+    for state in range(NUM_INPUTS + wiring.nodes):
+      if state >= NUM_INPUTS:
+        states.append(
+          sum(
+            incoming[state - NUM_INPUTS][1:],
+            start=incoming[state - NUM_INPUTS][0],
+          )
+        )
+      rows = [r for r, e in enumerate(wiring.edges) if e.state == state]
+      if not rows:
+        continue
+      stride = 2 if self.reduction and state < NUM_INPUTS else 1
+      groups = self._groups(rows)
+      outputs = StateEdges(
+        groups=tuple(
+          (name, self.operations[name], len(group))
+          for name, group in groups.items()
+        ),
+        channels=self.channels,
+        stride=stride,
+        search=search,
+        mixed=wiring.mixed,
+        lowering=self.lowering,
+        axis_name=self.axis_name,
+        name=f'state_{state}',
+      )(
+        states[state],
+        weights[jnp.array(rows)] if wiring.mixed else None,
+        train,
+      )
+      targets = [rows] if wiring.mixed else list(groups.values())
+      for name, group, values in zip(groups, targets, outputs, strict=False):
+        identity = isinstance(self.operations[name], ops.Skip) and stride == 1
+        for row, value in zip(group, values, strict=True):
+          if drop_path is not None and train and not identity:
+            value = self._drop(value, drop_path)
+          incoming[wiring.edges[row].node].append(value)
+    return jnp.concatenate([states[s] for s in wiring.concat], axis=-1)
+
+  def _groups(self, rows: Sequence[int]) -> dict[str, list[int]]:
+    """Returns operation name -> the edges (rows) that carry it."""
+    groups: dict[str, list[int]] = {}
+    for row in rows:
+      for name in self.wiring.edges[row].operations:
+        groups.setdefault(name, []).append(row)
+    return groups
+
+  def _drop(self, x: jax.Array, rate: jax.Array | float) -> jax.Array:
+    keep = 1.0 - rate
+    mask = jax.random.bernoulli(
+      self.make_rng('drop_path'), keep, (x.shape[0], 1, 1, 1)
+    )
+    return x * (mask / keep).astype(x.dtype)
+
+  def _check(self, inputs, weights) -> None:
+    for position, x in enumerate(inputs):
+      if x.ndim != 4 or x.shape[-1] != self.channels:
+        raise UsageError(
+          f'input {position} of a cell has shape {x.shape}; bring it to '
+          f'(batch, height, width, {self.channels}) first, with `ConvNorm`.'
+        )
+    if self.wiring.mixed:
+      expected = (
+        len(self.wiring.edges),
+        len(self.wiring.edges[0].operations),
+      )
+      if weights is None or weights.shape != expected:
+        raise UsageError(
+          'a mixed cell takes weights of shape (edges, operations) = '
+          f'{expected}, not {None if weights is None else weights.shape}.'
+        )
+    for edge in self.wiring.edges:
+      for name in edge.operations:
+        if name not in self.operations:
+          raise UsageError(f'a cell uses the unknown operation "{name}".')

@@ -1,0 +1,342 @@
+r"""Depthwise convolutions of a ReLU, several at a time, on shared inputs.
+
+All convolutions that read one state are computed together: the ReLU and the
+padding are done once, and so is the way back through them. For output n,
+with kernel w of size k, dilation d, stride s and padding p = d (k - 1) / 2,
+
+  y[n, b, h, v, c] = sum_ij w[n, i, j, c] r[b, s h + i d - p, s v + j d - p, c]
+
+with r = max(x, 0), zero outside. The gradients:
+
+  dx = [x > 0] * (the same taps, kernel flipped, on the padded dy), stride 1;
+       four phases with a quarter of the taps each, stride 2;
+  dw[n, i, j, c] = sum_bhv dy[n, b, h, v, c] r[b, s h + i d - p, ..., c],
+
+the latter as a loop over pixels that adds to all taps at once, where a sum per
+tap would read both operands once per tap. A stride-2 convolution with
+dilation 2 reads even pixels only: it is one with dilation 1 and stride 1 of
+every other pixel.
+
+The 'conv' lowering is `lax.conv_general_dilated` with one group per channel,
+which XLA does well on GPUs and TPUs and a hundred times too slowly on CPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space import windows
+
+# Pixels that one iteration of the weight gradient's loop spells out.
+_PIXELS_PER_ITERATION = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+  """The window of a depthwise convolution.
+
+  Attributes:
+    kernel: odd size.
+    dilation: 1, or 2.
+  """
+
+  kernel: int
+  dilation: int = 1
+
+  @property
+  def padding(self) -> int:
+    """Pixels on every side, as in PyTorch."""
+    return self.dilation * (self.kernel - 1) // 2
+
+
+def relu_depthwise(
+  x: jax.Array,
+  kernels: Sequence[jax.Array],
+  shapes: Sequence[Window],
+  stride: int,
+  choice: str = lowering.AUTO,
+) -> tuple[jax.Array, ...]:
+  """Depthwise convolutions of relu(x).
+
+  Args:
+    x: (m, batch, height, width, channels); m is 1 where all outputs read the
+      same input, else output n reads x[n].
+    kernels: one (n, k, k, channels) per window; n = m where m > 1.
+    shapes: the windows.
+    stride: 1 or 2.
+    choice: the lowering, see `lowering.resolve`.
+
+  Returns:
+    One (n, batch, ceil(height / stride), ceil(width / stride), channels) per
+    window.
+  """
+  kernels = tuple(kernel.astype(x.dtype) for kernel in kernels)
+  if lowering.resolve(choice) == lowering.TAPS:
+    return _bank(x, kernels, tuple(shapes), stride)
+  return tuple(
+    _grouped_conv(windows.relu(x), kernel, shape, stride)
+    for kernel, shape in zip(kernels, shapes, strict=True)
+  )
+
+
+def _grouped_conv(
+  x: jax.Array, kernel: jax.Array, shape: Window, stride: int
+) -> jax.Array:
+  """The plain form: one grouped convolution, edges moved into channels."""
+  edges = kernel.shape[0]
+  _, batch, height, width, channels = x.shape
+  x = jnp.broadcast_to(x, (edges, batch, height, width, channels))
+  x = x.transpose(1, 2, 3, 0, 4).reshape(batch, height, width, edges * channels)
+  kernel = kernel.transpose(1, 2, 0, 3)
+  kernel = kernel.reshape(*kernel.shape[:2], 1, edges * channels)
+  y = lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    [(shape.padding, shape.padding)] * 2,
+    rhs_dilation=(shape.dilation, shape.dilation),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=edges * channels,
+  )
+  y = y.reshape(*y.shape[:3], edges, channels)
+  return y.transpose(3, 0, 1, 2, 4)
+
+
+def _per_edge(kernel: jax.Array, i: int, j: int) -> jax.Array:
+  edges, _, _, channels = kernel.shape
+  return lax.reshape(
+    lax.slice(kernel, (0, i, j, 0), (edges, i + 1, j + 1, channels)),
+    (edges, 1, 1, 1, channels),
+  )
+
+
+def _taps(
+  padded: jax.Array,
+  kernel: jax.Array,
+  dilation: int,
+  stride: int,
+  offset: int,
+  size: tuple[int, int],
+) -> jax.Array:
+  total = None
+  for i in range(kernel.shape[1]):
+    for j in range(kernel.shape[2]):
+      term = windows.window(
+        padded, offset + i * dilation, offset + j * dilation, size, stride
+      ) * _per_edge(kernel, i, j)
+      total = term if total is None else total + term
+  return total
+
+
+_fenced_taps = lowering.fence(static_argnums=(2, 3, 4, 5))(_taps)
+
+
+@lowering.fence(static_argnums=(2, 3))
+def _input_gradient(
+  dy: jax.Array, kernel: jax.Array, dilation: int, edges: int
+) -> jax.Array:
+  """The gradient of a stride-1 convolution in its unpadded input."""
+  size = dy.shape[-3:-1]
+  padding = dilation * (kernel.shape[1] - 1) // 2
+  dx = _taps(
+    windows.pad(dy, padding, padding),
+    lax.rev(kernel, (1, 2)),
+    dilation,
+    1,
+    0,
+    size,
+  )
+  return _sum_edges(dx, edges)
+
+
+@lowering.fence(static_argnums=(2,))
+def _strided_input_gradient(
+  dy: jax.Array, kernel: jax.Array, edges: int
+) -> windows.Phases:
+  """The gradient of a stride-2 convolution, dilation 1, in four phases."""
+  size = dy.shape[-3:-1]
+  shift = windows.shift_padding(kernel.shape[1])
+  padded = windows.pad(dy, shift, shift)
+
+  def term(i: int, j: int, row: int, column: int) -> jax.Array:
+    shifted = windows.window(padded, shift + row, shift + column, size)
+    return shifted * _per_edge(kernel, i, j)
+
+  phases = windows.phases_of_strided(term, kernel.shape[1])
+  return jax.tree.map(lambda p: _sum_edges(p, edges), phases)
+
+
+def _sum_edges(x: jax.Array, edges: int) -> jax.Array:
+  """Sums the leading axis where all its entries came from one input."""
+  if edges == x.shape[0]:
+    return x
+  return functools.reduce(
+    lambda a, b: a + b,
+    [lax.slice_in_dim(x, n, n + 1, axis=0) for n in range(x.shape[0])],
+  )
+
+
+@lowering.fence(static_argnums=(2, 3, 4, 5))
+def _kernel_gradient(
+  padded: jax.Array,
+  dy: jax.Array,
+  kernel: int,
+  dilation: int,
+  stride: int,
+  offset: int,
+) -> jax.Array:
+  """The gradient in the kernel, (n, k, k, channels)."""
+  edges, batch, height, width, channels = dy.shape
+  span = (kernel - 1) * dilation + 1
+  rows = max(1, min(height, _PIXELS_PER_ITERATION // width))
+  while height % rows:
+    rows -= 1
+
+  def body(iteration: jax.Array, total: jax.Array) -> jax.Array:
+    first = iteration * rows
+    x_rows = lax.dynamic_slice_in_dim(
+      padded, offset + first * stride, span + (rows - 1) * stride, 2
+    )
+    dy_rows = lax.dynamic_slice_in_dim(dy, first, rows, 2)
+    for row in range(rows):
+      for column in range(width):
+        start = (0, 0, row * stride, offset + column * stride, 0)
+        patch = lax.slice(
+          x_rows,
+          start,
+          (
+            x_rows.shape[0],
+            batch,
+            start[2] + span,
+            start[3] + span,
+            channels,
+          ),
+          (1, 1, dilation, dilation, 1),
+        )
+        pixel = lax.slice(
+          dy_rows,
+          (0, 0, row, column, 0),
+          (edges, batch, row + 1, column + 1, channels),
+        )
+        total = total + patch * pixel
+    return total
+
+  total = jnp.zeros((edges, batch, kernel, kernel, channels), dy.dtype)
+  if height == rows:
+    total = body(jnp.int32(0), total)
+  else:
+    total = lax.fori_loop(0, height // rows, body, total)
+  return jnp.sum(total, axis=1)
+
+
+def _reads_even_pixels(shape: Window, stride: int) -> bool:
+  return stride == 2 and shape.dilation == 2
+
+
+@lowering.fence(static_argnums=(1, 2))
+def _padded_inputs(
+  x: jax.Array, shapes: tuple[Window, ...], stride: int
+) -> tuple[jax.Array, ...]:
+  """Returns relu(x) padded: of all pixels and, if asked for, of even ones.
+
+  The padding is the largest that any window of that input needs.
+  """
+  rectified = windows.relu(x)
+  inputs = []
+  full = [s.padding for s in shapes if not _reads_even_pixels(s, stride)]
+  even = [s.kernel // 2 for s in shapes if _reads_even_pixels(s, stride)]
+  if full:
+    inputs.append(windows.pad(rectified, max(full), max(full)))
+  if even:
+    inputs.append(
+      windows.pad(windows.subsample(rectified), max(even), max(even))
+    )
+  return tuple(inputs)
+
+
+def _geometry(
+  shape: Window, shapes: tuple[Window, ...], stride: int
+) -> tuple[int, int, int, int]:
+  """Returns (which padded input, dilation, stride, offset) of a window."""
+  full = [s.padding for s in shapes if not _reads_even_pixels(s, stride)]
+  even = [s.kernel // 2 for s in shapes if _reads_even_pixels(s, stride)]
+  if _reads_even_pixels(shape, stride):
+    return (1 if full else 0), 1, 1, max(even) - shape.kernel // 2
+  return 0, shape.dilation, stride, max(full) - shape.padding
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _bank(
+  x: jax.Array,
+  kernels: tuple[jax.Array, ...],
+  shapes: tuple[Window, ...],
+  stride: int,
+) -> tuple[jax.Array, ...]:
+  return _bank_forward(x, kernels, shapes, stride)[0]
+
+
+def _bank_forward(x, kernels, shapes, stride):
+  inputs = _padded_inputs(x, shapes, stride)
+  height, width = x.shape[-3:-1]
+  size = -(-height // stride), -(-width // stride)
+  outputs = []
+  for kernel, shape in zip(kernels, shapes, strict=True):
+    which, dilation, step, offset = _geometry(shape, shapes, stride)
+    outputs.append(
+      _fenced_taps(inputs[which], kernel, dilation, step, offset, size)
+    )
+  return tuple(outputs), (x, kernels)
+
+
+def _bank_backward(shapes, stride, residuals, cotangents):
+  x, kernels = residuals
+  # Made again rather than kept: padded copies would be the largest residuals.
+  inputs = _padded_inputs(x, shapes, stride)
+  edges = x.shape[0]
+  kernel_gradients = []
+  direct = []
+  phases = None
+  for kernel, shape, dy in zip(kernels, shapes, cotangents, strict=True):
+    which, dilation, step, offset = _geometry(shape, shapes, stride)
+    kernel_gradients.append(
+      _kernel_gradient(inputs[which], dy, shape.kernel, dilation, step, offset)
+    )
+    if stride == 1 or _reads_even_pixels(shape, stride):
+      direct.append(_input_gradient(dy, kernel, dilation, edges))
+    else:
+      part = _strided_input_gradient(dy, kernel, edges)
+      phases = (
+        part
+        if phases is None
+        else jax.tree.map(lambda a, b: a + b, phases, part)
+      )
+  dx = _through_relu(x, tuple(direct), phases)
+  return dx, tuple(kernel_gradients)
+
+
+@lowering.fence()
+def _through_relu(
+  x: jax.Array, direct: tuple[jax.Array, ...], phases: windows.Phases | None
+) -> jax.Array:
+  """Sums the gradients in the ReLU's output and masks them."""
+  total = None
+  if direct:
+    total = functools.reduce(lambda a, b: a + b, direct)
+  if phases is not None or (total is not None and total.shape != x.shape):
+    if phases is None:
+      zero = lax.full(total.shape, 0, total.dtype)
+      phases = ((total, zero), (zero, zero))
+    elif total is not None:
+      phases = ((phases[0][0] + total, phases[0][1]), phases[1])
+    total = windows.interleave(phases, x.shape[-3:-1])
+  return windows.select(x > 0, total)
+
+
+_bank.defvjp(_bank_forward, _bank_backward)

@@ -1,0 +1,337 @@
+"""Genotypes: discrete cell architectures, their JSON form, published cells.
+
+A genotype says, for the normal and the reduction cell, which two operations
+feed each node and which states are concatenated into the cell's output.
+States 0 and 1 are the two inputs of the cell; node i is state 2 + i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+import dataclasses
+import json
+import os
+from typing import Any
+
+from ms_ranas_jax.errors import UsageError
+
+Edge = tuple[str, int]
+_FIELDS = ('normal', 'normal_concat', 'reduction', 'reduction_concat')
+_NUM_INPUTS = 2
+_EDGES_PER_NODE = 2
+
+
+def _is_int(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _checked_edges(kind: str, edges: Any) -> tuple[Edge, ...]:
+  """Returns edges as nested tuples, or raises UsageError saying what is off."""
+  if not isinstance(edges, (list, tuple)) or not edges:
+    raise UsageError(
+      f'genotype field "{kind}" must be a non-empty list of [operation, state]'
+      f' pairs, not {edges!r}.'
+    )
+  if len(edges) % _EDGES_PER_NODE:
+    raise UsageError(
+      f'genotype field "{kind}" has {len(edges)} entries; give two '
+      '[operation, state] entries per node.'
+    )
+  checked = []
+  for index, edge in enumerate(edges):
+    where = f'genotype field "{kind}", entry {index}'
+    if not isinstance(edge, (list, tuple)) or len(edge) != 2:
+      raise UsageError(
+        f'{where}: expected an [operation, state] pair, not {edge!r}.'
+      )
+    operation, state = edge
+    if not isinstance(operation, str) or not operation:
+      raise UsageError(
+        f'{where}: the operation must be a name, not {operation!r}.'
+      )
+    node = index // _EDGES_PER_NODE
+    if not _is_int(state) or not 0 <= state < _NUM_INPUTS + node:
+      raise UsageError(
+        f'{where}: node {node} (state {_NUM_INPUTS + node}) can read states 0 '
+        f'to {_NUM_INPUTS + node - 1} only, not {state!r}.'
+      )
+    checked.append((operation, state))
+  return tuple(checked)
+
+
+def _checked_concat(kind: str, concat: Any, nodes: int) -> tuple[int, ...]:
+  last = _NUM_INPUTS + nodes - 1
+  if not isinstance(concat, (list, tuple)) or not concat:
+    raise UsageError(
+      f'genotype field "{kind}" must be a non-empty list of states, not '
+      f'{concat!r}.'
+    )
+  for state in concat:
+    if not _is_int(state) or not _NUM_INPUTS <= state <= last:
+      raise UsageError(
+        f'genotype field "{kind}": {state!r} is not a node; name states '
+        f'{_NUM_INPUTS} to {last}.'
+      )
+  if len(set(concat)) != len(concat):
+    raise UsageError(f'genotype field "{kind}" names a state twice: {concat}.')
+  return tuple(concat)
+
+
+@dataclasses.dataclass(frozen=True)
+class Genotype:
+  """A discrete architecture of the normal and of the reduction cell.
+
+  Attributes:
+    normal: two `(operation, state)` pairs per node of the normal cell.
+    normal_concat: the states whose concatenation is the cell's output.
+    reduction: the same for the reduction cell.
+    reduction_concat: the same for the reduction cell.
+
+  Raises:
+    UsageError: a field is not of that form; the message says which and where.
+  """
+
+  normal: tuple[Edge, ...]
+  normal_concat: tuple[int, ...]
+  reduction: tuple[Edge, ...]
+  reduction_concat: tuple[int, ...]
+
+  def __post_init__(self) -> None:
+    for kind in ('normal', 'reduction'):
+      edges = _checked_edges(kind, getattr(self, kind))
+      concat = _checked_concat(
+        f'{kind}_concat',
+        getattr(self, f'{kind}_concat'),
+        len(edges) // _EDGES_PER_NODE,
+      )
+      object.__setattr__(self, kind, edges)
+      object.__setattr__(self, f'{kind}_concat', concat)
+    if len(self.normal) != len(self.reduction):
+      raise UsageError(
+        f'genotype: the normal cell has {len(self.normal) // 2} nodes and the '
+        f'reduction cell {len(self.reduction) // 2}; give both as many.'
+      )
+
+  @property
+  def nodes(self) -> int:
+    """The number of nodes of a cell."""
+    return len(self.normal) // _EDGES_PER_NODE
+
+  def edges(self, reduction: bool) -> tuple[Edge, ...]:
+    """Returns the edges of the reduction or of the normal cell."""
+    return self.reduction if reduction else self.normal
+
+  def concat(self, reduction: bool) -> tuple[int, ...]:
+    """Returns the output states of the reduction or of the normal cell."""
+    return self.reduction_concat if reduction else self.normal_concat
+
+  def operations(self) -> tuple[str, ...]:
+    """Returns the names of the operations in use, each once, sorted."""
+    return tuple(sorted({name for name, _ in self.normal + self.reduction}))
+
+  def to_json(self) -> str:
+    """Returns the JSON form, one line per field."""
+    lines = [
+      f'  {json.dumps(name)}: {json.dumps(getattr(self, name))}'
+      for name in _FIELDS
+    ]
+    return '{\n' + ',\n'.join(lines) + '\n}\n'
+
+  @classmethod
+  def from_json(cls, text: str) -> Genotype:
+    """Parses the JSON form.
+
+    Args:
+      text: a JSON object with exactly the four fields.
+
+    Returns:
+      The genotype.
+
+    Raises:
+      UsageError: the text is not that; the message says what and where.
+    """
+    try:
+      value = json.loads(text)
+    except json.JSONDecodeError as error:
+      raise UsageError(f'genotype is not valid JSON: {error}.') from error
+    except RecursionError as error:
+      raise UsageError('genotype is nested too deeply.') from error
+    if not isinstance(value, dict):
+      raise UsageError(
+        f'genotype must be a JSON object with the fields {list(_FIELDS)}.'
+      )
+    missing = [name for name in _FIELDS if name not in value]
+    if missing:
+      raise UsageError(f'genotype lacks the fields {missing}; add them.')
+    unknown = sorted(set(value) - set(_FIELDS))
+    if unknown:
+      raise UsageError(f'genotype has unknown fields {unknown}; remove them.')
+    return cls(**value)
+
+
+def check_operations(genotype: Genotype, known: Container[str]) -> None:
+  """Refuses a genotype that uses an operation that is not at hand.
+
+  Args:
+    genotype: the genotype.
+    known: the names of the operations, usually the `primitives` mapping.
+
+  Raises:
+    UsageError: an operation is unknown, or is `none`.
+  """
+  for name in genotype.operations():
+    if name not in known:
+      raise UsageError(
+        f'genotype uses the operation "{name}", which is not known; correct '
+        'the name or pass the operation in with the primitives.'
+      )
+
+
+def load_genotype(name_or_path: str) -> Genotype:
+  """Returns a published genotype by name, or one read from a JSON file.
+
+  Args:
+    name_or_path: a key of `PUBLISHED`, or the path of a genotype file.
+
+  Returns:
+    The genotype.
+
+  Raises:
+    UsageError: neither a published name nor a readable genotype file.
+  """
+  if name_or_path in PUBLISHED:
+    return PUBLISHED[name_or_path]
+  if not os.path.isfile(name_or_path):
+    raise UsageError(
+      f'genotype "{name_or_path}" is neither a published one '
+      f'({", ".join(PUBLISHED)}) nor a file; correct the name or the path.'
+    )
+  try:
+    with open(name_or_path, encoding='utf-8') as file:
+      return Genotype.from_json(file.read())
+  except UnicodeDecodeError as error:
+    raise UsageError(f'{name_or_path}: not a text file.') from error
+  except UsageError as error:
+    raise UsageError(f'{name_or_path}: {error}') from error
+
+
+# NASNet-A, Zoph et al., "Learning Transferable Architectures for Scalable
+# Image Recognition", in the form that the DARTS paper compares with.
+NASNET = Genotype(
+  normal=(
+    ('sep_conv_5x5', 1),
+    ('sep_conv_3x3', 0),
+    ('sep_conv_5x5', 0),
+    ('sep_conv_3x3', 0),
+    ('avg_pool_3x3', 1),
+    ('skip_connect', 0),
+    ('avg_pool_3x3', 0),
+    ('avg_pool_3x3', 0),
+    ('sep_conv_3x3', 1),
+    ('skip_connect', 1),
+  ),
+  normal_concat=(2, 3, 4, 5, 6),
+  reduction=(
+    ('sep_conv_5x5', 1),
+    ('sep_conv_7x7', 0),
+    ('max_pool_3x3', 1),
+    ('sep_conv_7x7', 0),
+    ('avg_pool_3x3', 1),
+    ('sep_conv_5x5', 0),
+    ('skip_connect', 3),
+    ('avg_pool_3x3', 2),
+    ('sep_conv_3x3', 2),
+    ('max_pool_3x3', 1),
+  ),
+  reduction_concat=(4, 5, 6),
+)
+
+# AmoebaNet-A, Real et al., "Regularized Evolution for Image Classifier
+# Architecture Search".
+AMOEBANET = Genotype(
+  normal=(
+    ('avg_pool_3x3', 0),
+    ('max_pool_3x3', 1),
+    ('sep_conv_3x3', 0),
+    ('sep_conv_5x5', 2),
+    ('sep_conv_3x3', 0),
+    ('avg_pool_3x3', 3),
+    ('sep_conv_3x3', 1),
+    ('skip_connect', 1),
+    ('skip_connect', 0),
+    ('avg_pool_3x3', 1),
+  ),
+  normal_concat=(4, 5, 6),
+  reduction=(
+    ('avg_pool_3x3', 0),
+    ('sep_conv_3x3', 1),
+    ('max_pool_3x3', 0),
+    ('sep_conv_7x7', 2),
+    ('sep_conv_7x7', 0),
+    ('avg_pool_3x3', 1),
+    ('max_pool_3x3', 0),
+    ('max_pool_3x3', 1),
+    ('conv_7x1_1x7', 0),
+    ('sep_conv_3x3', 5),
+  ),
+  reduction_concat=(3, 4, 6),
+)
+
+# Liu et al., "DARTS: Differentiable Architecture Search", first order.
+DARTS_V1 = Genotype(
+  normal=(
+    ('sep_conv_3x3', 1),
+    ('sep_conv_3x3', 0),
+    ('skip_connect', 0),
+    ('sep_conv_3x3', 1),
+    ('skip_connect', 0),
+    ('sep_conv_3x3', 1),
+    ('sep_conv_3x3', 0),
+    ('skip_connect', 2),
+  ),
+  normal_concat=(2, 3, 4, 5),
+  reduction=(
+    ('max_pool_3x3', 0),
+    ('max_pool_3x3', 1),
+    ('skip_connect', 2),
+    ('max_pool_3x3', 0),
+    ('max_pool_3x3', 0),
+    ('skip_connect', 2),
+    ('skip_connect', 2),
+    ('avg_pool_3x3', 0),
+  ),
+  reduction_concat=(2, 3, 4, 5),
+)
+
+# The same, second order.
+DARTS_V2 = Genotype(
+  normal=(
+    ('sep_conv_3x3', 0),
+    ('sep_conv_3x3', 1),
+    ('sep_conv_3x3', 0),
+    ('sep_conv_3x3', 1),
+    ('sep_conv_3x3', 1),
+    ('skip_connect', 0),
+    ('skip_connect', 0),
+    ('dil_conv_3x3', 2),
+  ),
+  normal_concat=(2, 3, 4, 5),
+  reduction=(
+    ('max_pool_3x3', 0),
+    ('max_pool_3x3', 1),
+    ('skip_connect', 2),
+    ('max_pool_3x3', 1),
+    ('max_pool_3x3', 0),
+    ('skip_connect', 2),
+    ('skip_connect', 2),
+    ('max_pool_3x3', 1),
+  ),
+  reduction_concat=(2, 3, 4, 5),
+)
+
+PUBLISHED = {
+  'NASNet': NASNET,
+  'AmoebaNet': AMOEBANET,
+  'DARTS_V1': DARTS_V1,
+  'DARTS_V2': DARTS_V2,
+}

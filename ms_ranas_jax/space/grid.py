@@ -1,0 +1,336 @@
+"""The grid of cells as a plan: pure Python, no arrays.
+
+The network, the cost model and the pictures all read the same plan. Layers
+are columns, counted in cells; scales are rows, scale 0 the finest (the
+paper's "horizontal level", section 3.2). Only what an exit needs is planned,
+and every piece knows the step of computation (the exit) that first needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+
+from ms_ranas_jax.errors import UsageError
+
+STEM_LAYER = -1
+ALL_BUT_FIRST = 'all_but_first'
+LAST = 'last'
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSpec:
+  """The sizes of a network.
+
+  Attributes:
+    channels: initial channels C0 of scale 0.
+    layers: number of layers of cells; reductions stand at a third and two.
+    nodes: nodes per cell.
+    scales: number of scales S; 1 is the DARTS network.
+    scale_growth: channels of scale s are `channels * scale_growth**s`.
+    exits: 'all_but_first', 'last', or a tuple of layers; the last layer's
+      classifier is always there.
+    image_shape: (height, width, channels) of the input.
+    num_classes: classes of the classifiers.
+    stem_multiplier: the stem has `stem_multiplier` times the scale's channels.
+  """
+
+  channels: int
+  layers: int
+  nodes: int
+  scales: int = 1
+  scale_growth: int = 2
+  exits: str | tuple[int, ...] = ALL_BUT_FIRST
+  image_shape: tuple[int, int, int] = (32, 32, 3)
+  num_classes: int = 10
+  stem_multiplier: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+  """A feature map: the output of the stem (layer -1) or of a cell."""
+
+  layer: int
+  scale: int
+  height: int
+  width: int
+  channels: int
+
+  @property
+  def name(self) -> str:
+    """The name of the module that computes it, also its key in `params`."""
+    if self.layer == STEM_LAYER:
+      return f'stem_{self.scale}'
+    return f'cell_{self.layer}_{self.scale}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Stem:
+  """A 3x3 convolution with BN: of the image, or of the next finer stem.
+
+  The latter is the paper's vertical convolution, stride 2.
+  """
+
+  output: Feature
+  step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CellInput:
+  """How one of a cell's two inputs is made.
+
+  Attributes:
+    horizontal: the feature of the same scale.
+    diagonal: the feature of the next finer scale, None at scale 0.
+    halve: the input has to be halved once more, because the layer between it
+      and the cell was a reduction.
+  """
+
+  horizontal: Feature
+  diagonal: Feature | None
+  halve: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A cell at (layer, scale).
+
+  Attributes:
+    inputs: the features of layers l-2 and l-1, states 0 and 1 of the cell.
+    reduction: whether it is a reduction cell.
+    height: rows of the cell's inputs once they are preprocessed.
+    width: columns of the same.
+    channels: channels of every state of the cell.
+    output: the feature that it computes.
+    step: the first exit that needs it.
+  """
+
+  inputs: tuple[CellInput, CellInput]
+  reduction: bool
+  height: int
+  width: int
+  channels: int
+  output: Feature
+  step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Exit:
+  """A classifier: global average pool and a dense layer on `feature`."""
+
+  index: int
+  feature: Feature
+
+  @property
+  def layer(self) -> int:
+    """The layer after which the exit stands."""
+    return self.feature.layer
+
+  @property
+  def name(self) -> str:
+    """The name of its module, also its key in `params`."""
+    return f'exit_{self.layer}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A network as data.
+
+  Attributes:
+    spec: the sizes that it was made from.
+    stems: finest first.
+    cells: in an order in which they can be computed, step after step.
+    exits: in the order of their layers.
+  """
+
+  spec: NetworkSpec
+  stems: tuple[Stem, ...]
+  cells: tuple[Cell, ...]
+  exits: tuple[Exit, ...]
+
+
+def reduction_layers(layers: int) -> tuple[int, ...]:
+  """Returns the layers of reduction cells, as in DARTS."""
+  return tuple(sorted({layers // 3, 2 * layers // 3}))
+
+
+def exit_layers(
+  exits: str | Sequence[int], layers: int, field: str = 'network'
+) -> tuple[int, ...]:
+  """Returns the layers that an `exits` choice names, the last one included.
+
+  Args:
+    exits: 'all_but_first', 'last' or layers.
+    layers: the number of layers.
+    field: the config section, for error messages.
+
+  Returns:
+    Layers in ascending order.
+
+  Raises:
+    UsageError: the choice names something that is not there.
+  """
+  if isinstance(exits, str):
+    if exits == LAST or layers == 1:
+      return (layers - 1,)
+    if exits == ALL_BUT_FIRST:
+      return tuple(range(1, layers))
+    raise UsageError(
+      f"{field}.exits = '{exits}': give '{ALL_BUT_FIRST}', '{LAST}' or a tuple "
+      'of layers.'
+    )
+  for layer in exits:
+    if isinstance(layer, bool) or not isinstance(layer, int):
+      raise UsageError(f'{field}.exits: {layer!r} is not a layer number.')
+    if not 0 <= layer < layers:
+      raise UsageError(
+        f'{field}.exits names layer {layer}, but {field}.layers = {layers} '
+        f'gives layers 0 to {layers - 1}; remove it or add layers.'
+      )
+  if len(set(exits)) != len(exits):
+    raise UsageError(f'{field}.exits names a layer twice: {tuple(exits)}.')
+  return tuple(sorted({*exits, layers - 1}))
+
+
+def _check_spec(spec: NetworkSpec, field: str) -> None:
+  for name in ('channels', 'layers', 'nodes', 'scales', 'scale_growth'):
+    value = getattr(spec, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+      raise UsageError(
+        f'{field}.{name} = {value!r}: give a whole number of at least 1.'
+      )
+  # Concatenated halves (scales) and factorized reduces both split channels.
+  quantum = 4 if spec.scales > 1 else 2
+  coarsest = spec.channels * spec.scale_growth
+  if spec.channels % 2 or (spec.scales > 1 and coarsest % quantum):
+    raise UsageError(
+      f'{field}.channels = {spec.channels} cannot be split in halves at every '
+      f'scale; give a multiple of {quantum}.'
+    )
+
+
+def _halved(size: int) -> int:
+  return (size + 1) // 2
+
+
+def build_plan(
+  spec: NetworkSpec,
+  normal_outputs: int | None = None,
+  reduction_outputs: int | None = None,
+  field: str = 'network',
+) -> Plan:
+  """Plans a network.
+
+  Args:
+    spec: the sizes.
+    normal_outputs: how many states a normal cell concatenates, by default all
+      nodes.
+    reduction_outputs: the same for a reduction cell.
+    field: the config section that error messages name.
+
+  Returns:
+    The plan.
+
+  Raises:
+    UsageError: the sizes do not make a network; the message names the field.
+  """
+  _check_spec(spec, field)
+  reductions = reduction_layers(spec.layers)
+  outputs = {
+    False: normal_outputs or spec.nodes,
+    True: reduction_outputs or spec.nodes,
+  }
+  features: dict[tuple[int, int], Feature] = {}
+  height, width, _ = spec.image_shape
+  channels = spec.channels
+  for scale in range(spec.scales):
+    if scale:
+      if min(height, width) < 2:
+        raise UsageError(
+          f'{field}.scales = {spec.scales}: scale {scale} of a '
+          f'{spec.image_shape[0]}x{spec.image_shape[1]} image would fall below '
+          f'1x1; give at most {scale} scales.'
+        )
+      height, width = _halved(height), _halved(width)
+      channels *= spec.scale_growth
+    features[STEM_LAYER, scale] = Feature(
+      STEM_LAYER, scale, height, width, spec.stem_multiplier * channels
+    )
+
+  cells: dict[tuple[int, int], Cell] = {}
+  multiplier = 1
+  for layer in range(spec.layers):
+    reduction = layer in reductions
+    halve_first = layer - 1 in reductions
+    multiplier *= 2 if reduction else 1
+    before = (max(layer - 2, STEM_LAYER), max(layer - 1, STEM_LAYER))
+    for scale in range(spec.scales):
+      channels = spec.channels * spec.scale_growth**scale * multiplier
+      previous = features[before[1], scale]
+      height, width = previous.height, previous.width
+      if reduction:
+        if min(height, width) < 2:
+          raise UsageError(
+            f'{field}.scales = {spec.scales} with {field}.layers = '
+            f'{spec.layers}: the reduction of layer {layer} would bring scale '
+            f'{scale} of a {spec.image_shape[0]}x{spec.image_shape[1]} image '
+            'below 1x1; give fewer scales or a larger image.'
+          )
+        height, width = _halved(height), _halved(width)
+      output = Feature(
+        layer, scale, height, width, channels * outputs[reduction]
+      )
+      features[layer, scale] = output
+      inputs = tuple(
+        CellInput(
+          horizontal=features[source, scale],
+          diagonal=features[source, scale - 1] if scale else None,
+          halve=halve_first and position == 0,
+        )
+        for position, source in enumerate(before)
+      )
+      cells[layer, scale] = Cell(
+        inputs=inputs,
+        reduction=reduction,
+        height=previous.height,
+        width=previous.width,
+        channels=channels,
+        output=output,
+        step=-1,
+      )
+
+  exits = tuple(
+    Exit(index, features[layer, spec.scales - 1])
+    for index, layer in enumerate(exit_layers(spec.exits, spec.layers, field))
+  )
+  steps: dict[tuple[int, int], int] = {}
+
+  def need(feature: Feature, step: int) -> None:
+    key = feature.layer, feature.scale
+    if key in steps:
+      return
+    steps[key] = step
+    if feature.layer == STEM_LAYER:
+      if feature.scale:
+        need(features[STEM_LAYER, feature.scale - 1], step)
+      return
+    for cell_input in cells[key].inputs:
+      need(cell_input.horizontal, step)
+      if cell_input.diagonal is not None:
+        need(cell_input.diagonal, step)
+
+  for exit_ in exits:
+    need(exit_.feature, exit_.index)
+  return Plan(
+    spec=spec,
+    stems=tuple(
+      Stem(features[STEM_LAYER, scale], steps[STEM_LAYER, scale])
+      for scale in range(spec.scales)
+    ),
+    cells=tuple(
+      dataclasses.replace(cells[key], step=steps[key])
+      for key in sorted(cells, key=lambda k: (steps.get(k, 0), *k))
+      if key in steps
+    ),
+    exits=exits,
+  )

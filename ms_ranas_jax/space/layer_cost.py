@@ -1,0 +1,81 @@
+"""What single layers cost: the rows that the cost model adds up.
+
+Three counts, all of one image:
+
+- `macs`: multiply-adds of convolutions and dense layers, nothing else; the
+  project's own unit.
+- `flops_msdnet`: the convention of the MSDNet op counter, for comparison with
+  published curves: multiply-adds (and a dense layer's bias), one per element
+  of a ReLU and of a global pool's input, one per window element of a pool,
+  none for batch normalisation.
+- `params`: trainable parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """The cost of one layer.
+
+  Attributes:
+    macs: multiply-adds.
+    flops_msdnet: operations in the MSDNet convention.
+    params: trainable parameters.
+    elements: elements of the output.
+    in_place: whether the output can overwrite the input.
+  """
+
+  macs: int = 0
+  flops_msdnet: int = 0
+  params: int = 0
+  elements: int = 0
+  in_place: bool = False
+
+
+def convolution(
+  height: int,
+  width: int,
+  channels: int,
+  features: int,
+  kernel: tuple[int, int],
+  groups: int = 1,
+) -> Layer:
+  """A convolution without bias; height and width are those of its output."""
+  params = kernel[0] * kernel[1] * channels // groups * features
+  macs = params * height * width
+  return Layer(macs, macs, params, height * width * features)
+
+
+def relu(height: int, width: int, channels: int) -> Layer:
+  """A ReLU, in place."""
+  elements = height * width * channels
+  return Layer(flops_msdnet=elements, elements=elements, in_place=True)
+
+
+def norm(height: int, width: int, channels: int, affine: bool) -> Layer:
+  """A batch normalisation, in place, with or without scale and bias."""
+  return Layer(
+    params=2 * channels if affine else 0,
+    elements=height * width * channels,
+    in_place=True,
+  )
+
+
+def pool(height: int, width: int, channels: int, kernel: int) -> Layer:
+  """A pool; height and width are those of its output."""
+  elements = height * width * channels
+  return Layer(flops_msdnet=elements * kernel * kernel, elements=elements)
+
+
+def global_pool(height: int, width: int, channels: int) -> Layer:
+  """A global average pool of a (height, width, channels) feature map."""
+  return Layer(flops_msdnet=height * width * channels, elements=channels)
+
+
+def dense(channels: int, features: int) -> Layer:
+  """A dense layer with bias."""
+  macs = channels * features
+  return Layer(macs, macs + features, macs + features, features)

@@ -1,0 +1,293 @@
+"""The network: stems, the grid of cells and the exits of a plan.
+
+One module serves the search (mixed cells, `weights` passed in) and the
+derived network (fixed cells). `params` are keyed by the names of the plan's
+features: `stem_S`, `cell_L_S`, `exit_L`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.space import cell as cell_lib
+from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space import parts
+from ms_ranas_jax.space.genotype import Genotype
+from ms_ranas_jax.space.genotype import check_operations
+
+NORMAL = 'normal'
+REDUCTION = 'reduction'
+Weights = Mapping[str, jax.Array]
+
+
+class CellInput(nn.Module):
+  """Brings one input of a cell to the cell's scale and channels.
+
+  At scale 0 a horizontal convolution (ReLU, 1x1, BN; a factorized reduce where
+  the input has to be halved). At coarser scales half of the channels come from
+  a diagonal convolution (ReLU, 3x3 stride 2, BN) of the next finer scale, and
+  half from a horizontal one; where both have to be halved, the diagonal one is
+  by a factorized reduce after it.
+
+  Attributes:
+    plan: the plan's entry.
+    channels: output channels.
+    affine: whether BNs have a scale and a bias.
+    lowering: see `lowering.resolve`.
+    axis_name: the device axis that shares the BN statistics.
+  """
+
+  plan: grid.CellInput
+  channels: int
+  affine: bool
+  lowering: str = lowering.AUTO
+  axis_name: str | None = None
+
+  def _reduce(self, x: jax.Array, features: int, name: str, train: bool):
+    return parts.FactorizedReduce(
+      features, affine=self.affine, axis_name=self.axis_name, name=name
+    )(x, train)[0]
+
+  def _conv(self, x, features: int, name: str, train: bool, **fields):
+    return parts.ConvNorm(
+      features,
+      affine=self.affine,
+      lowering=self.lowering,
+      axis_name=self.axis_name,
+      name=name,
+      **fields,
+    )(x, train)
+
+  @nn.compact
+  def __call__(
+    self, horizontal: jax.Array, diagonal: jax.Array | None, train: bool
+  ) -> jax.Array:
+    """Maps features (batch, height, width, channels) to the cell's state."""
+    along = self._reduce if self.plan.halve else self._conv
+    if diagonal is None:
+      return along(horizontal, self.channels, 'horizontal', train=train)
+    half = self.channels // 2
+    down = self._conv(diagonal, half, 'diagonal', train, kernel=3, stride=2)
+    if self.plan.halve:
+      down = self._reduce(down, half, 'diagonal_reduce', train)
+    level = along(horizontal, half, 'horizontal', train=train)
+    return jnp.concatenate([down, level], axis=-1)
+
+
+class Network(nn.Module):
+  """A network with exits on a grid of cells.
+
+  Attributes:
+    plan: the plan.
+    normal: wiring of the normal cells.
+    reduction: wiring of the reduction cells.
+    operations: name -> operation.
+    search: BNs of cells without scale and bias, see `Cell`.
+    dtype: of the computation: 'float32' or 'bfloat16'. BN statistics and
+      logits are float32.
+    lowering: see `lowering.resolve`.
+    axis_name: the device axis that shares the BN statistics.
+  """
+
+  plan: grid.Plan
+  normal: cell_lib.Wiring
+  reduction: cell_lib.Wiring
+  operations: ops.Primitives
+  search: bool
+  dtype: str = 'float32'
+  lowering: str = lowering.AUTO
+  axis_name: str | None = None
+
+  @property
+  def num_exits(self) -> int:
+    """The number of exits."""
+    return len(self.plan.exits)
+
+  @nn.compact
+  def __call__(
+    self,
+    images: jax.Array,
+    weights: Weights | None = None,
+    *,
+    train: bool,
+    drop_path: jax.Array | float | None = None,
+    last_exit: int | None = None,
+  ) -> jax.Array:
+    """Computes the exits.
+
+    With `train`, BNs normalise with the statistics of the batch, and write
+    their running averages if the collection `batch_stats` is mutable.
+
+    Args:
+      images: (batch, height, width, channels), normalised.
+      weights: {'normal': (edges, operations), 'reduction': ...} of the mixed
+        cells, rows that sum to one; None for a derived network.
+      train: see above.
+      drop_path: probability to drop an operation, see `Cell`.
+      last_exit: compute the steps up to this exit only; None is all.
+
+    Returns:
+      Logits (exits, batch, classes), float32.
+    """
+    spec = self.plan.spec
+    if images.shape[1:] != spec.image_shape:
+      raise UsageError(
+        f'the network is planned for images of shape {spec.image_shape}, not '
+        f'{images.shape[1:]}.'
+      )
+    last = self.num_exits - 1 if last_exit is None else last_exit
+    images = images.astype(jnp.dtype(self.dtype))
+    features: dict[tuple[int, int], jax.Array] = {}
+    for stem in self.plan.stems:
+      if stem.step > last:
+        continue
+      scale = stem.output.scale
+      source = features[grid.STEM_LAYER, scale - 1] if scale else images
+      features[grid.STEM_LAYER, scale] = parts.ConvNorm(
+        stem.output.channels,
+        kernel=3,
+        stride=2 if scale else 1,
+        rectify=False,
+        lowering=self.lowering,
+        axis_name=self.axis_name,
+        name=stem.output.name,
+      )(source, train)
+
+    exits = iter(self.plan.exits)
+    logits = []
+    cells = [c for c in self.plan.cells if c.step <= last]
+    for step in range(last + 1):
+      for plan in (c for c in cells if c.step == step):
+        features[plan.output.layer, plan.output.scale] = self._cell(
+          plan, features, weights, train, drop_path
+        )
+      exit_ = next(exits)
+      x = features[exit_.feature.layer, exit_.feature.scale]
+      pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+      bound = parts.uniform_fan_in(exit_.feature.channels)
+      logits.append(
+        nn.Dense(
+          spec.num_classes,
+          kernel_init=bound,
+          bias_init=bound,
+          name=exit_.name,
+        )(pooled)
+      )
+    return jnp.stack(logits)
+
+  def _cell(self, plan: grid.Cell, features, weights, train, drop_path):
+    name = plan.output.name
+    states = []
+    for position, source in enumerate(plan.inputs):
+      level, finer = source.horizontal, source.diagonal
+      states.append(
+        CellInput(
+          source,
+          plan.channels,
+          affine=not self.search,
+          lowering=self.lowering,
+          axis_name=self.axis_name,
+          name=f'{name}_input_{position}',
+        )(
+          features[level.layer, level.scale],
+          None if finer is None else features[finer.layer, finer.scale],
+          train,
+        )
+      )
+    kind = REDUCTION if plan.reduction else NORMAL
+    return cell_lib.Cell(
+      self.reduction if plan.reduction else self.normal,
+      self.operations,
+      plan.channels,
+      reduction=plan.reduction,
+      search=self.search,
+      lowering=self.lowering,
+      axis_name=self.axis_name,
+      name=name,
+    )(
+      tuple(states),
+      None if weights is None else weights[kind],
+      train=train,
+      drop_path=drop_path,
+    )
+
+
+def search_network(
+  spec: grid.NetworkSpec,
+  primitives: ops.Primitives = ops.PRIMITIVES,
+  *,
+  field: str = 'search.network',
+  **fields,
+) -> Network:
+  """Returns the network of the search: mixed cells.
+
+  Args:
+    spec: the sizes.
+    primitives: name -> operation, in the order of the columns of the weights.
+    field: the config section that error messages name.
+    **fields: further attributes of `Network`.
+
+  Raises:
+    UsageError: the sizes make no network.
+  """
+  wiring = cell_lib.mixed_wiring(spec.nodes, tuple(primitives))
+  return Network(
+    plan=grid.build_plan(spec, field=field),
+    normal=wiring,
+    reduction=wiring,
+    operations=primitives,
+    search=True,
+    **fields,
+  )
+
+
+def derived_network(
+  spec: grid.NetworkSpec,
+  genotype: Genotype,
+  operations: ops.Primitives = ops.OPERATIONS,
+  *,
+  field: str = 'train.network',
+  **fields,
+) -> Network:
+  """Returns the network that a genotype stands for.
+
+  Args:
+    spec: the sizes; `nodes` must be the genotype's.
+    genotype: the cells.
+    operations: name -> operation; holds all that the genotype names.
+    field: the config section that error messages name.
+    **fields: further attributes of `Network`.
+
+  Raises:
+    UsageError: the sizes make no network, or do not fit the genotype.
+  """
+  check_operations(
+    genotype,
+    {n for n, o in operations.items() if not isinstance(o, ops.Zero)},
+  )
+  if spec.nodes != genotype.nodes:
+    raise UsageError(
+      f'{field}.nodes = {spec.nodes}, but the genotype has cells of '
+      f'{genotype.nodes} nodes; set {field}.nodes = {genotype.nodes} or give '
+      'another genotype.'
+    )
+  return Network(
+    plan=grid.build_plan(
+      spec,
+      len(genotype.normal_concat),
+      len(genotype.reduction_concat),
+      field=field,
+    ),
+    normal=cell_lib.fixed_wiring(genotype, reduction=False),
+    reduction=cell_lib.fixed_wiring(genotype, reduction=True),
+    operations=operations,
+    search=False,
+    **fields,
+  )
