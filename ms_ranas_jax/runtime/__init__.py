@@ -1,0 +1,1 @@
+"""What a run stands on: data, devices, checkpoints and progress."""

@@ -1,0 +1,160 @@
+"""Files that are either whole or absent: atomic writes, and reading JSON.
+
+Every writer fills a temporary file in the folder of the target, brings it to
+the disk and renames it over the target. A reader, and a run that goes on after
+a crash, therefore sees the old content or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ms_ranas_jax.errors import UsageError
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+  """Writes bytes atomically, making the folder where it is missing.
+
+  Args:
+    path: the file to write or to replace.
+    data: its whole content.
+  """
+  with _atomic(path) as file:
+    file.write(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes text atomically as UTF-8, with its line ends as they are.
+
+  Args:
+    path: the file to write or to replace.
+    text: its whole content.
+  """
+  write_bytes(path, text.encode('utf-8'))
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+  """Writes a value atomically as indented JSON.
+
+  Args:
+    path: the file to write or to replace.
+    value: what `json` takes, and arrays and scalars of NumPy and JAX in it,
+      which become lists and numbers.
+
+  Raises:
+    ValueError: a number is not finite; JSON has no word for it.
+    TypeError: something in the value has no JSON form.
+  """
+  try:
+    text = json.dumps(
+      value, indent=2, allow_nan=False, ensure_ascii=False, default=_plain
+    )
+  except (TypeError, ValueError) as error:
+    raise type(error)(f'{path} was not written: {error}') from error
+  write_text(path, text + '\n')
+
+
+def write_npz(path: str | os.PathLike[str], /, **arrays: Any) -> None:
+  """Writes named arrays atomically as an uncompressed `.npz` file.
+
+  Args:
+    path: the file to write or to replace; the name is taken as it is.
+    **arrays: arrays of NumPy or JAX, or nested lists of numbers. Dtypes that
+      the format does not know (bfloat16, objects) are refused, because a
+      reader would not get back what was written.
+
+  Raises:
+    ValueError: an array has such a dtype.
+  """
+  converted = {name: np.asarray(array) for name, array in arrays.items()}
+  for name, array in converted.items():
+    if array.dtype.hasobject or array.dtype.kind == 'V':
+      raise ValueError(
+        f'{path} was not written: array {name!r} has dtype {array.dtype}, '
+        'which npz cannot hold; convert it to float32 first'
+      )
+  with _atomic(path) as file:
+    np.savez(file, **converted)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+  """Reads a JSON file.
+
+  Args:
+    path: the file; UTF-8, with or without a byte order mark.
+
+  Returns:
+    The value in it.
+
+  Raises:
+    UsageError: the file is missing, cannot be read or is not JSON.
+  """
+  try:
+    text = pathlib.Path(path).read_bytes().decode('utf-8-sig')
+    return json.loads(text, parse_constant=_refuse_constant)
+  except FileNotFoundError as error:
+    raise UsageError(
+      f'{path} does not exist: check the path, or run the stage that writes it'
+    ) from error
+  except OSError as error:
+    raise UsageError(
+      f'{path} cannot be read ({error.strerror}): check the path and its '
+      'permissions'
+    ) from error
+  except ValueError as error:
+    raise UsageError(
+      f'{path} is not valid JSON ({error}): mend the file, or delete it and '
+      'run the stage that writes it again'
+    ) from error
+
+
+@contextlib.contextmanager
+def _atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+  """Yields a file that takes the place of `path` once the block succeeds."""
+  target = pathlib.Path(path)
+  target.parent.mkdir(parents=True, exist_ok=True)
+  temporary = target.parent / f'.{secrets.token_hex(8)}.tmp'
+  try:
+    # open, not tempfile: the file gets the permissions that the umask gives
+    # to any other file, not 0600.
+    with open(temporary, 'xb') as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, target)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+  _sync_directory(target.parent)
+
+
+def _sync_directory(directory: pathlib.Path) -> None:
+  """Brings a rename to the disk, where the system can do that."""
+  # Not every system and file system can: the content is safe without it, only
+  # the moment of the rename is not.
+  with contextlib.suppress(OSError):
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
+
+
+def _plain(value: Any) -> Any:
+  """Turns an array or scalar into lists and numbers, for `json.dumps`."""
+  if hasattr(value, '__array__'):
+    return np.asarray(value).tolist()
+  raise TypeError(f'{type(value).__name__} has no JSON form')
+
+
+def _refuse_constant(name: str) -> None:
+  """Refuses what Python's reader takes beyond JSON."""
+  raise ValueError(f'{name} is not a JSON value')
