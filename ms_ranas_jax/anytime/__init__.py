@@ -1,0 +1,1 @@
+"""How an anytime network is judged: evaluation, budgets, curves."""
