@@ -1,0 +1,288 @@
+"""Tests of the page."""
+
+import base64
+import hashlib
+from html import parser
+import json
+import re
+import shutil
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from ms_ranas_jax import errors
+from ms_ranas_jax.report import page
+from ms_ranas_jax.space import genotype
+
+_VOID = {'meta', 'img'}
+
+
+class _Reader(parser.HTMLParser):
+  """Checks that tags are closed, and collects text and images."""
+
+  def __init__(self):
+    super().__init__()
+    self.open = []
+    self.images = []
+    self.tags = []
+    self.text = []
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    if tag == 'img':
+      self.images.append(dict(attrs))
+    if tag not in _VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    if self.open and self.open[-1] != 'style':
+      self.text.append(data)
+
+
+def _read(path):
+  with open(path, encoding='utf-8') as file:
+    markup = file.read()
+  reader = _Reader()
+  reader.feed(markup)
+  reader.close()
+  assert reader.open == []
+  return markup, reader, ' '.join(''.join(reader.text).split())
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, fill_workdir, plan, primitives):
+  """A finished run with its report: the folder and the page's path."""
+  workdir = tmp_path_factory.mktemp('runs') / 'some_run'
+  fill_workdir(workdir, plan)
+  return workdir, page.write_report(str(workdir), plan, plan, primitives)
+
+
+def test_the_whole_report(finished):
+  workdir, path = finished
+  assert path == str(workdir / 'report.html')
+  markup, reader, text = _read(path)
+  names = {
+    'anytime',
+    'budgeted',
+    'train_grid',
+    'search_grid',
+    'train_learning',
+    'search_learning',
+    *(
+      f'search_{what}_{kind}'
+      for what in ('cell', 'weights', 'final')
+      for kind in ('normal', 'reduction')
+    ),
+  }
+  assert {p.name for p in (workdir / 'figures').iterdir()} == {
+    f'{name}.{ending}' for name in names for ending in ('svg', 'png')
+  }
+  assert len(reader.images) == len(names)
+  shown = set()
+  for image in reader.images:
+    kind, _, data = image['src'].partition(',')
+    assert kind == 'data:image/svg+xml;base64'
+    assert len(image['alt']) > 20
+    svg = base64.b64decode(data)
+    ElementTree.fromstring(svg)
+    shown.add(hashlib.sha256(svg).hexdigest())
+  for name in names:
+    svg = (workdir / f'figures/{name}.svg').read_bytes()
+    assert hashlib.sha256(svg).hexdigest() in shown
+  for part in ('Results', 'Network', 'Cells', 'Training', 'Search', 'Config'):
+    assert ('h2', {'id': part.lower()}) in reader.tags
+  assert 'class="missing"' not in markup
+  assert (
+    'Expected accuracy under a budget drawn evenly from 0 to 126.3 · 10⁶ macs: '
+    '85.30 %' in text
+  )
+  assert 'An anytime network: some_run' in text
+
+
+def test_the_table_of_exits(finished):
+  workdir, path = finished
+  markup, _, _ = _read(path)
+  table = re.search(r'<table><thead>(.*?)</table>', markup).group(1)
+  head = re.findall(r'<th scope="col">(.*?)</th>', table)
+  rows = [
+    re.findall(r'<td>(.*?)</td>', row)
+    for row in re.findall(r'<tr>(<td>.*?)</tr>', table)
+  ]
+  exits = json.loads((workdir / 'evaluate/anytime.json').read_text())['exits']
+  assert len(rows) == len(exits)
+  last = dict(zip(head, rows[-1]))
+  assert last == {
+    'exit': '5',
+    'layer': '6',
+    'accuracy, %': f'{100 * exits[-1]["accuracy"]:.2f}',
+    'loss': '0.260',
+    'macs, 10⁶': '126.3',
+    'macs, % of last': '100.0',
+    'flops (MSDNet), 10⁶': '131.4',
+    'params so far': '5,000,000',
+    'params in all': '5,000,000',
+    'peak activations, KiB': '773',
+  }
+  assert dict(zip(head, rows[0]))['macs, % of last'] == '12.0'
+
+
+def test_the_page_needs_nothing_else_and_fits_a_phone(finished):
+  markup, reader, _ = _read(finished[1])
+  for tag, attrs in reader.tags:
+    assert tag not in ('script', 'link', 'iframe')
+    for name in ('src', 'href'):
+      if name in attrs:
+        assert attrs[name].startswith(('data:', '#'))
+  assert 'url(' not in markup and '@import' not in markup
+  viewport = {
+    'name': 'viewport',
+    'content': 'width=device-width, initial-scale=1',
+  }
+  assert ('meta', viewport) in reader.tags
+  assert 'prefers-color-scheme: dark' in markup
+
+
+def test_writing_it_again_gives_the_same(finished, plan, primitives):
+  workdir, path = finished
+  before = {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
+  page.write_report(str(workdir), plan, plan, primitives)
+  after = {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
+  assert before == after
+
+
+def test_an_empty_work_directory(tmp_path, primitives):
+  path = page.write_report(str(tmp_path), None, None, primitives)
+  markup, reader, text = _read(path)
+  assert reader.images == []
+  assert markup.count('class="missing"') == 7
+  assert 'The network has not been evaluated' in text
+  assert [p.name for p in tmp_path.iterdir()] == ['report.html']
+
+
+def test_only_the_search(workdir, plan, primitives):
+  for name in ('train', 'evaluate', 'describe', 'config.json'):
+    path = workdir / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  _, reader, text = _read(
+    page.write_report(str(workdir), plan, None, primitives)
+  )
+  assert len(reader.images) == 8
+  assert 'The normal cell that the search found.' in text
+  assert 'The network has not been evaluated' in text
+  assert 'No training has been recorded' in text
+  assert 'No search has been recorded' not in text
+
+
+def test_a_training_of_another_genotype(workdir, plan, primitives):
+  shutil.rmtree(workdir / 'search')
+  (workdir / 'evaluate/anytime.json').unlink()
+  (workdir / 'train/genotype.json').write_text(
+    genotype.AMOEBANET.to_json(), encoding='utf-8'
+  )
+  path = page.write_report(str(workdir), None, plan, primitives)
+  _, reader, text = _read(path)
+  # budgeted, grid, two cells, learning
+  assert len(reader.images) == 5
+  assert 'The reduction cell that was trained.' in text
+  assert any(
+    'conv_7x1_1x7 of c(k-2)' in image['alt'] for image in reader.images
+  )
+  # Without an evaluation the costs come from the description.
+  assert 'params so far' in text and 'accuracy, %' not in text
+  assert 'No search has been recorded' in text
+
+
+def test_text_is_escaped(tmp_path, primitives):
+  workdir = tmp_path / '<b>run'
+  (workdir / 'evaluate').mkdir(parents=True)
+  evil = '<script>alert("&")</script>'
+  (workdir / 'config.json').write_text(
+    json.dumps({'dataset': {'name': evil}, evil: [evil]})
+  )
+  (workdir / 'evaluate/anytime.json').write_text(
+    json.dumps(
+      {
+        'dataset': evil,
+        'num_examples': 3,
+        'exits': [{'exit': evil, 'accuracy': 0.5, 'macs': 9}],
+      }
+    )
+  )
+  markup, reader, text = _read(
+    page.write_report(str(workdir), None, None, primitives)
+  )
+  assert not any(tag in ('script', 'b') for tag, _ in reader.tags)
+  assert '<b>run' in text
+  assert text.count('<script>alert(') == 4
+  assert markup.count('&lt;script&gt;') == 4
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'message'),
+  [
+    ('config.json', '{', 'config.json'),
+    ('search/genotype.json', '{}', 'genotype.json'),
+    ('train/metrics.jsonl', 'nonsense\n{"step": 1}\n', 'metrics.jsonl'),
+    ('evaluate/anytime.json', '{"exits": []}', 'no list "exits"'),
+    ('evaluate/anytime.json', '[]', 'no list "exits"'),
+    (
+      'evaluate/anytime.json',
+      '{"exits": [{"macs": 1, "accuracy": "high"}]}',
+      '"exits" 0: "accuracy" is not a number',
+    ),
+    ('evaluate/budgeted.json', '{"points": [3]}', '"points" 0'),
+    ('describe/train_network.json', '{}', 'train_network.json'),
+    ('search/alphas.npz', 'nonsense', 'alphas.npz cannot be read'),
+  ],
+)
+def test_broken_files_are_refused(
+  workdir, plan, primitives, name, content, message
+):
+  (workdir / name).write_text(content)
+  with pytest.raises(errors.UsageError, match=message) as caught:
+    page.write_report(str(workdir), plan, plan, primitives)
+  assert str(workdir / name) in str(caught.value)
+  assert not (workdir / 'report.html').exists()
+  assert not (workdir / 'figures').exists()
+
+
+@pytest.mark.parametrize(
+  ('arrays', 'message'),
+  [
+    ({'normal': np.zeros((3, 5, 8))}, 'does not hold'),
+    (
+      {'normal': np.zeros((5, 8)), 'reduction': np.zeros((5, 8))},
+      'expected finite numbers',
+    ),
+    (
+      {
+        'normal': np.zeros((3, 5, 8)),
+        'reduction': np.full((3, 5, 8), np.nan),
+      },
+      'expected finite numbers',
+    ),
+    (
+      {'normal': np.zeros((3, 5, 7)), 'reduction': np.zeros((3, 5, 7))},
+      '7 operations, but 8 primitives',
+    ),
+    (
+      {'normal': np.zeros((3, 6, 8)), 'reduction': np.zeros((3, 6, 8))},
+      'fit no cell',
+    ),
+  ],
+)
+def test_broken_alphas_are_refused(workdir, plan, primitives, arrays, message):
+  np.savez(workdir / 'search/alphas.npz', **arrays)
+  with pytest.raises(errors.UsageError, match=message):
+    page.write_report(str(workdir), plan, plan, primitives)
+  assert not (workdir / 'report.html').exists()
+  assert not (workdir / 'figures').exists()
+
+
+def test_a_missing_work_directory(tmp_path, primitives):
+  with pytest.raises(errors.UsageError, match='is not there'):
+    page.write_report(str(tmp_path / 'nothing'), None, None, primitives)
