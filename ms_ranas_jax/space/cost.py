@@ -253,7 +253,7 @@ def tasks(network: network_lib.Network) -> tuple[Task, ...]:
 
 
 def _tensors_of(network: network_lib.Network) -> dict[str, tuple[str, ...]]:
-  """Returns the names of a cell's feature -> the tensors that it consists of."""
+  """Returns the name of a cell's feature -> the tensors it consists of."""
   features = {}
   for cell in network.plan.cells:
     wiring = network.reduction if cell.reduction else network.normal

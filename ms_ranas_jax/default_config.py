@@ -1,0 +1,79 @@
+"""Every field of a config, with its default: a small run on digits.
+
+The other configs start from this one. A field can be set on the command line:
+--config.search.epochs=10.
+"""
+
+from ml_collections import ConfigDict
+
+
+def _network() -> ConfigDict:
+  return ConfigDict(
+    {
+      'channels': 16,  # initial channels of the finest scale; even
+      'layers': 5,  # cells in a row; reductions at a third and two thirds
+      'nodes': 2,  # nodes per cell
+      'scales': 2,  # 1 is the DARTS network, the paper has up to 3
+      'scale_growth': 2,  # channels of a scale over those of the finer one
+      'exits': 'all_but_first',  # or 'last', or a tuple of layers
+    }
+  )
+
+
+def get_config() -> ConfigDict:
+  """Returns the default config, locked."""
+  config = ConfigDict()
+  # What to do, in this order: describe, search, train, evaluate, report.
+  config.stages = ('describe', 'search', 'train', 'evaluate', 'report')
+  config.seed = 0  # of everything random
+  config.num_devices = 0  # local devices to use; 0 is all
+  config.dtype = 'float32'  # of the computation; or 'bfloat16'
+  config.lowering = 'auto'  # of convolutions and pools: 'taps', 'conv'
+
+  config.dataset = ConfigDict()
+  config.dataset.name = 'digits'  # digits, cifar10, cifar100, npz
+  config.dataset.dir = ''  # a local folder (npz: the file); '' is the default
+  config.dataset.holdout = 200  # training images kept for thresholds
+  config.dataset.crop_padding = 1  # pixels around an image before a crop
+  config.dataset.flip = False  # mirror half of the training images
+
+  config.search = ConfigDict()
+  config.search.order = 1  # 1, or 2: through a lookahead of the params
+  config.search.epochs = 5  # passes over the half that trains params
+  config.search.batch_size = 64  # of all devices together, for each half
+  config.search.train_fraction = 0.5  # of the images; the rest trains alphas
+  config.search.cutout = 0  # side of the masked square, pixels; 0 is off
+  config.search.learning_rate = 0.025  # of params, SGD, cosine by epoch
+  config.search.final_learning_rate = 0.001  # where that cosine ends
+  config.search.momentum = 0.9  # of params
+  config.search.weight_decay = 3e-4  # L2 of params
+  config.search.clip = 5.0  # largest gradient norm of params; 0 is off
+  config.search.alphas_learning_rate = 3e-4  # Adam, constant
+  config.search.alphas_weight_decay = 1e-3  # L2 added to the gradient
+  config.search.exit_weights = ()  # w_k of the loss; () is ones
+  config.search.chunk_steps = 20  # steps in one call, between metrics lines
+  config.search.network = _network()
+
+  config.train = ConfigDict()
+  # '' is the genotype found in this work directory; or NASNet, AmoebaNet,
+  # DARTS_V1, DARTS_V2; or the path of a genotype file.
+  config.train.genotype = ''
+  config.train.epochs = 10  # passes over the training images
+  config.train.batch_size = 64  # of all devices together
+  config.train.cutout = 0  # side of the masked square, pixels; 0 is off
+  config.train.drop_path = 0.0  # probability, reached at the last epoch
+  config.train.learning_rate = 0.025  # SGD, cosine by epoch
+  config.train.final_learning_rate = 0.0  # where that cosine ends
+  config.train.momentum = 0.9
+  config.train.weight_decay = 3e-4  # L2
+  config.train.clip = 5.0  # largest gradient norm; 0 is off
+  config.train.exit_weights = ()  # w_k of the loss; () is ones
+  config.train.chunk_steps = 20  # steps in one call, between metrics lines
+  config.train.network = _network()
+
+  config.evaluate = ConfigDict()
+  config.evaluate.batch_size = 250  # images per call
+  # Budget range of the expected accuracy, macs; () is from nothing to the last
+  # exit's cost. A budget below the first exit earns chance.
+  config.evaluate.budget_range = ()
+  return config.lock()

@@ -1,0 +1,1 @@
+"""How a cell is found: alphas, the bilevel step, the loop."""

@@ -1,0 +1,109 @@
+"""Alphas, their weights, and the genotype that they stand for.
+
+Alphas are architecture logits, a pytree of their own: {'normal': (edges,
+operations), 'reduction': (edges, operations)}. Rows go node by node, node i
+having an edge from each of the states 0 to 1 + i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.space import cell
+from ms_ranas_jax.space import network
+from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space.genotype import Edge
+from ms_ranas_jax.space.genotype import Genotype
+
+Alphas = Mapping[str, jax.Array]
+_INITIAL_DEVIATION = 1e-3
+
+
+def init_alphas(
+  key: jax.Array, nodes: int, num_operations: int
+) -> dict[str, jax.Array]:
+  """Draws alphas from 1e-3 * N(0, 1), as DARTS does.
+
+  Args:
+    key: random key.
+    nodes: nodes per cell.
+    num_operations: operations on every edge.
+
+  Returns:
+    The alphas, float32.
+  """
+  shape = cell.num_edges(nodes), num_operations
+  return {
+    kind: _INITIAL_DEVIATION * jax.random.normal(subkey, shape)
+    for kind, subkey in zip(
+      (network.NORMAL, network.REDUCTION), jax.random.split(key), strict=True
+    )
+  }
+
+
+def softmax_weights(alphas: Alphas) -> dict[str, jax.Array]:
+  """Returns the weights of eq. (1): the softmax of each edge's alphas."""
+  return {kind: jax.nn.softmax(value) for kind, value in alphas.items()}
+
+
+def derive_genotype(
+  weights: Mapping[str, np.ndarray | jax.Array],
+  primitives: ops.Primitives = ops.PRIMITIVES,
+) -> Genotype:
+  """Returns the genotype that weights stand for, as DARTS derives it.
+
+  Per node, the two edges whose strongest operation (other than none) weighs
+  most, in the order of that weight; on each, that operation.
+
+  Args:
+    weights: {'normal': (edges, operations), 'reduction': ...}.
+    primitives: name -> operation, in the order of the columns.
+
+  Returns:
+    The genotype; all nodes are concatenated.
+
+  Raises:
+    UsageError: the shapes do not belong to a cell, or all operations are none.
+  """
+  names = list(primitives)
+  real = [c for c, n in enumerate(names) if is_real(primitives[n])]
+  if not real:
+    raise UsageError('the primitives hold no operation other than none.')
+
+  def edges_of(kind: str) -> tuple[tuple[Edge, ...], int]:
+    table = np.asarray(weights[kind])
+    if table.ndim != 2 or table.shape[1] != len(names):
+      raise UsageError(
+        f'weights["{kind}"] has shape {table.shape}; its columns must be the '
+        f'{len(names)} primitives.'
+      )
+    edges: list[Edge] = []
+    row, node = 0, 0
+    while row < len(table):
+      states = cell.NUM_INPUTS + node
+      if row + states > len(table):
+        raise UsageError(
+          f'weights["{kind}"] has {len(table)} rows, which is no whole number '
+          'of nodes.'
+        )
+      block = table[row : row + states][:, real]
+      # A stable order, so that ties go to the earlier state.
+      strongest = np.argsort(-block.max(axis=1), kind='stable')[:2]
+      for state in strongest:
+        edges.append((names[real[int(block[state].argmax())]], int(state)))
+      row, node = row + states, node + 1
+    return tuple(edges), node
+
+  normal, nodes = edges_of(network.NORMAL)
+  reduction, _ = edges_of(network.REDUCTION)
+  concat = tuple(range(cell.NUM_INPUTS, cell.NUM_INPUTS + nodes))
+  return Genotype(normal, concat, reduction, concat)
+
+
+def is_real(operation: ops.Operation) -> bool:
+  """Returns whether an operation can stand in a derived cell."""
+  return not isinstance(operation, ops.Zero)

@@ -1,0 +1,230 @@
+r"""The bilevel step: alphas on validation data, params on training data.
+
+  min over alphas of  L_valid(params*(alphas), alphas),
+  params*(alphas) = argmin over params of L_train(params, alphas).
+
+One step approximates params* by a lookahead, one update of the params
+optimizer (order 2), or by the params themselves (order 1):
+
+  params'(alphas) = params + update(grad_params L_train(params, alphas))
+  gradient        = d/d alphas  L_valid(params'(alphas), alphas).
+
+Everything here is pure and knows of no dataset, model or device count: a loss
+function and optax optimizers come in, so that it serves other models as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import parallel
+
+PyTree = Any
+ORDERS = (1, 2)
+
+
+# (params, alphas, batch_stats, batch) -> (loss, (batch_stats, metrics)): the
+# loss is the mean over this device's part of the batch, batch_stats are the
+# updated ones, metrics a dict of arrays.
+Loss = Callable[
+  [PyTree, PyTree, PyTree, PyTree],
+  tuple[jax.Array, tuple[PyTree, Mapping[str, jax.Array]]],
+]
+
+
+@flax.struct.dataclass
+class SearchState:
+  """All that a search carries from step to step.
+
+  Attributes:
+    step: int32 scalar, steps done.
+    params: the network's.
+    alphas: the architecture's; never part of params.
+    batch_stats: running BN averages; only the params step writes them.
+    params_opt_state: of the params optimizer.
+    alphas_opt_state: of the alphas optimizer.
+    rng: the key that all of the search's randomness is folded from.
+  """
+
+  step: jax.Array
+  params: PyTree
+  alphas: PyTree
+  batch_stats: PyTree
+  params_opt_state: optax.OptState
+  alphas_opt_state: optax.OptState
+  rng: jax.Array
+
+
+def init_state(
+  params: PyTree,
+  alphas: PyTree,
+  batch_stats: PyTree,
+  params_optimizer: optax.GradientTransformation,
+  alphas_optimizer: optax.GradientTransformation,
+  rng: jax.Array,
+) -> SearchState:
+  """Returns the state before the first step.
+
+  Args:
+    params: network params.
+    alphas: architecture logits.
+    batch_stats: running BN averages, an empty dict where there are none.
+    params_optimizer: updates params.
+    alphas_optimizer: updates alphas.
+    rng: a key.
+  """
+  return SearchState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    alphas=alphas,
+    batch_stats=batch_stats,
+    params_opt_state=params_optimizer.init(params),
+    alphas_opt_state=alphas_optimizer.init(alphas),
+    rng=rng,
+  )
+
+
+def alphas_gradient(
+  train_loss: Callable[[PyTree, PyTree], jax.Array],
+  valid_loss: Callable[[PyTree, PyTree], tuple[jax.Array, PyTree]],
+  params: PyTree,
+  alphas: PyTree,
+  lookahead: Callable[[PyTree], PyTree] | None,
+  axis_name: str | None = None,
+) -> tuple[PyTree, PyTree]:
+  """The gradient of the validation loss in alphas, through the lookahead.
+
+  With g(alphas) = grad_params L_train(params, alphas), averaged over devices,
+  and v = grad L_valid at the lookahead params'(g), the chain rule gives
+
+    d L_valid / d alphas + (d g / d alphas)^T u,   u = (d params' / d g)^T v.
+
+  The second term is the mixed second derivative of L_train applied to u, and
+  since that is symmetric it is the directional derivative of
+  grad_alphas L_train along u in params: forward mode over reverse mode, which
+  keeps the memory of one gradient.
+
+  Args:
+    train_loss: (params, alphas) -> scalar, the mean over this device's part.
+    valid_loss: (params, alphas) -> (scalar, auxiliary output).
+    params: network params.
+    alphas: architecture logits.
+    lookahead: gradient -> params after one update with it (order 2); None
+      stays at params (order 1).
+    axis_name: the device axis to average over.
+
+  Returns:
+    The gradient, averaged over devices, and the auxiliary output.
+  """
+
+  def mean(tree: PyTree) -> PyTree:
+    return parallel.mean_over_devices(tree, axis_name)
+
+  if lookahead is None:
+    gradient, aux = jax.grad(valid_loss, 1, has_aux=True)(params, alphas)
+    return mean(gradient), aux
+  # Every device takes the same lookahead, so its gradient is averaged inside;
+  # leaving that out gives a second term of the local losses only.
+  params_gradient = mean(jax.grad(train_loss)(params, alphas))
+  ahead, transpose = jax.vjp(lookahead, params_gradient)
+  (through_params, direct), aux = jax.grad(valid_loss, (0, 1), has_aux=True)(
+    ahead, alphas
+  )
+  (direction,) = transpose(mean(through_params))
+  _, mixed = jax.jvp(
+    lambda p: jax.grad(train_loss, 1)(p, alphas), (params,), (direction,)
+  )
+  return mean(jax.tree.map(jnp.add, direct, mixed)), aux
+
+
+def search_step(
+  state: SearchState,
+  train_batch: PyTree,
+  valid_batch: PyTree,
+  *,
+  loss: Loss,
+  params_optimizer: optax.GradientTransformation,
+  alphas_optimizer: optax.GradientTransformation,
+  lookahead_optimizer: optax.GradientTransformation | None = None,
+  order: int = 1,
+  axis_name: str | None = None,
+) -> tuple[SearchState, dict[str, jax.Array]]:
+  """One alphas update on the validation batch, then one params update.
+
+  Args:
+    state: before the step.
+    train_batch: what `loss` takes, of the half that trains params.
+    valid_batch: the same of the half that trains alphas.
+    loss: see `Loss`.
+    params_optimizer: updates params.
+    alphas_optimizer: updates alphas.
+    lookahead_optimizer: takes the lookahead of order 2 with the state of
+      params_optimizer; by default that itself. DARTS leaves the clip out.
+    order: 1 or 2.
+    axis_name: the device axis to average gradients and metrics over.
+
+  Returns:
+    The state after the step, and the metrics: those of the loss as `train_*`
+    and `valid_*`.
+
+  Raises:
+    UsageError: there is no such order.
+  """
+  if order not in ORDERS:
+    raise UsageError(f'search.order = {order}: give one of {ORDERS}.')
+  optimizer = lookahead_optimizer or params_optimizer
+
+  def train_loss(params: PyTree, alphas: PyTree) -> jax.Array:
+    return loss(params, alphas, state.batch_stats, train_batch)[0]
+
+  def valid_loss(params: PyTree, alphas: PyTree):
+    value, (_, metrics) = loss(params, alphas, state.batch_stats, valid_batch)
+    return value, {'loss': value, **metrics}
+
+  def lookahead(gradient: PyTree) -> PyTree:
+    updates, _ = optimizer.update(
+      gradient, state.params_opt_state, state.params
+    )
+    return optax.apply_updates(state.params, updates)
+
+  gradient, valid_metrics = alphas_gradient(
+    train_loss,
+    valid_loss,
+    state.params,
+    state.alphas,
+    lookahead if order == 2 else None,
+    axis_name,
+  )
+  updates, alphas_opt_state = alphas_optimizer.update(
+    gradient, state.alphas_opt_state, state.alphas
+  )
+  alphas = optax.apply_updates(state.alphas, updates)
+
+  (value, (batch_stats, train_metrics)), gradient = jax.value_and_grad(
+    loss, has_aux=True
+  )(state.params, alphas, state.batch_stats, train_batch)
+  gradient = parallel.mean_over_devices(gradient, axis_name)
+  updates, params_opt_state = params_optimizer.update(
+    gradient, state.params_opt_state, state.params
+  )
+  metrics = {f'train_{k}': v for k, v in train_metrics.items()}
+  metrics['train_loss'] = value
+  metrics |= {f'valid_{k}': v for k, v in valid_metrics.items()}
+  return (
+    state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      alphas=alphas,
+      batch_stats=parallel.mean_over_devices(batch_stats, axis_name),
+      params_opt_state=params_opt_state,
+      alphas_opt_state=alphas_opt_state,
+    ),
+    parallel.mean_over_devices(metrics, axis_name),
+  )

@@ -1,0 +1,249 @@
+"""The search stage: from images to a genotype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import functools
+import os
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ms_ranas_jax import settings
+from ms_ranas_jax.runtime import checkpoint
+from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime import parallel
+from ms_ranas_jax.runtime.data import Dataset
+from ms_ranas_jax.runtime.data import split_indices
+from ms_ranas_jax.runtime.metrics import MetricsWriter
+from ms_ranas_jax.runtime.progress import Progress
+from ms_ranas_jax.search import alphas as alphas_lib
+from ms_ranas_jax.search import bilevel
+from ms_ranas_jax.search.optimizers import adam_with_l2
+from ms_ranas_jax.space import network as network_lib
+from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space.genotype import Genotype
+from ms_ranas_jax.training import augmentation
+from ms_ranas_jax.training import epochs
+from ms_ranas_jax.training import initialization
+from ms_ranas_jax.training import losses
+from ms_ranas_jax.training import optimizers
+
+Config = Any
+GENOTYPE_FILE = 'search/genotype.json'
+
+
+def exit_loss(
+  network: network_lib.Network, weights: tuple[float, ...]
+) -> bilevel.Loss:
+  """Returns eq. (3) for a search network, as the bilevel step takes it.
+
+  Every forward normalises with the statistics of its batch; the updated
+  running averages are returned, and which of them are kept is the step's
+  decision.
+
+  Args:
+    network: a search network.
+    weights: w_k, one per exit.
+  """
+
+  def loss(params, alphas, batch_stats, batch):
+    images, labels = batch
+    logits, updates = network.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      images,
+      alphas_lib.softmax_weights(alphas),
+      train=True,
+      mutable=['batch_stats'],
+    )
+    value = jnp.dot(jnp.asarray(weights), losses.exit_losses(logits, labels))
+    metrics = {'accuracy': losses.exit_accuracies(logits, labels)}
+    return value, (updates['batch_stats'], metrics)
+
+  return loss
+
+
+def run_search(
+  config: Config,
+  dataset: Dataset,
+  workdir: str,
+  primitives: ops.Primitives = ops.PRIMITIVES,
+) -> Genotype:
+  """Searches, or goes on where an earlier call was interrupted.
+
+  Writes `search/metrics.jsonl`, `search/alphas.npz`, `search/genotype.json`
+  and checkpoints after every epoch.
+
+  Args:
+    config: the whole config.
+    dataset: its training images are split in two halves.
+    workdir: the work directory.
+    primitives: name -> operation, the choices on every edge.
+
+  Returns:
+    The genotype.
+
+  Raises:
+    UsageError: the config does not fit the data or the machine.
+  """
+  search = config.search
+  devices = parallel.choose_devices(
+    config.num_devices, search.batch_size, 'search.batch_size'
+  )
+  axis = parallel.axis_name(devices)
+  network = network_lib.search_network(
+    settings.network_spec(search.network, dataset),
+    primitives,
+    dtype=config.dtype,
+    lowering=config.lowering,
+    axis_name=axis,
+  )
+  halves = split_indices(
+    len(dataset.train_images), (search.train_fraction, None), config.seed
+  )
+  steps = epochs.steps_per_epoch(
+    min(map(len, halves)), search.batch_size, 'search.batch_size'
+  )
+
+  schedule = optimizers.epoch_cosine(
+    search.learning_rate, search.final_learning_rate, search.epochs, steps
+  )
+  params_optimizer, lookahead_optimizer = (
+    optimizers.sgd(schedule, search.momentum, search.weight_decay, clip)
+    for clip in (search.clip, 0.0)
+  )
+  alphas_optimizer = adam_with_l2(
+    search.alphas_learning_rate, search.alphas_weight_decay
+  )
+  weights = losses.exit_weights(
+    search.exit_weights, network.num_exits, 'search.exit_weights'
+  )
+  augment = functools.partial(
+    augmentation.augment,
+    settings=augmentation.Augmentation(
+      dataset.mean,
+      dataset.std,
+      config.dataset.crop_padding,
+      config.dataset.flip,
+      search.cutout,
+    ),
+  )
+  bilevel_step = functools.partial(
+    bilevel.search_step,
+    loss=exit_loss(network, weights),
+    params_optimizer=params_optimizer,
+    alphas_optimizer=alphas_optimizer,
+    lookahead_optimizer=lookahead_optimizer,
+    order=search.order,
+    axis_name=axis,
+  )
+
+  def step(state, data, indices):
+    key = jax.random.fold_in(state.rng, state.step)
+    positions = parallel.global_positions(indices.shape[-1], axis)
+    batches = [
+      (
+        augment(data['images'][rows], jax.random.fold_in(key, half), positions),
+        data['labels'][rows],
+      )
+      for half, rows in enumerate(indices)
+    ]
+    return bilevel_step(state, *batches)
+
+  def new_state():
+    keys = jax.random.split(jax.random.key(config.seed), 3)
+    alphas = alphas_lib.init_alphas(
+      keys[0], search.network.nodes, len(primitives)
+    )
+    variables = initialization.init_variables(
+      network, keys[1], alphas_lib.softmax_weights(alphas)
+    )
+    return bilevel.init_state(
+      variables['params'],
+      alphas,
+      variables['batch_stats'],
+      params_optimizer,
+      alphas_optimizer,
+      keys[2],
+    )
+
+  directory = os.path.join(workdir, 'search')
+  with checkpoint.open_manager(
+    os.path.join(directory, 'checkpoints')
+  ) as manager:
+    state = new_state()
+    restored = checkpoint.restore_latest(manager, state)
+    first_epoch = 0
+    history = [_host(state.alphas)]
+    if restored is not None:
+      state = restored[1]
+      first_epoch = int(state.step) // steps
+      history = _read_history(directory)[: first_epoch + 1]
+    if first_epoch < search.epochs:
+      logging.info('search: %d epochs of %d steps', search.epochs, steps)
+      chunk = parallel.compile_chunk(step, devices, search.chunk_steps)
+      data = parallel.replicate(
+        {'images': dataset.train_images, 'labels': dataset.train_labels},
+        devices,
+      )
+      state = parallel.replicate(state, devices)
+      done = first_epoch * steps
+      with (
+        MetricsWriter(directory, done if restored else -1) as writer,
+        Progress('search', search.epochs * steps, done) as progress,
+      ):
+        for epoch in range(first_epoch, search.epochs):
+          batches = np.stack(
+            [
+              epochs.epoch_batches(
+                half, search.batch_size, steps, (config.seed, epoch, index)
+              )
+              for index, half in enumerate(halves)
+            ],
+            axis=1,
+          )
+          for after, record in epochs.run_epoch(
+            chunk, state, data, batches, search.chunk_steps, progress, _shown
+          ):
+            state = after
+            done += record.pop('steps')
+            writer.write({'step': done, 'epoch': epoch, **record})
+          host = parallel.unreplicate(state, devices)
+          history.append(_host(host.alphas))
+          _write_history(directory, history)
+          checkpoint.save(manager, done, host)
+
+  genotype = alphas_lib.derive_genotype(
+    alphas_lib.softmax_weights(history[-1]), primitives
+  )
+  files.write_text(os.path.join(workdir, GENOTYPE_FILE), genotype.to_json())
+  return genotype
+
+
+def _shown(record: Mapping[str, Any]) -> dict[str, float]:
+  return {
+    'train loss': record['train_loss'],
+    'valid loss': record['valid_loss'],
+    'valid accuracy': record['valid_accuracy'][-1],
+  }
+
+
+def _host(alphas: alphas_lib.Alphas) -> dict[str, np.ndarray]:
+  return {kind: np.asarray(value) for kind, value in alphas.items()}
+
+
+def _write_history(directory: str, history: list) -> None:
+  files.write_npz(
+    os.path.join(directory, 'alphas.npz'),
+    **{kind: np.stack([a[kind] for a in history]) for kind in history[0]},
+  )
+
+
+def _read_history(directory: str) -> list[dict[str, np.ndarray]]:
+  with np.load(os.path.join(directory, 'alphas.npz')) as arrays:
+    kinds = {kind: arrays[kind] for kind in arrays.files}
+  count = min(len(values) for values in kinds.values())
+  return [{k: v[epoch] for k, v in kinds.items()} for epoch in range(count)]

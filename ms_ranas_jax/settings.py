@@ -1,0 +1,183 @@
+"""What a config must look like, and what it means for networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import math
+from typing import Any
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime.data import Dataset
+from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import lowering
+
+STAGES = ('describe', 'search', 'train', 'evaluate', 'report')
+
+_Check = tuple[Callable[[Any], bool], str]
+
+
+def _is_int(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+  return (_is_int(value) or isinstance(value, float)) and math.isfinite(value)
+
+
+def _int(low: int, high: int | None = None) -> _Check:
+  end = '' if high is None else f' and at most {high}'
+  return (
+    lambda v: _is_int(v) and v >= low and (high is None or v <= high),
+    f'a whole number of at least {low}{end}',
+  )
+
+
+def _number(low: float, high: float = math.inf, open_: bool = False) -> _Check:
+  start = f'above {low:g}' if open_ else f'of at least {low:g}'
+  end = '' if high == math.inf else f' and at most {high:g}'
+  return (
+    lambda v: _is_number(v) and low <= v <= high and not (open_ and v == low),
+    f'a number {start}{end}',
+  )
+
+
+def _one_of(*values: Any) -> _Check:
+  return (
+    lambda v: type(v) in {type(x) for x in values} and v in values,
+    f'one of {", ".join(map(repr, values))}',
+  )
+
+
+def _is_sequence_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+  return lambda v: isinstance(v, (tuple, list)) and all(map(check, v))
+
+
+_TEXT: _Check = (lambda v: isinstance(v, str), 'a text')
+_FLAG: _Check = (lambda v: isinstance(v, bool), 'True or False')
+_NUMBERS: _Check = (
+  _is_sequence_of(lambda v: _is_number(v) and v >= 0),
+  'a tuple of numbers of at least 0',
+)
+_NETWORK: dict[str, _Check] = {
+  'channels': _int(2),
+  'layers': _int(1),
+  'nodes': _int(1),
+  'scales': _int(1),
+  'scale_growth': _int(1),
+  'exits': (
+    lambda v: isinstance(v, str) or _is_sequence_of(_is_int)(v),
+    f"'{grid.ALL_BUT_FIRST}', '{grid.LAST}' or a tuple of layers",
+  ),
+}
+
+
+def _optimisation(section: str) -> dict[str, _Check]:
+  fields = {
+    'epochs': _int(1),
+    'batch_size': _int(1),
+    'cutout': _int(0),
+    'learning_rate': _number(0, open_=True),
+    'final_learning_rate': _number(0),
+    'momentum': _number(0, 1),
+    'weight_decay': _number(0),
+    'clip': _number(0),
+    'exit_weights': _NUMBERS,
+    'chunk_steps': _int(1),
+    **{f'network.{name}': check for name, check in _NETWORK.items()},
+  }
+  return {f'{section}.{name}': check for name, check in fields.items()}
+
+
+_FIELDS: Mapping[str, _Check] = {
+  'stages': (
+    lambda v: isinstance(v, (tuple, list)) and all(s in STAGES for s in v),
+    f'a tuple of any of {", ".join(STAGES)}',
+  ),
+  'seed': _int(0, 2**31 - 1),
+  'num_devices': _int(0),
+  'dtype': _one_of('float32', 'bfloat16'),
+  'lowering': _one_of(*lowering.CHOICES),
+  'dataset.name': _TEXT,
+  'dataset.dir': _TEXT,
+  'dataset.holdout': _int(1),
+  'dataset.crop_padding': _int(0),
+  'dataset.flip': _FLAG,
+  'search.order': _one_of(1, 2),
+  'search.train_fraction': (
+    lambda v: _is_number(v) and 0 < v < 1,
+    'a number between 0 and 1',
+  ),
+  'search.alphas_learning_rate': _number(0, open_=True),
+  'search.alphas_weight_decay': _number(0),
+  **_optimisation('search'),
+  'train.genotype': _TEXT,
+  'train.drop_path': (
+    lambda v: _is_number(v) and 0 <= v < 1,
+    'a number of at least 0 and below 1',
+  ),
+  **_optimisation('train'),
+  'evaluate.batch_size': _int(1),
+  'evaluate.budget_range': (
+    lambda v: _NUMBERS[0](v) and (len(v) == 0 or (len(v) == 2 and v[0] < v[1])),
+    'empty, or two numbers of macs, the smaller first',
+  ),
+}
+
+
+def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Returns a nested config as {'section.field': value}."""
+  flat = {}
+  for name, value in config.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f'{prefix}{name}.')
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+  """Refuses a config with unknown, missing or impossible fields.
+
+  Args:
+    config: nested mappings, such as `ConfigDict.to_dict` makes.
+
+  Raises:
+    UsageError: names the field, its value and what it may be.
+  """
+  flat = flatten(config)
+  for name in flat:
+    if name not in _FIELDS:
+      raise UsageError(
+        f'config.{name} is not a field; remove it, or see '
+        'ms_ranas_jax/default_config.py for the fields there are.'
+      )
+  for name, (holds, expected) in _FIELDS.items():
+    if name not in flat:
+      raise UsageError(
+        f'config.{name} is missing; set it, or start from '
+        'ms_ranas_jax/default_config.py.'
+      )
+    if not holds(flat[name]):
+      raise UsageError(f'config.{name} = {flat[name]!r}: give {expected}.')
+
+
+def network_spec(
+  network: Mapping[str, Any], dataset: Dataset
+) -> grid.NetworkSpec:
+  """Returns the sizes of a network section for a dataset's images.
+
+  Args:
+    network: `config.search.network` or `config.train.network`.
+    dataset: its images and classes.
+  """
+  exits = network['exits']
+  return grid.NetworkSpec(
+    channels=network['channels'],
+    layers=network['layers'],
+    nodes=network['nodes'],
+    scales=network['scales'],
+    scale_growth=network['scale_growth'],
+    exits=exits if isinstance(exits, str) else tuple(exits),
+    image_shape=tuple(dataset.train_images.shape[1:]),
+    num_classes=dataset.num_classes,
+  )

@@ -1,0 +1,123 @@
+"""Images as the network sees them: crop, flip, normalisation, cutout.
+
+All of it happens on the device, on uint8 images that lie there, and depends
+on a key and on each example's position in the whole batch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """What is done to training images.
+
+  Attributes:
+    mean: per channel, of images / 255.
+    std: per channel, of images / 255.
+    crop_padding: zero pixels around an image before a random crop; 0 is off.
+    flip: mirror half of the images.
+    cutout: side of the square that is masked (DeVries and Taylor); 0 is off.
+  """
+
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  crop_padding: int = 0
+  flip: bool = False
+  cutout: int = 0
+
+
+def normalize(
+  images: jax.Array, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
+  """Maps uint8 images to float32 with zero mean and unit deviation.
+
+  Args:
+    images: (batch, height, width, channels) uint8.
+    mean: per channel, of images / 255.
+    std: the same.
+
+  Returns:
+    float32 of the same shape.
+  """
+  shape = (1, 1, 1, len(mean))
+  mean = jnp.asarray(mean, jnp.float32).reshape(shape)
+  std = jnp.asarray(std, jnp.float32).reshape(shape)
+  return (images.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def augment(
+  images: jax.Array,
+  key: jax.Array,
+  positions: jax.Array,
+  settings: Augmentation,
+) -> jax.Array:
+  """Crops, mirrors, normalises and cuts out at random.
+
+  Args:
+    images: (batch, height, width, channels) uint8.
+    key: of this batch.
+    positions: (batch,) int32, each example's position in the whole batch.
+    settings: what is done.
+
+  Returns:
+    float32 of the same shape. What is cut out is zero, the mean colour.
+  """
+  _, height, width, channels = images.shape
+  # One draw for all decisions: every call of the generator costs compile time.
+  bits = jax.vmap(lambda p: jax.random.bits(jax.random.fold_in(key, p), (5,)))(
+    positions
+  )
+
+  def uniform(column: int, count: int) -> jax.Array:
+    return (bits[:, column] % jnp.uint32(count)).astype(jnp.int32)
+
+  if settings.crop_padding:
+    pad = settings.crop_padding
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    images = jax.vmap(
+      lambda image, row, column: lax.dynamic_slice(
+        image, (row, column, 0), (height, width, channels)
+      )
+    )(padded, uniform(0, 2 * pad + 1), uniform(1, 2 * pad + 1))
+  if settings.flip:
+    mirrored = (bits[:, 2] & 1).astype(bool)[:, None, None, None]
+    images = jnp.where(mirrored, images[:, :, ::-1], images)
+  x = normalize(images, settings.mean, settings.std)
+  if settings.cutout:
+    x = x * cutout_mask(
+      uniform(3, height), uniform(4, width), (height, width), settings.cutout
+    )
+  return x
+
+
+def cutout_mask(
+  rows: jax.Array, columns: jax.Array, size: tuple[int, int], length: int
+) -> jax.Array:
+  """A square of zeros around a centre, cut off at the border.
+
+  Args:
+    rows: (batch,) int32, the centres.
+    columns: (batch,) int32.
+    size: (height, width).
+    length: side of the square, centre - length // 2 on.
+
+  Returns:
+    (batch, height, width, 1) float32 of zeros and ones.
+  """
+
+  def inside(centre: jax.Array, count: int) -> jax.Array:
+    first = centre[:, None] - length // 2
+    at = jnp.arange(count)[None, :]
+    return (at >= first) & (at < first + length)
+
+  masked = (
+    inside(rows, size[0])[:, :, None] & inside(columns, size[1])[:, None, :]
+  )
+  return 1.0 - masked[..., None].astype(jnp.float32)

@@ -1,0 +1,322 @@
+"""The training stage: from a network to its params."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import functools
+import os
+from typing import Any
+
+from absl import logging
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import checkpoint
+from ms_ranas_jax.runtime import parallel
+from ms_ranas_jax.runtime.data import Dataset
+from ms_ranas_jax.runtime.data import split_indices
+from ms_ranas_jax.runtime.metrics import MetricsWriter
+from ms_ranas_jax.runtime.progress import Progress
+from ms_ranas_jax.space.network import Network
+from ms_ranas_jax.training import augmentation
+from ms_ranas_jax.training import epochs
+from ms_ranas_jax.training import initialization
+from ms_ranas_jax.training import losses
+from ms_ranas_jax.training import optimizers
+from ms_ranas_jax.training import prediction
+
+Config = Any
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that a training carries from step to step.
+
+  Attributes:
+    step: int32 scalar, steps done.
+    params: the network's.
+    batch_stats: running BN averages.
+    opt_state: of the optimizer.
+    rng: the key that all of the training's randomness is folded from.
+  """
+
+  step: jax.Array
+  params: PyTree
+  batch_stats: PyTree
+  opt_state: optax.OptState
+  rng: jax.Array
+
+  @property
+  def variables(self) -> dict[str, PyTree]:
+    """What the network's `apply` takes."""
+    return {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+def new_state(
+  network: Network, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+  """Returns the state before the first step."""
+  # Another stream than the search's, which has the same seed.
+  key = jax.random.fold_in(jax.random.key(seed), 1)
+  init_key, rng = jax.random.split(key)
+  variables = initialization.init_variables(network, init_key)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=variables['params'],
+    batch_stats=variables['batch_stats'],
+    opt_state=optimizer.init(variables['params']),
+    rng=rng,
+  )
+
+
+def train_step(
+  state: TrainState,
+  images: jax.Array,
+  labels: jax.Array,
+  *,
+  network: Network,
+  optimizer: optax.GradientTransformation,
+  weights: tuple[float, ...],
+  drop_path: jax.Array | float | None = None,
+  axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One update of all params on the loss of all exits, eq. (3).
+
+  Args:
+    state: before the step.
+    images: (batch, height, width, channels), normalised.
+    labels: (batch,) int.
+    network: a derived network.
+    optimizer: updates params.
+    weights: w_k, one per exit.
+    drop_path: probability to drop an operation; None is never.
+    axis_name: the device axis to average over.
+
+  Returns:
+    The state after the step, and the metrics `train_loss` and
+    `train_accuracy` (one per exit).
+  """
+  key = jax.random.fold_in(state.rng, state.step)
+  if axis_name is not None:
+    key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+  def loss(params):
+    logits, updates = network.apply(
+      {'params': params, 'batch_stats': state.batch_stats},
+      images,
+      train=True,
+      drop_path=drop_path,
+      mutable=['batch_stats'],
+      rngs={'drop_path': key},
+    )
+    value = jnp.dot(jnp.asarray(weights), losses.exit_losses(logits, labels))
+    accuracy = losses.exit_accuracies(logits, labels)
+    return value, (updates['batch_stats'], accuracy)
+
+  (value, (batch_stats, accuracy)), gradient = jax.value_and_grad(
+    loss, has_aux=True
+  )(state.params)
+  gradient, batch_stats, metrics = parallel.mean_over_devices(
+    (
+      gradient,
+      batch_stats,
+      {'train_loss': value, 'train_accuracy': accuracy},
+    ),
+    axis_name,
+  )
+  updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+  return (
+    state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+    ),
+    metrics,
+  )
+
+
+def split_training_images(
+  config: Config, dataset: Dataset
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the indices of the images to train on, and of those held out.
+
+  Args:
+    config: `dataset.holdout` images are held out, chosen by `seed`.
+    dataset: the dataset.
+
+  Raises:
+    UsageError: nothing would be left to train on.
+  """
+  count = len(dataset.train_images)
+  if config.dataset.holdout >= count:
+    raise UsageError(
+      f'dataset.holdout = {config.dataset.holdout}, but there are {count} '
+      'training images; hold out fewer.'
+    )
+  return split_indices(count, (None, config.dataset.holdout), config.seed)
+
+
+def checkpoints(workdir: str) -> str:
+  """Returns the folder of the training's checkpoints."""
+  return os.path.join(workdir, 'train', 'checkpoints')
+
+
+def build_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
+  """Returns the optimizer of `config.train`.
+
+  Args:
+    config: the whole config.
+    steps: steps of an epoch.
+  """
+  train = config.train
+  schedule = optimizers.epoch_cosine(
+    train.learning_rate, train.final_learning_rate, train.epochs, steps
+  )
+  return optimizers.sgd(
+    schedule, train.momentum, train.weight_decay, train.clip
+  )
+
+
+def run_training(
+  config: Config, dataset: Dataset, network: Network, workdir: str
+) -> TrainState:
+  """Trains, or goes on where an earlier call was interrupted.
+
+  Writes `train/metrics.jsonl` and checkpoints after every epoch.
+
+  Args:
+    config: the whole config.
+    dataset: trained on but for the held-out images.
+    network: of any family; its `axis_name` is set here.
+    workdir: the work directory.
+
+  Returns:
+    The state after the last epoch.
+
+  Raises:
+    UsageError: the config does not fit the data or the machine.
+  """
+  train = config.train
+  devices = parallel.choose_devices(
+    config.num_devices, train.batch_size, 'train.batch_size'
+  )
+  axis = parallel.axis_name(devices)
+  network = network.clone(axis_name=axis)
+  fitted, held_out = split_training_images(config, dataset)
+  steps = epochs.steps_per_epoch(
+    len(fitted), train.batch_size, 'train.batch_size'
+  )
+  optimizer = build_optimizer(config, steps)
+  weights = losses.exit_weights(
+    train.exit_weights, network.num_exits, 'train.exit_weights'
+  )
+  settings = augmentation.Augmentation(
+    dataset.mean,
+    dataset.std,
+    config.dataset.crop_padding,
+    config.dataset.flip,
+    train.cutout,
+  )
+
+  def step(state, data, indices):
+    key = jax.random.fold_in(state.rng, state.step)
+    positions = parallel.global_positions(indices.shape[-1], axis)
+    images = augmentation.augment(
+      data['images'][indices], key, positions, settings
+    )
+    drop_path = None
+    if train.drop_path:
+      drop_path = train.drop_path * (state.step // steps) / train.epochs
+    return train_step(
+      state,
+      images,
+      data['labels'][indices],
+      network=network,
+      optimizer=optimizer,
+      weights=weights,
+      drop_path=drop_path,
+      axis_name=axis,
+    )
+
+  directory = os.path.join(workdir, 'train')
+  # One object for all epochs, so that prediction compiles once.
+  apply = functools.partial(network.clone(axis_name=None).apply, train=False)
+  with checkpoint.open_manager(checkpoints(workdir)) as manager:
+    state = new_state(network, optimizer, config.seed)
+    restored = checkpoint.restore_latest(manager, state)
+    state = state if restored is None else restored[1]
+    first_epoch = int(state.step) // steps
+    if first_epoch >= train.epochs:
+      return state
+    logging.info('train: %d epochs of %d steps', train.epochs, steps)
+    chunk = parallel.compile_chunk(step, devices, train.chunk_steps)
+    data = parallel.replicate(
+      {'images': dataset.train_images, 'labels': dataset.train_labels},
+      devices,
+    )
+    done = first_epoch * steps
+    replicas = parallel.replicate(state, devices)
+    with (
+      MetricsWriter(directory, done if restored else -1) as writer,
+      Progress('train', train.epochs * steps, done) as progress,
+    ):
+      for epoch in range(first_epoch, train.epochs):
+        batches = epochs.epoch_batches(
+          fitted, train.batch_size, steps, (config.seed, epoch, 2)
+        )
+        last = steps * (epoch + 1)
+        for after, record in epochs.run_epoch(
+          chunk, replicas, data, batches, train.chunk_steps, progress, _shown
+        ):
+          replicas = after
+          done += record.pop('steps')
+          record |= {
+            'learning_rate': float(_learning_rate(config, steps, done - 1))
+          }
+          if done == last:
+            state = parallel.unreplicate(replicas, devices)
+            record |= _holdout_metrics(config, dataset, apply, state, held_out)
+          writer.write({'step': done, 'epoch': epoch, **record})
+        checkpoint.save(manager, done, state)
+  return state
+
+
+def _learning_rate(config: Config, steps: int, step: int) -> jax.Array:
+  train = config.train
+  return optimizers.epoch_cosine(
+    train.learning_rate, train.final_learning_rate, train.epochs, steps
+  )(jnp.int32(step))
+
+
+def _holdout_metrics(
+  config: Config, dataset: Dataset, apply, state: TrainState, rows: np.ndarray
+) -> dict[str, Any]:
+  logits = jnp.asarray(
+    prediction.predict(
+      apply,
+      state.variables,
+      dataset.train_images[rows],
+      dataset.mean,
+      dataset.std,
+      config.evaluate.batch_size,
+    )
+  )
+  labels = jnp.asarray(dataset.train_labels[rows])
+  return {
+    'holdout_loss': float(losses.exit_losses(logits, labels).sum()),
+    'holdout_accuracy': losses.exit_accuracies(logits, labels).tolist(),
+  }
+
+
+def _shown(record: Mapping[str, Any]) -> dict[str, float]:
+  return {
+    'loss': record['train_loss'],
+    'first exit': record['train_accuracy'][0],
+    'last exit': record['train_accuracy'][-1],
+  }
