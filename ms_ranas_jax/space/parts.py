@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import math
 
 from flax import linen as nn
 import jax
@@ -23,7 +24,12 @@ def uniform_fan_in(fan_in: int) -> Initializer:
   bound = fan_in**-0.5
 
   def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+    # The generator takes long to compile, once for every size, so sizes are
+    # rounded up to powers of two.
+    size = math.prod(shape)
+    rounded = 1 << (size - 1).bit_length()
+    draws = jax.random.uniform(key, (rounded,), dtype, -bound, bound)
+    return draws[:size].reshape(shape)
 
   return init
 
