@@ -1,1 +1,108 @@
-"""Multi-scale resource-aware search of anytime networks in JAX."""
+"""MS-RANAS in JAX: search, train, measure and ship anytime classifiers.
+
+What stands here is the public API; everything is a pure function, a frozen
+dataclass or a Flax linen module. `examples/` shows how the parts are used in
+other programs.
+"""
+
+from ms_ranas_jax.anytime.budgets import budgeted_curve
+from ms_ranas_jax.anytime.budgets import solve_thresholds
+from ms_ranas_jax.anytime.curves import expected_accuracy
+from ms_ranas_jax.anytime.curves import step_area
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime.data import Dataset
+from ms_ranas_jax.runtime.data import load_dataset
+from ms_ranas_jax.search.alphas import derive_genotype
+from ms_ranas_jax.search.alphas import init_alphas
+from ms_ranas_jax.search.alphas import softmax_weights
+from ms_ranas_jax.search.bilevel import SearchState
+from ms_ranas_jax.search.bilevel import alphas_gradient
+from ms_ranas_jax.search.bilevel import init_state
+from ms_ranas_jax.search.bilevel import search_step
+from ms_ranas_jax.search.optimizers import adam_with_l2
+from ms_ranas_jax.space.cell import Cell
+from ms_ranas_jax.space.cell import Wiring
+from ms_ranas_jax.space.cell import fixed_wiring
+from ms_ranas_jax.space.cell import mixed_wiring
+from ms_ranas_jax.space.cost import CostTables
+from ms_ranas_jax.space.cost import NetworkCost
+from ms_ranas_jax.space.cost import cost_tables
+from ms_ranas_jax.space.cost import expected_cost
+from ms_ranas_jax.space.cost import network_cost
+from ms_ranas_jax.space.genotype import AMOEBANET
+from ms_ranas_jax.space.genotype import DARTS_V1
+from ms_ranas_jax.space.genotype import DARTS_V2
+from ms_ranas_jax.space.genotype import NASNET
+from ms_ranas_jax.space.genotype import Genotype
+from ms_ranas_jax.space.genotype import load_genotype
+from ms_ranas_jax.space.grid import NetworkSpec
+from ms_ranas_jax.space.grid import Plan
+from ms_ranas_jax.space.grid import build_plan
+from ms_ranas_jax.space.layer_cost import Layer
+from ms_ranas_jax.space.network import Network
+from ms_ranas_jax.space.network import derived_network
+from ms_ranas_jax.space.network import search_network
+from ms_ranas_jax.space.operations import OPERATIONS
+from ms_ranas_jax.space.operations import PRIMITIVES
+from ms_ranas_jax.space.operations import Custom
+from ms_ranas_jax.space.operations import Pool
+from ms_ranas_jax.space.operations import Separable
+from ms_ranas_jax.space.operations import Skip
+from ms_ranas_jax.space.operations import Zero
+from ms_ranas_jax.space.parts import ConvNorm
+from ms_ranas_jax.training.initialization import init_variables
+from ms_ranas_jax.training.losses import exit_losses
+from ms_ranas_jax.training.optimizers import sgd
+
+__version__ = '0.1.0'
+
+__all__ = [
+  'AMOEBANET',
+  'Cell',
+  'ConvNorm',
+  'CostTables',
+  'Custom',
+  'DARTS_V1',
+  'DARTS_V2',
+  'Dataset',
+  'Genotype',
+  'Layer',
+  'NASNET',
+  'Network',
+  'NetworkCost',
+  'NetworkSpec',
+  'OPERATIONS',
+  'PRIMITIVES',
+  'Plan',
+  'Pool',
+  'SearchState',
+  'Separable',
+  'Skip',
+  'UsageError',
+  'Wiring',
+  'Zero',
+  'adam_with_l2',
+  'alphas_gradient',
+  'budgeted_curve',
+  'build_plan',
+  'cost_tables',
+  'derive_genotype',
+  'derived_network',
+  'exit_losses',
+  'expected_accuracy',
+  'expected_cost',
+  'fixed_wiring',
+  'init_alphas',
+  'init_state',
+  'init_variables',
+  'load_dataset',
+  'load_genotype',
+  'mixed_wiring',
+  'network_cost',
+  'search_network',
+  'search_step',
+  'sgd',
+  'softmax_weights',
+  'solve_thresholds',
+  'step_area',
+]

@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import lowering
 
@@ -162,13 +161,16 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def network_spec(
-  network: Mapping[str, Any], dataset: Dataset
+  network: Mapping[str, Any],
+  image_shape: tuple[int, int, int],
+  num_classes: int,
 ) -> grid.NetworkSpec:
-  """Returns the sizes of a network section for a dataset's images.
+  """Returns the sizes of a network section.
 
   Args:
     network: `config.search.network` or `config.train.network`.
-    dataset: its images and classes.
+    image_shape: (height, width, channels) of the images.
+    num_classes: how many classes there are.
   """
   exits = network['exits']
   return grid.NetworkSpec(
@@ -178,6 +180,6 @@ def network_spec(
     scales=network['scales'],
     scale_growth=network['scale_growth'],
     exits=exits if isinstance(exits, str) else tuple(exits),
-    image_shape=tuple(dataset.train_images.shape[1:]),
-    num_classes=dataset.num_classes,
+    image_shape=image_shape,
+    num_classes=num_classes,
   )

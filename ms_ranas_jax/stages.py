@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import dataclasses
+import functools
 import json
 import os
 from typing import Any
@@ -14,9 +16,11 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import page
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime.data import Dataset
+from ms_ranas_jax.runtime.data import image_format
 from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.search import loop as search_loop
 from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
@@ -25,6 +29,7 @@ from ms_ranas_jax.training import loop as train_loop
 
 Config = Any
 _CONFIG_FILE = 'config.json'
+_IMAGE_STAGES = frozenset({'search', 'train', 'evaluate'})
 # Fields that may change from one call to the next in a work directory.
 _FREE_FIELDS = ('stages', 'dataset.dir', 'num_devices', 'lowering')
 
@@ -45,16 +50,76 @@ def run_stages(
   values = config.to_dict()
   settings.check_config(values)
   _check_same_run(values, workdir)
-  dataset = load_dataset(config.dataset.name, config.dataset.dir)
-  _check_networks(config, dataset, workdir)
+  run = Run(config, workdir, say)
+  _check_networks(run)
+  if _IMAGE_STAGES & set(config.stages):
+    say(
+      f'{run.dataset.name}: {len(run.dataset.train_images)} training and '
+      f'{len(run.dataset.test_images)} test images'
+    )
   files.write_json(os.path.join(workdir, _CONFIG_FILE), values)
-  say(
-    f'{dataset.name}: {len(dataset.train_images)} training and '
-    f'{len(dataset.test_images)} test images; work directory {workdir}'
-  )
+  say(f'work directory: {workdir}')
   for stage in settings.STAGES:
     if stage in config.stages:
-      _STAGES[stage](config, dataset, workdir, say)
+      _STAGES[stage](run)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a stage works with.
+
+  Attributes:
+    config: the whole config.
+    workdir: the work directory.
+    say: told in a few lines what came out.
+  """
+
+  config: Config
+  workdir: str
+  say: Callable[[str], None]
+
+  @functools.cached_property
+  def dataset(self) -> Dataset:
+    """The images, loaded when they are first asked for."""
+    return load_dataset(self.config.dataset.name, self.config.dataset.dir)
+
+  def spec(self, network: Any) -> grid.NetworkSpec:
+    """Returns the sizes of a network section of the config."""
+    dataset = self.config.dataset
+    return settings.network_spec(
+      network, *image_format(dataset.name, dataset.dir)
+    )
+
+  def genotype(self) -> Genotype | None:
+    """Returns the genotype to train, None where it is still to be found."""
+    if self.config.train.genotype:
+      return load_genotype(self.config.train.genotype)
+    path = os.path.join(self.workdir, search_loop.GENOTYPE_FILE)
+    return load_genotype(path) if os.path.exists(path) else None
+
+  def search_network(self) -> network_lib.Network:
+    """Returns the network of the search."""
+    return network_lib.search_network(
+      self.spec(self.config.search.network),
+      ops.PRIMITIVES,
+      dtype=self.config.dtype,
+      lowering=self.config.lowering,
+    )
+
+  def train_network(self, genotype: Genotype | None) -> network_lib.Network:
+    """Returns the network that a genotype stands for."""
+    if genotype is None:
+      raise UsageError(
+        f'there is no {search_loop.GENOTYPE_FILE} in {self.workdir}; run the '
+        "'search' stage first, or set config.train.genotype."
+      )
+    return network_lib.derived_network(
+      self.spec(self.config.train.network),
+      genotype,
+      ops.OPERATIONS,
+      dtype=self.config.dtype,
+      lowering=self.config.lowering,
+    )
 
 
 def _check_same_run(values: Mapping[str, Any], workdir: str) -> None:
@@ -86,22 +151,18 @@ def _check_same_run(values: Mapping[str, Any], workdir: str) -> None:
     )
 
 
-def _check_networks(config: Config, dataset: Dataset, workdir: str) -> None:
+def _check_networks(run: Run) -> None:
   """Refuses impossible networks before anything long is started."""
-  if 'search' in config.stages or 'describe' in config.stages:
-    _search_network(config, dataset)
-  wanted = {'train', 'evaluate'} & set(config.stages)
-  if not wanted:
+  config = run.config
+  chosen = set(config.stages)
+  if {'search', 'describe'} & chosen:
+    run.search_network()
+  if not {'train', 'evaluate'} & chosen:
     return
-  genotype = _find_genotype(config, workdir)
-  if genotype is not None:
-    _train_network(config, dataset, genotype)
+  genotype = run.genotype()
+  if genotype is not None or 'search' not in chosen:
+    run.train_network(genotype)
     return
-  if 'search' not in config.stages:
-    raise UsageError(
-      f"there is no {search_loop.GENOTYPE_FILE} in {workdir}; run the 'search' "
-      'stage first, or set config.train.genotype.'
-    )
   searched, trained = config.search.network, config.train.network
   if searched.nodes != trained.nodes:
     raise UsageError(
@@ -109,102 +170,62 @@ def _check_networks(config: Config, dataset: Dataset, workdir: str) -> None:
       f'cells of config.search.network.nodes = {searched.nodes} nodes; make '
       'them equal, or set config.train.genotype.'
     )
-  # Any cell of that size will do to see whether the grid can be built.
-  edges = tuple(
-    ('skip_connect', s) for _ in range(trained.nodes) for s in (0, 1)
-  )
-  concat = tuple(range(2, 2 + trained.nodes))
-  _train_network(config, dataset, Genotype(edges, concat, edges, concat))
+  grid.build_plan(run.spec(trained), field='train.network')
 
 
-def _find_genotype(config: Config, workdir: str) -> Genotype | None:
-  """Returns the genotype to train, None where it is still to be found."""
-  if config.train.genotype:
-    return load_genotype(config.train.genotype)
-  path = os.path.join(workdir, search_loop.GENOTYPE_FILE)
-  return load_genotype(path) if os.path.exists(path) else None
-
-
-def _search_network(config: Config, dataset: Dataset) -> network_lib.Network:
-  return network_lib.search_network(
-    settings.network_spec(config.search.network, dataset),
-    ops.PRIMITIVES,
-    dtype=config.dtype,
-    lowering=config.lowering,
-  )
-
-
-def _train_network(
-  config: Config, dataset: Dataset, genotype: Genotype | None
-) -> network_lib.Network:
-  if genotype is None:
-    raise UsageError(
-      "there is no genotype yet; run the 'search' stage first, or set "
-      'config.train.genotype.'
-    )
-  return network_lib.derived_network(
-    settings.network_spec(config.train.network, dataset),
-    genotype,
-    ops.OPERATIONS,
-    dtype=config.dtype,
-    lowering=config.lowering,
-  )
-
-
-def _describe(config, dataset, workdir, say) -> None:
-  networks = {'search': _search_network(config, dataset)}
-  genotype = _find_genotype(config, workdir)
+def _describe(run: Run) -> None:
+  networks = {'search': run.search_network()}
+  genotype = run.genotype()
   if genotype is not None:
-    networks['train'] = _train_network(config, dataset, genotype)
+    networks['train'] = run.train_network(genotype)
   for name, network in networks.items():
     result = cost.network_cost(network).to_dict()
-    path = os.path.join(workdir, 'describe', f'{name}_network.json')
+    path = os.path.join(run.workdir, 'describe', f'{name}_network.json')
     files.write_json(path, result)
-    say(
+    run.say(
       f'{name} network: {result["params"]:,} params, {result["macs"]:,} macs'
       f'\n{tables.exit_table(result["exits"])}'
     )
 
 
-def _search(config, dataset, workdir, say) -> None:
-  genotype = search_loop.run_search(config, dataset, workdir)
-  say(f'search found\n{genotype.to_json().rstrip()}')
+def _search(run: Run) -> None:
+  genotype = search_loop.run_search(run.config, run.dataset, run.workdir)
+  run.say(f'search found\n{genotype.to_json().rstrip()}')
 
 
-def _train(config, dataset, workdir, say) -> None:
-  genotype = _find_genotype(config, workdir)
-  network = _train_network(config, dataset, genotype)
+def _train(run: Run) -> None:
+  genotype = run.genotype()
+  network = run.train_network(genotype)
   files.write_text(
-    os.path.join(workdir, 'train', 'genotype.json'), genotype.to_json()
+    os.path.join(run.workdir, 'train', 'genotype.json'), genotype.to_json()
   )
-  train_loop.run_training(config, dataset, network, workdir)
-  say(f'train: finished {config.train.epochs} epochs')
+  train_loop.run_training(run.config, run.dataset, network, run.workdir)
+  run.say(f'train: finished {run.config.train.epochs} epochs')
 
 
-def _evaluate(config, dataset, workdir, say) -> None:
-  network = _train_network(config, dataset, _find_genotype(config, workdir))
-  anytime = evaluation.run_evaluation(config, dataset, network, workdir)
-  say(
+def _evaluate(run: Run) -> None:
+  anytime = evaluation.run_evaluation(
+    run.config, run.dataset, run.train_network(run.genotype()), run.workdir
+  )
+  run.say(
     f'{anytime["num_examples"]} test images of {anytime["dataset"]}; expected '
     f'accuracy {anytime["expected_accuracy"]:.2%}\n'
     f'{tables.exit_table(anytime["exits"])}'
   )
 
 
-def _report(config, dataset, workdir, say) -> None:
-  genotype = _find_genotype(config, workdir)
+def _report(run: Run) -> None:
+  genotype = run.genotype()
   path = page.write_report(
-    workdir,
-    _search_network(config, dataset).plan,
-    None
-    if genotype is None
-    else _train_network(config, dataset, genotype).plan,
+    run.workdir,
+    run.search_network().plan,
+    None if genotype is None else run.train_network(genotype).plan,
     tuple(ops.PRIMITIVES),
   )
-  say(f'report: {path}')
+  run.say(f'report: {path}')
 
 
-_STAGES: Mapping[str, Callable[..., None]] = {
+_STAGES: Mapping[str, Callable[[Run], None]] = {
   'describe': _describe,
   'search': _search,
   'train': _train,

@@ -62,6 +62,11 @@ class Dataset:
   mean: tuple[float, ...]
   std: tuple[float, ...]
 
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(height, width, channels)."""
+    return tuple(self.train_images.shape[1:])
+
   def __post_init__(self) -> None:
     for part in ('train', 'test'):
       images = getattr(self, f'{part}_images')
@@ -135,6 +140,27 @@ def load_dataset(name: str, directory: str = '') -> Dataset:
     raise errors.UsageError(
       f'dataset.dir: {error}; check the path and its permissions.'
     ) from error
+
+
+def image_format(
+  name: str, directory: str = ''
+) -> tuple[tuple[int, int, int], int]:
+  """Returns what a network has to know of a dataset.
+
+  Args:
+    name: as for `load_dataset`.
+    directory: the same; only 'npz' has to read it.
+
+  Returns:
+    ((height, width, channels), number of classes).
+
+  Raises:
+    UsageError: as `load_dataset`.
+  """
+  if name in cifar_files.NUM_CLASSES:
+    return (32, 32, 3), cifar_files.NUM_CLASSES[name]
+  dataset = load_dataset(name, directory)
+  return dataset.image_shape, dataset.num_classes
 
 
 def split_indices(

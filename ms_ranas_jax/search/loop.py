@@ -95,7 +95,9 @@ def run_search(
   )
   axis = parallel.axis_name(devices)
   network = network_lib.search_network(
-    settings.network_spec(search.network, dataset),
+    settings.network_spec(
+      search.network, dataset.image_shape, dataset.num_classes
+    ),
     primitives,
     dtype=config.dtype,
     lowering=config.lowering,

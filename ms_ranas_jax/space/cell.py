@@ -85,10 +85,14 @@ def fixed_wiring(genotype: Genotype, reduction: bool) -> Wiring:
   )
 
 
+def _slices(x: jax.Array) -> tuple[jax.Array, ...]:
+  return tuple(x[n] for n in range(x.shape[0]))
+
+
 @jax.custom_vjp
 def _unstack(x: jax.Array) -> tuple[jax.Array, ...]:
   """Takes the leading axis apart; its gradient is one stack, not many adds."""
-  return tuple(x[n] for n in range(x.shape[0]))
+  return _slices(x)
 
 
 @lowering.fence()
@@ -96,7 +100,7 @@ def _stack(parts_: Sequence[jax.Array]) -> jax.Array:
   return lax.concatenate([lax.expand_dims(p, (0,)) for p in parts_], 0)
 
 
-_unstack.defvjp(lambda x: (_unstack(x), None), lambda _, d: (_stack(d),))
+_unstack.defvjp(lambda x: (_slices(x), None), lambda _, d: (_stack(d),))
 
 
 class StateEdges(nn.Module):

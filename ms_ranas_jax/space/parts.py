@@ -38,8 +38,8 @@ class NormalizedSum(nn.Module):
   """Batch-normalises terms and sums them; one term is a plain BN.
 
   With `train`, the statistics are those of the batch, and running averages
-  are written to `batch_stats` if that collection is mutable; otherwise the
-  running averages normalise.
+  are written to `batch_stats` if that collection is mutable (it need not be
+  there if it is not); otherwise the running averages normalise.
 
   Attributes:
     affine: whether normalised terms have a scale and a bias.
@@ -76,6 +76,7 @@ class NormalizedSum(nn.Module):
     edges = weights.shape[0] if weights is not None else terms[0].shape[0]
     channels = terms[0].shape[-1]
     scales, bias, averages = [], None, []
+    kept = self.is_mutable_collection('batch_stats') or not train
     for index, (name, z, flag) in enumerate(
       zip(self.names, terms, normalize, strict=True)
     ):
@@ -88,7 +89,7 @@ class NormalizedSum(nn.Module):
         shift = shift if factor is None else shift * factor
         bias = shift if bias is None else bias + shift
       scales.append(scale if factor is None else scale * factor)
-      if flag:
+      if flag and kept:
         average = (z.shape[0], channels)
         averages.append(
           (
@@ -100,9 +101,7 @@ class NormalizedSum(nn.Module):
       total, statistics = normalization.normalized_sum(
         terms, scales, bias, normalize, self.axis_name
       )
-      if self.is_mutable_collection('batch_stats') and not (
-        self.is_initializing()
-      ):
+      if kept and not self.is_initializing():
         self._update(averages, statistics, terms[0])
       return total
     total = None
