@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 
 def _network() -> ConfigDict:
+  # Not type-safe, since `exits` is a word or a tuple; `settings` checks values.
   return ConfigDict(
     {
       'channels': 16,  # initial channels of the finest scale; even
@@ -16,7 +17,8 @@ def _network() -> ConfigDict:
       'scales': 2,  # 1 is the DARTS network, the paper has up to 3
       'scale_growth': 2,  # channels of a scale over those of the finer one
       'exits': 'all_but_first',  # or 'last', or a tuple of layers
-    }
+    },
+    type_safe=False,
   )
 
 

@@ -172,14 +172,26 @@ def network_spec(
     image_shape: (height, width, channels) of the images.
     num_classes: how many classes there are.
   """
-  exits = network['exits']
   return grid.NetworkSpec(
     channels=network['channels'],
     layers=network['layers'],
     nodes=network['nodes'],
     scales=network['scales'],
     scale_growth=network['scale_growth'],
-    exits=exits if isinstance(exits, str) else tuple(exits),
+    exits=_exits(network['exits']),
     image_shape=image_shape,
     num_classes=num_classes,
   )
+
+
+def _exits(value: Any) -> str | tuple[int, ...]:
+  """Returns exits as the plan takes them.
+
+  On the command line a tuple of layers is a text, such as '(2, 4)'.
+  """
+  if not isinstance(value, str):
+    return tuple(value)
+  layers = value.strip('() ').rstrip(',').split(',')
+  if all(layer.strip().isdigit() for layer in layers):
+    return tuple(int(layer) for layer in layers)
+  return value
