@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ms_ranas_jax import settings
+from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import parallel
@@ -183,7 +184,7 @@ def run_search(
     if restored is not None:
       state = restored[1]
       first_epoch = int(state.step) // steps
-      history = _read_history(directory)[: first_epoch + 1]
+      history = _read_history(directory, first_epoch)
     if first_epoch < search.epochs:
       logging.info('search: %d epochs of %d steps', search.epochs, steps)
       chunk = parallel.compile_chunk(step, devices, search.chunk_steps)
@@ -244,8 +245,20 @@ def _write_history(directory: str, history: list) -> None:
   )
 
 
-def _read_history(directory: str) -> list[dict[str, np.ndarray]]:
-  with np.load(os.path.join(directory, 'alphas.npz')) as arrays:
-    kinds = {kind: arrays[kind] for kind in arrays.files}
-  count = min(len(values) for values in kinds.values())
-  return [{k: v[epoch] for k, v in kinds.items()} for epoch in range(count)]
+def _read_history(directory: str, epoch: int) -> list[dict[str, np.ndarray]]:
+  """Reads the alphas at the start and after each epoch up to this one."""
+  path = os.path.join(directory, 'alphas.npz')
+  try:
+    with np.load(path) as arrays:
+      kinds = {kind: arrays[kind][: epoch + 1] for kind in arrays.files}
+  except (OSError, ValueError) as error:
+    raise UsageError(
+      f'{path} cannot be read ({error}), but the checkpoints beside it are of '
+      f'epoch {epoch}; bring it back, or remove {directory} to search anew.'
+    ) from error
+  if any(len(values) <= epoch for values in kinds.values()):
+    raise UsageError(
+      f'{path} ends before epoch {epoch}, which the checkpoints beside it are '
+      f'of; bring it back, or remove {directory} to search anew.'
+    )
+  return [{k: v[e] for k, v in kinds.items()} for e in range(epoch + 1)]
