@@ -11,7 +11,7 @@ def _network() -> ConfigDict:
   # Not type-safe, since `exits` is a word or a tuple; `settings` checks values.
   return ConfigDict(
     {
-      'channels': 16,  # initial channels of the finest scale; even
+      'channels': 16,  # initial channels of the finest scale
       'layers': 5,  # cells in a row; reductions at a third and two thirds
       'nodes': 2,  # nodes per cell
       'scales': 2,  # 1 is the DARTS network, the paper has up to 3

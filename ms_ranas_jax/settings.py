@@ -58,7 +58,7 @@ _NUMBERS: _Check = (
   'a tuple of numbers of at least 0',
 )
 _NETWORK: dict[str, _Check] = {
-  'channels': _int(2),
+  'channels': _int(1),
   'layers': _int(1),
   'nodes': _int(1),
   'scales': _int(1),

@@ -214,11 +214,17 @@ class StateEdges(nn.Module):
             self.channels, edges, normalized=False, name=f'{name}_reduce'
           )(x, train)
         case _:
+          made = operation.make(self.channels, self.stride, not self.search)
+          shared = {
+            field: getattr(self, field)
+            for field in ('axis_name', 'lowering')
+            if hasattr(made, field)
+          }
           z = jnp.stack(
             [
-              operation.make(self.channels, self.stride, not self.search).clone(
-                parent=self, name=f'{name}_{edge}'
-              )(x, train=train)
+              made.clone(parent=self, name=f'{name}_{edge}', **shared)(
+                x, train=train
+              )
               for edge in range(edges)
             ]
           )
@@ -321,7 +327,7 @@ class Cell(nn.Module):
         name=f'state_{state}',
       )(
         states[state],
-        weights[jnp.array(rows)] if wiring.mixed else None,
+        jnp.asarray(weights)[jnp.array(rows)] if wiring.mixed else None,
         train,
       )
       targets = [rows] if wiring.mixed else list(groups.values())

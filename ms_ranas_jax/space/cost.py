@@ -371,6 +371,11 @@ def cost_tables(
     network_lib.search_network(spec, primitives), search=False
   )
   last = len(network.plan.exits) - 1 if exit_index is None else exit_index
+  if not 0 <= last < len(network.plan.exits):
+    raise UsageError(
+      f'exit_index = {last}: the network has exits 0 to '
+      f'{len(network.plan.exits) - 1}.'
+    )
   kinds = {c.output.name: c.reduction for c in network.plan.cells}
   columns = {name: column for column, name in enumerate(primitives)}
   shape = cell_lib.num_edges(spec.nodes), len(primitives)

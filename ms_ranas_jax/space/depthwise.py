@@ -228,12 +228,13 @@ def _kernel_gradient(
         total = total + patch * pixel
     return total
 
-  total = jnp.zeros((edges, batch, kernel, kernel, channels), dy.dtype)
+  wide = jnp.promote_types(dy.dtype, jnp.float32)
+  total = jnp.zeros((edges, batch, kernel, kernel, channels), wide)
   if height == rows:
     total = body(jnp.int32(0), total)
   else:
     total = lax.fori_loop(0, height // rows, body, total)
-  return jnp.sum(total, axis=1)
+  return jnp.sum(total, axis=1).astype(dy.dtype)
 
 
 def _reads_even_pixels(shape: Window, stride: int) -> bool:

@@ -152,7 +152,7 @@ class Genotype:
     """
     try:
       value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
       raise UsageError(f'genotype is not valid JSON: {error}.') from error
     except RecursionError as error:
       raise UsageError('genotype is nested too deeply.') from error
@@ -174,16 +174,16 @@ def check_operations(genotype: Genotype, known: Container[str]) -> None:
 
   Args:
     genotype: the genotype.
-    known: the names of the operations, usually the `primitives` mapping.
+    known: the names of the operations that a derived cell can hold.
 
   Raises:
-    UsageError: an operation is unknown, or is `none`.
+    UsageError: an operation is not among them.
   """
   for name in genotype.operations():
     if name not in known:
       raise UsageError(
-        f'genotype uses the operation "{name}", which is not known; correct '
-        'the name or pass the operation in with the primitives.'
+        f'genotype uses the operation "{name}", which a derived cell cannot '
+        'hold; correct the name or pass the operation in with the primitives.'
       )
 
 

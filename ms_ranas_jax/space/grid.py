@@ -171,12 +171,17 @@ def exit_layers(
     UsageError: the choice names something that is not there.
   """
   if isinstance(exits, str):
-    if exits == LAST or layers == 1:
+    if exits == LAST:
       return (layers - 1,)
     if exits == ALL_BUT_FIRST:
-      return tuple(range(1, layers))
+      return tuple(range(1, layers)) or (0,)
     raise UsageError(
       f"{field}.exits = '{exits}': give '{ALL_BUT_FIRST}', '{LAST}' or a tuple "
+      'of layers.'
+    )
+  if not isinstance(exits, Sequence):
+    raise UsageError(
+      f"{field}.exits = {exits!r}: give '{ALL_BUT_FIRST}', '{LAST}' or a tuple "
       'of layers.'
     )
   for layer in exits:
@@ -193,19 +198,27 @@ def exit_layers(
 
 
 def _check_spec(spec: NetworkSpec, field: str) -> None:
-  for name in ('channels', 'layers', 'nodes', 'scales', 'scale_growth'):
+  for name in (
+    'channels',
+    'layers',
+    'nodes',
+    'scales',
+    'scale_growth',
+    'num_classes',
+    'stem_multiplier',
+  ):
     value = getattr(spec, name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
       raise UsageError(
         f'{field}.{name} = {value!r}: give a whole number of at least 1.'
       )
-  # Concatenated halves (scales) and factorized reduces both split channels.
-  quantum = 4 if spec.scales > 1 else 2
-  coarsest = spec.channels * spec.scale_growth
-  if spec.channels % 2 or (spec.scales > 1 and coarsest % quantum):
+  # Coarser scales put a diagonal and a horizontal half together. Reductions
+  # double the channels before a factorized reduce splits them.
+  if spec.scales > 1 and spec.channels * spec.scale_growth % 2:
     raise UsageError(
-      f'{field}.channels = {spec.channels} cannot be split in halves at every '
-      f'scale; give a multiple of {quantum}.'
+      f'{field}.channels = {spec.channels} with {field}.scale_growth = '
+      f'{spec.scale_growth} cannot be split in halves at coarser scales; make '
+      'one of them even.'
     )
 
 

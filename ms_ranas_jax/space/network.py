@@ -143,11 +143,13 @@ class Network(nn.Module):
         f'{images.shape[1:]}.'
       )
     last = self.num_exits - 1 if last_exit is None else last_exit
+    if not 0 <= last < self.num_exits:
+      raise UsageError(
+        f'last_exit = {last}: the network has exits 0 to {self.num_exits - 1}.'
+      )
     images = images.astype(jnp.dtype(self.dtype))
     features: dict[tuple[int, int], jax.Array] = {}
     for stem in self.plan.stems:
-      if stem.step > last:
-        continue
       scale = stem.output.scale
       source = features[grid.STEM_LAYER, scale - 1] if scale else images
       features[grid.STEM_LAYER, scale] = parts.ConvNorm(
@@ -160,15 +162,12 @@ class Network(nn.Module):
         name=stem.output.name,
       )(source, train)
 
-    exits = iter(self.plan.exits)
     logits = []
-    cells = [c for c in self.plan.cells if c.step <= last]
-    for step in range(last + 1):
-      for plan in (c for c in cells if c.step == step):
+    for step, exit_ in enumerate(self.plan.exits[: last + 1]):
+      for plan in (c for c in self.plan.cells if c.step == step):
         features[plan.output.layer, plan.output.scale] = self._cell(
           plan, features, weights, train, drop_path
         )
-      exit_ = next(exits)
       x = features[exit_.feature.layer, exit_.feature.scale]
       pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
       bound = parts.uniform_fan_in(exit_.feature.channels)

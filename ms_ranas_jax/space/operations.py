@@ -21,6 +21,7 @@ import jax
 
 from ms_ranas_jax.space import convolution
 from ms_ranas_jax.space import layer_cost
+from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import parts
 
 Layers = tuple[layer_cost.Layer, ...]
@@ -120,7 +121,8 @@ class Custom:
     make: (channels, stride, affine) -> a linen module that maps
       (batch, height, width, channels) to the same with height and width
       divided by the stride, rounded up, and takes the keyword `train`.
-      `affine` is False in the search: its BNs have no scale and bias.
+      `affine` is False in the search: its BNs have no scale and bias. Where
+      the module has the fields `axis_name` and `lowering`, the cell sets them.
     layers: (channels, stride, height, width, search) -> its cost.
   """
 
@@ -138,6 +140,8 @@ class FactorizedConv7(nn.Module):
   channels: int
   stride: int
   affine: bool
+  lowering: str = lowering.AUTO
+  axis_name: str | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -152,10 +156,10 @@ class FactorizedConv7(nn.Module):
         parts.uniform_fan_in(7 * self.channels),
         (*shape, self.channels, self.channels),
       )
-      x = convolution.convolution(x, kernel, strides)
-    return parts.NormalizedSum(affine=self.affine, name='norm')(
-      (x[None],), train=train
-    )[0]
+      x = convolution.convolution(x, kernel, strides, self.lowering)
+    return parts.NormalizedSum(
+      affine=self.affine, axis_name=self.axis_name, name='norm'
+    )((x[None],), train=train)[0]
 
 
 def _factorized_conv_layers(

@@ -72,7 +72,8 @@ def average_pool(
   if lowering.resolve(choice) == lowering.TAPS:
     return _average_pool(x, stride, x.shape[-3:-1])
   total = _reduce_window(x, 0.0, lax.add, stride)
-  return total * _inverse_counts(x.shape[-3:-1], stride).astype(x.dtype)
+  counts = _inverse_counts(x.shape[-3:-1], stride).astype(x.dtype)
+  return total * counts.reshape((1,) * (x.ndim - 3) + counts.shape)
 
 
 def _reduce_window(x, initial, function, stride):

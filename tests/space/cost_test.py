@@ -1,0 +1,380 @@
+"""The cost model by hand, against jaxprs, XLA and derived networks."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import genotype
+from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import layer_cost
+from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space import network as network_lib
+from ms_ranas_jax.space import operations
+
+
+def test_darts_v2_costs_what_the_reference_code_counts():
+  network = network_lib.derived_network(
+    grid.NetworkSpec(36, 20, 4, exits='last'), genotype.DARTS_V2
+  )
+  found = cost.network_cost(network)
+  assert found.macs == 528_359_040
+  assert found.params == 3_349_342
+
+
+def test_darts_search_network():
+  network = network_lib.search_network(grid.NetworkSpec(16, 8, 4, exits='last'))
+  assert cost.network_cost(network).params == 1_930_618
+
+
+def test_a_network_of_one_cell_by_hand():
+  cells = genotype.Genotype(
+    normal=(('max_pool_3x3', 0), ('skip_connect', 1)),
+    normal_concat=(2,),
+    reduction=(('max_pool_3x3', 0), ('skip_connect', 1)),
+    reduction_concat=(2,),
+  )
+  network = network_lib.derived_network(
+    grid.NetworkSpec(2, 1, 1, image_shape=(4, 4, 1)), cells
+  )
+  found = cost.network_cost(network)
+  # The only layer is a reduction: 4 channels, 4x4 -> 2x2.
+  stem = 9 * 1 * 6
+  inputs = 6 * 4  # each
+  skip = 4 * 4  # the two halves of a factorized reduce
+  assert found.params == (
+    (stem + 2 * 6) + 2 * (inputs + 2 * 4) + (skip + 2 * 4) + (4 * 10 + 10)
+  )
+  assert found.macs == stem * 16 + 2 * inputs * 16 + skip * 4 + 4 * 10
+  relus = 2 * 16 * 6 + 16 * 4
+  pools = 2 * 2 * 4 * 9 + 2 * 2 * 4
+  assert found.flops_msdnet == found.macs + relus + pools + 10
+  # Most is alive when the second input is made: the stem and both inputs.
+  (exit_,) = found.exits
+  assert exit_.peak_activation_bytes == 4 * (16 * 6 + 16 * 4 + 16 * 4)
+  assert exit_ == cost.ExitCost(
+    exit=0,
+    layer=0,
+    macs=found.macs,
+    flops_msdnet=found.flops_msdnet,
+    params=found.params,
+    total_params=found.params,
+    peak_activation_bytes=exit_.peak_activation_bytes,
+  )
+
+
+def test_peak_activation_by_hand():
+  cells = genotype.Genotype(
+    normal=(
+      ('sep_conv_3x3', 0),
+      ('sep_conv_3x3', 1),
+      ('max_pool_3x3', 0),
+      ('sep_conv_3x3', 2),
+    ),
+    normal_concat=(2, 3),
+    reduction=(
+      ('max_pool_3x3', 0),
+      ('max_pool_3x3', 1),
+      ('max_pool_3x3', 0),
+      ('max_pool_3x3', 1),
+    ),
+    reduction_concat=(2, 3),
+  )
+  network = network_lib.derived_network(
+    grid.NetworkSpec(2, 3, 2, exits=(0,), image_shape=(4, 4, 1)), cells
+  )
+  first, last = cost.network_cost(network).exits
+  stem, state = 16 * 6, 16 * 2
+  # Cut off after layer 0, the stem is freed once both inputs are made, and the
+  # peak stands there, or in node 0: both inputs, node 0 as made from the first,
+  # and the depthwise and pointwise outputs of the second.
+  assert first.peak_activation_bytes == 4 * (stem + 2 * state)
+  assert first.peak_activation_bytes == 4 * (3 * state + 2 * state)
+  # For layer 1 the stem has to stay.
+  assert last.peak_activation_bytes == 4 * (stem + 5 * state)
+
+
+SPECS = {
+  'DARTS_V2': (grid.NetworkSpec(4, 4, 4, exits='last'), genotype.DARTS_V2),
+  'NASNet, odd': (
+    grid.NetworkSpec(4, 3, 5, image_shape=(15, 17, 3)),
+    genotype.NASNET,
+  ),
+  'AmoebaNet, two scales': (
+    grid.NetworkSpec(4, 4, 5, scales=2, exits=(1,)),
+    genotype.AMOEBANET,
+  ),
+  'three scales': (
+    grid.NetworkSpec(4, 5, 4, scales=3, image_shape=(33, 32, 1)),
+    genotype.DARTS_V1,
+  ),
+  'search': (grid.NetworkSpec(4, 3, 2, scales=2, image_shape=(9, 8, 1)), None),
+}
+
+
+def _network(name, **fields):
+  spec, cells = SPECS[name]
+  if cells is None:
+    return network_lib.search_network(spec, **fields)
+  return network_lib.derived_network(spec, cells, **fields)
+
+
+@pytest.mark.parametrize('name', SPECS)
+def test_macs_are_those_of_the_forward_pass_up_to_every_exit(name, count_macs):
+  network = _network(name, lowering=lowering.CONV)
+  images = jnp.zeros((1, *network.plan.spec.image_shape))
+  weights = None
+  if network.search:
+    shape = len(network.normal.edges), len(operations.PRIMITIVES)
+    weights = dict.fromkeys(('normal', 'reduction'), jnp.zeros(shape))
+
+  def forward(variables, last_exit):
+    return network.apply(
+      variables, images, weights, train=False, last_exit=last_exit
+    )
+
+  variables = jax.eval_shape(
+    lambda: network.init(jax.random.key(0), images, weights, train=False)
+  )
+  found = cost.network_cost(network)
+  for exit_ in found.exits:
+    assert exit_.macs == count_macs(
+      lambda v, last=exit_.exit: forward(v, last), variables
+    )
+  assert found.macs == found.exits[-1].macs
+
+
+@pytest.mark.parametrize('name', SPECS)
+def test_costs_grow_from_exit_to_exit(name):
+  network = _network(name)
+  found = cost.network_cost(network)
+  for exit_, planned in zip(found.exits, network.plan.exits, strict=True):
+    assert (exit_.exit, exit_.layer) == (planned.index, planned.layer)
+  for metric in cost.METRICS:
+    values = [getattr(exit_, metric) for exit_ in found.exits]
+    assert values == sorted(set(values)) and values[0] > 0
+    assert getattr(found, metric) == values[-1]
+  peaks = [exit_.peak_activation_bytes for exit_ in found.exits]
+  assert peaks == sorted(peaks)
+
+
+def _xla_flops(function, *args):
+  analysis = jax.jit(function).lower(*args).compile().cost_analysis()
+  return analysis['flops']
+
+
+def test_xla_counts_two_per_multiply_add_of_products():
+  """What both count the same: 1x1 convolutions and dense layers."""
+  x = jnp.zeros((1, 6, 5, 8))
+  w = jnp.zeros((8, 12))
+  layer = layer_cost.convolution(6, 5, 8, 12, (1, 1))
+  assert _xla_flops(lambda x, w: x @ w, x, w) == 2 * layer.macs
+  layer = layer_cost.dense(8, 12)
+  x, b = jnp.zeros((1, 8)), jnp.zeros((1, 12))
+  assert _xla_flops(lambda x, w: x @ w, x, w) == 2 * layer.macs
+  # The bias is an addition more, which flops_msdnet counts and macs do not.
+  flops = _xla_flops(lambda x, w, b: x @ w + b, x, w, b)
+  assert flops == 2 * layer.macs + 12
+  assert layer.flops_msdnet == layer.macs + 12
+
+
+def test_xla_leaves_padded_pixels_out():
+  """Why larger windows differ: here a padded pixel counts as any other."""
+  height, width, channels, features = 6, 5, 3, 4
+
+  def convolution(x, w):
+    return jax.lax.conv_general_dilated(
+      x, w, (1, 1), [(1, 1)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+  flops = _xla_flops(
+    convolution,
+    jnp.zeros((1, height, width, channels)),
+    jnp.zeros((3, 3, channels, features)),
+  )
+  # Three taps per row and column of the image, less the two that stick out.
+  within = (3 * height - 2) * (3 * width - 2)
+  assert flops == 2 * within * channels * features
+  layer = layer_cost.convolution(height, width, channels, features, (3, 3))
+  assert layer.macs == 9 * height * width * channels * features
+
+
+def _random_genotype(rng, nodes, primitives):
+  """As the search derives them: two different states per node."""
+  names = [name for name in primitives if name != 'none']
+
+  def edges():
+    return [
+      (str(rng.choice(names)), int(state))
+      for node in range(nodes)
+      for state in rng.choice(2 + node, 2, replace=False)
+    ]
+
+  concat = range(2, 2 + nodes)
+  return genotype.Genotype(edges(), [*concat], edges(), [*concat])
+
+
+def _one_hot(cells, primitives):
+  weights = {}
+  columns = list(primitives)
+  for kind in ('normal', 'reduction'):
+    rows = [
+      (node, state) for node in range(cells.nodes) for state in range(2 + node)
+    ]
+    table = np.zeros((len(rows), len(columns)))
+    table[:, columns.index('none')] = 1
+    for index, (name, state) in enumerate(getattr(cells, kind)):
+      row = rows.index((index // 2, state))
+      table[row] = 0
+      table[row, columns.index(name)] = 1
+    weights[kind] = table
+  return weights
+
+
+MINE = operations.Custom(
+  make=lambda channels, stride, affine: None,
+  layers=lambda channels, stride, height, width, search: (
+    layer_cost.Layer(
+      macs=height * width * channels,
+      flops_msdnet=stride,
+      params=1 if search else 3,
+    ),
+  ),
+)
+WITH_MINE = {**operations.PRIMITIVES, 'mine': MINE}
+
+
+@pytest.mark.parametrize(
+  ('spec', 'primitives'),
+  [
+    (grid.NetworkSpec(4, 6, 4), operations.PRIMITIVES),
+    (
+      grid.NetworkSpec(16, 7, 2, scales=3, image_shape=(31, 32, 3)),
+      operations.PRIMITIVES,
+    ),
+    (grid.NetworkSpec(4, 5, 3, scales=2, exits=(0, 2)), WITH_MINE),
+  ],
+  ids=['one scale', 'three scales', 'an operation of ones own'],
+)
+def test_expected_cost_at_one_hot_weights_is_the_derived_networks(
+  spec, primitives
+):
+  rng = np.random.default_rng(0)
+  num_exits = len(grid.exit_layers(spec.exits, spec.layers))
+  drawn = [_random_genotype(rng, spec.nodes, primitives) for _ in range(4)]
+  found = [
+    cost.network_cost(network_lib.derived_network(spec, cells, primitives))
+    for cells in drawn
+  ]
+  for metric in cost.METRICS:
+    for exit_index in (None, *range(num_exits)):
+      tables = cost.cost_tables(spec, primitives, metric, exit_index)
+      for cells, exact in zip(drawn, found, strict=True):
+        exact = exact.exits[-1 if exit_index is None else exit_index]
+        weights = _one_hot(cells, primitives)
+        with jax.enable_x64(True):
+          expected = cost.expected_cost(weights, tables)
+        assert float(expected) == getattr(exact, metric)
+        single = jax.tree.map(np.float32, weights)
+        assert float(cost.expected_cost(single, tables)) == pytest.approx(
+          getattr(exact, metric), rel=1e-6
+        )
+
+
+def test_a_table_holds_an_operations_cost_in_all_cells_of_its_kind():
+  spec = grid.NetworkSpec(4, 3, 1, image_shape=(8, 8, 3), exits='last')
+  tables = cost.cost_tables(spec, operations.PRIMITIVES, 'macs')
+  columns = list(operations.PRIMITIVES)
+
+  def separable(channels, pixels):
+    return 2 * pixels * (9 * channels + channels**2)
+
+  # Layer 0 is normal, 4 channels at 8x8; layers 1 and 2 reduce to 8 and 16.
+  sep = columns.index('sep_conv_3x3')
+  assert tables.normal[0, sep] == separable(4, 64)
+  assert tables.reduction[1, sep] == separable(8, 16) + separable(16, 4)
+  skip = columns.index('skip_connect')
+  assert tables.normal[1, skip] == 0
+  assert tables.reduction[0, skip] == 16 * 8 * 8 + 4 * 16 * 16
+  assert not tables.normal[:, columns.index('none')].any()
+  assert tables.normal.shape == tables.reduction.shape == (2, 8)
+  one = cost.cost_tables(spec, WITH_MINE, 'params')
+  assert one.normal[0, -1] == 3 and one.reduction[1, -1] == 6
+
+
+def test_expected_cost_has_the_gradient_of_finite_differences():
+  spec = grid.NetworkSpec(4, 4, 2, scales=2)
+  tables = cost.cost_tables(spec, operations.PRIMITIVES, 'flops_msdnet')
+  rng = np.random.default_rng(0)
+  alphas = {kind: rng.normal(size=(5, 8)) for kind in ('normal', 'reduction')}
+  direction = {kind: rng.normal(size=(5, 8)) for kind in alphas}
+
+  def of_alphas(alphas):
+    weights = jax.tree.map(lambda a: jax.nn.softmax(a, axis=-1), alphas)
+    return cost.expected_cost(weights, tables) / tables.base
+
+  with jax.enable_x64(True):
+    value = jax.jit(of_alphas)
+    gradient = jax.jit(jax.grad(of_alphas))(alphas)
+    step = 1e-4
+    moved = [
+      float(value(jax.tree.map(lambda a, d, s=s: a + s * d, alphas, direction)))
+      for s in (step, -step)
+    ]
+  numeric = (moved[0] - moved[1]) / (2 * step)
+  along = sum(np.sum(np.asarray(gradient[k]) * direction[k]) for k in alphas)
+  assert abs(numeric) > 1e-3
+  assert along == pytest.approx(numeric, rel=1e-6)
+
+
+def test_an_unknown_metric_is_refused():
+  with pytest.raises(UsageError, match='"seconds".*macs'):
+    cost.cost_tables(grid.NetworkSpec(4, 3, 1), metric='seconds')
+
+
+def test_an_exit_that_is_not_there_is_refused():
+  for bad in (-1, 2):
+    with pytest.raises(UsageError, match=f'exit.*{bad}'):
+      cost.cost_tables(grid.NetworkSpec(4, 3, 1), exit_index=bad)
+
+
+def test_the_form_that_describe_writes():
+  found = cost.network_cost(_network('three scales'))
+  value = json.loads(json.dumps(found.to_dict()))
+  assert set(value) == {'params', 'macs', 'flops_msdnet', 'exits'}
+  assert value['params'] == found.params
+  assert [set(exit_) for exit_ in value['exits']] == [
+    {
+      'exit',
+      'layer',
+      'macs',
+      'flops_msdnet',
+      'params',
+      'total_params',
+      'peak_activation_bytes',
+    }
+  ] * 4
+  assert value['exits'][1] == dataclasses.asdict(found.exits[1])
+
+
+def test_tasks_come_step_after_step_and_read_what_is_there():
+  network = _network('three scales')
+  rows = cost.tasks(network)
+  steps = [task.step for task in rows]
+  assert steps == sorted(steps)
+  made = {'images'}
+  cells = {cell.output.name: cell for cell in network.plan.cells}
+  for task in rows:
+    for name in task.inputs:
+      if name in cells:
+        reduction = cells[name].reduction
+        wiring = network.reduction if reduction else network.normal
+        assert {f'{name}/{state}' for state in wiring.concat} <= made
+      else:
+        assert name in made
+    made.add(task.output)
