@@ -3,8 +3,6 @@
 python examples/mixed_cell_in_your_model.py
 """
 
-import functools
-
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -49,7 +47,8 @@ def main(steps: int = 20) -> mr.Genotype:
     'alphas_optimizer': mr.adam_with_l2(1e-2, weight_decay=1e-3),
   }
   state = mr.init_state(params, alphas, {}, rng=keys[1], **optimizers)
-  step = jax.jit(functools.partial(mr.search_step, loss=loss, **optimizers))
+  options = {'loss': loss, 'order': 2, **optimizers}
+  step = jax.jit(lambda *args: mr.search_step(*args, **options))
   for _ in range(steps):
     state, metrics = step(state, train, valid)
   print(f'validation loss {float(metrics["valid_loss"]):.4f}')

@@ -5,10 +5,10 @@ The other configs start from this one. A field can be set on the command line:
 """
 
 from ml_collections import ConfigDict
+from ml_collections import FieldReference
 
 
 def _network() -> ConfigDict:
-  # Not type-safe, since `exits` is a word or a tuple; `settings` checks values.
   return ConfigDict(
     {
       'channels': 16,  # initial channels of the finest scale
@@ -16,9 +16,9 @@ def _network() -> ConfigDict:
       'nodes': 2,  # nodes per cell
       'scales': 2,  # 1 is the DARTS network, the paper has up to 3
       'scale_growth': 2,  # channels of a scale over those of the finer one
-      'exits': 'all_but_first',  # or 'last', or a tuple of layers
-    },
-    type_safe=False,
+      # 'all_but_first', 'last', or a tuple of layers: of no one type.
+      'exits': FieldReference('all_but_first', field_type=object),
+    }
   )
 
 
@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
   config.train.drop_path = 0.0  # probability, reached at the last epoch
   config.train.learning_rate = 0.025  # SGD, cosine by epoch
   config.train.final_learning_rate = 0.0  # where that cosine ends
-  config.train.momentum = 0.9
+  config.train.momentum = 0.9  # of SGD
   config.train.weight_decay = 3e-4  # L2
   config.train.clip = 5.0  # largest gradient norm; 0 is off
   config.train.exit_weights = ()  # w_k of the loss; () is ones

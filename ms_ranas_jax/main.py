@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import difflib
 import os
+import re
 import sys
 
 from absl import app
@@ -11,6 +13,8 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
+from ms_ranas_jax import default_config
+from ms_ranas_jax import settings
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
 
@@ -24,28 +28,64 @@ _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'The work directory; by default runs/NAME for NAME.py.'
 )
 _BAD_INPUT = 2
+_INTERRUPTED = 130
+_FIELD_FLAG = re.compile(r'--?(?:no)?config\.([^=]*)')
+_FIELDS_FILE = 'ms_ranas_jax/default_config.py'
+
+
+def _check_field_names(argv: Sequence[str]) -> None:
+  """Refuses fields that there are not; absl would not say what there is."""
+  fields = settings.flatten(default_config.get_config().to_dict())
+  for name in (m[1] for m in map(_FIELD_FLAG.match, argv) if m):
+    if name not in fields:
+      close = difflib.get_close_matches(name, fields, n=1)
+      mend = f'use config.{close[0]}, or see' if close else 'see'
+      raise UsageError(
+        f'config.{name} is not a field; {mend} {_FIELDS_FILE} for the fields '
+        'there are.'
+      )
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses flags; what is wrong with them is one sentence, not a traceback."""
   try:
+    _check_field_names(argv)
     rest = flags.FLAGS(argv)
     if len(rest) > 1:
       raise UsageError(f'unknown argument {rest[1]!r}; flags start with --.')
-    if _CONFIG.value is None:
+    if not flags.FLAGS['config'].present:
       raise UsageError('give a config: --config=configs/digits.py.')
+    # The flag tells of a file that cannot be read when the config is used.
+    _CONFIG.value.to_dict()
     return rest
+  except UsageError as error:
+    _refuse(error)
+  except OSError as error:
+    _refuse(
+      f'--config: {str(error).splitlines()[-1].strip()}; give the path of a '
+      'config, such as configs/digits.py.'
+    )
   except flags.Error as error:
-    _refuse(error)
-  except (UsageError, AttributeError, KeyError, TypeError, ValueError) as error:
-    _refuse(error)
-  except (OSError, ImportError, SyntaxError) as error:
-    _refuse(f'--config: the file cannot be read: {error}')
+    _refuse(
+      f'{_in_short(error)}; --helpfull lists the flags, {_FIELDS_FILE} the '
+      'fields of a config and what they may be.'
+    )
+  # A config file is code: what it can raise is not a closed list.
+  except Exception as error:
+    _refuse(
+      f'--config: {type(error).__name__}: {_in_short(error)}; give a Python '
+      'file whose get_config returns a ConfigDict, such as configs/digits.py.'
+    )
+
+
+def _in_short(error: Exception) -> str:
+  """Returns what an error says, without the traceback that it may quote."""
+  lines = str(error).strip().splitlines() or [repr(error)]
+  return ' '.join(dict.fromkeys([lines[0], lines[-1]]))
 
 
 def _refuse(reason: object) -> None:
-  text = ' '.join(str(reason).strip('\'"').split())
-  print(f'ms_ranas_jax: {text}', file=sys.stderr)
+  print(f'ms_ranas_jax: {" ".join(str(reason).split())}', file=sys.stderr)
   sys.exit(_BAD_INPUT)
 
 
@@ -64,6 +104,15 @@ def main(argv: Sequence[str]) -> None:
     )
   except UsageError as error:
     _refuse(error)
+  except OSError as error:
+    _refuse(f'{error}; check the path, its permissions and the free space.')
+  except KeyboardInterrupt:
+    print(
+      '\nms_ranas_jax: interrupted; the same command goes on after the last '
+      'finished epoch.',
+      file=sys.stderr,
+    )
+    sys.exit(_INTERRUPTED)
 
 
 def run() -> None:

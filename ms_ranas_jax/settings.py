@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import math
+import sys
 from typing import Any
 
 from ms_ranas_jax.errors import UsageError
@@ -20,7 +21,9 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-  return (_is_int(value) or isinstance(value, float)) and math.isfinite(value)
+  # Not math.isfinite, which cannot take an integer beyond the floats.
+  largest = sys.float_info.max
+  return (_is_int(value) or isinstance(value, float)) and abs(value) <= largest
 
 
 def _int(low: int, high: int | None = None) -> _Check:
@@ -172,26 +175,14 @@ def network_spec(
     image_shape: (height, width, channels) of the images.
     num_classes: how many classes there are.
   """
+  exits = network['exits']
   return grid.NetworkSpec(
     channels=network['channels'],
     layers=network['layers'],
     nodes=network['nodes'],
     scales=network['scales'],
     scale_growth=network['scale_growth'],
-    exits=_exits(network['exits']),
+    exits=exits if isinstance(exits, str) else tuple(exits),
     image_shape=image_shape,
     num_classes=num_classes,
   )
-
-
-def _exits(value: Any) -> str | tuple[int, ...]:
-  """Returns exits as the plan takes them.
-
-  On the command line a tuple of layers is a text, such as '(2, 4)'.
-  """
-  if not isinstance(value, str):
-    return tuple(value)
-  layers = value.strip('() ').rstrip(',').split(',')
-  if all(layer.strip().isdigit() for layer in layers):
-    return tuple(int(layer) for layer in layers)
-  return value

@@ -15,9 +15,12 @@ from ms_ranas_jax.anytime import evaluation
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import page
 from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import image_format
 from ms_ranas_jax.runtime.data import load_dataset
+from ms_ranas_jax.runtime.data import split_indices
+from ms_ranas_jax.search import alphas
 from ms_ranas_jax.search import loop as search_loop
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
@@ -25,13 +28,17 @@ from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import load_genotype
+from ms_ranas_jax.training import epochs
 from ms_ranas_jax.training import loop as train_loop
+from ms_ranas_jax.training import losses
 
 Config = Any
 _CONFIG_FILE = 'config.json'
 _IMAGE_STAGES = frozenset({'search', 'train', 'evaluate'})
 # Fields that may change from one call to the next in a work directory.
 _FREE_FIELDS = ('stages', 'dataset.dir', 'num_devices', 'lowering')
+# How many differing fields an error lists.
+_LISTED = 6
 
 
 def run_stages(
@@ -53,6 +60,7 @@ def run_stages(
   run = Run(config, workdir, say)
   _check_networks(run)
   if _IMAGE_STAGES & set(config.stages):
+    _check_images(run)
     say(
       f'{run.dataset.name}: {len(run.dataset.train_images)} training and '
       f'{len(run.dataset.test_images)} test images'
@@ -92,10 +100,14 @@ class Run:
 
   def genotype(self) -> Genotype | None:
     """Returns the genotype to train, None where it is still to be found."""
-    if self.config.train.genotype:
-      return load_genotype(self.config.train.genotype)
-    path = os.path.join(self.workdir, search_loop.GENOTYPE_FILE)
-    return load_genotype(path) if os.path.exists(path) else None
+    path = self.config.train.genotype
+    if not path:
+      path = os.path.join(self.workdir, search_loop.GENOTYPE_FILE)
+      if not os.path.exists(path):
+        return None
+    return load_genotype(
+      path, {n for n, o in ops.OPERATIONS.items() if alphas.is_real(o)}
+    )
 
   def search_network(self) -> network_lib.Network:
     """Returns the network of the search."""
@@ -141,13 +153,15 @@ def _check_same_run(values: Mapping[str, Any], workdir: str) -> None:
     if name not in _FREE_FIELDS and old.get(name) != new.get(name)
   )
   if differing:
+    listed = ', '.join(
+      f'{name} was {old.get(name)!r}, now {new.get(name)!r}'
+      for name in differing[:_LISTED]
+    )
+    more = len(differing) - _LISTED
+    listed += f' and {more} more' if more > 0 else ''
     raise UsageError(
-      f'{path} is of another config: '
-      + ', '.join(
-        f'{name} was {old.get(name)!r}, now {new.get(name)!r}'
-        for name in differing
-      )
-      + '; name another --workdir, or set these fields back.'
+      f'{path} is of another config: {listed}; name another --workdir, or set '
+      'these fields back.'
     )
 
 
@@ -157,35 +171,67 @@ def _check_networks(run: Run) -> None:
   chosen = set(config.stages)
   if {'search', 'describe'} & chosen:
     run.search_network()
-  if not {'train', 'evaluate'} & chosen:
-    return
+  trained = train_loop.checkpoints(run.workdir)
+  if 'evaluate' in chosen and 'train' not in chosen:
+    if not os.path.isdir(trained):
+      raise UsageError(
+        f"there is no {trained} to evaluate; run the 'train' stage first."
+      )
   genotype = run.genotype()
-  if genotype is not None or 'search' not in chosen:
+  needed = {'train', 'evaluate'} & chosen
+  if genotype is not None or (needed and 'search' not in chosen):
     run.train_network(genotype)
     return
-  searched, trained = config.search.network, config.train.network
-  if searched.nodes != trained.nodes:
+  if not needed:
+    return
+  searched, derived = config.search.network, config.train.network
+  if searched.nodes != derived.nodes:
     raise UsageError(
-      f'config.train.network.nodes = {trained.nodes}, but the search finds '
+      f'config.train.network.nodes = {derived.nodes}, but the search finds '
       f'cells of config.search.network.nodes = {searched.nodes} nodes; make '
       'them equal, or set config.train.genotype.'
     )
-  grid.build_plan(run.spec(trained), field='train.network')
+  grid.build_plan(run.spec(derived), field='train.network')
+
+
+def _check_images(run: Run) -> None:
+  """Refuses what fits neither the images nor the machine, before any stage."""
+  config, dataset = run.config, run.dataset
+  fitted, _ = train_loop.split_training_images(config, dataset)
+  halves = split_indices(
+    len(dataset.train_images), (config.search.train_fraction, None), config.seed
+  )
+  images = {'search': min(map(len, halves)), 'train': len(fitted)}
+  for stage, count in images.items():
+    if stage not in config.stages:
+      continue
+    section = config[stage]
+    batch_size = section.batch_size, f'{stage}.batch_size'
+    parallel.choose_devices(config.num_devices, *batch_size)
+    epochs.steps_per_epoch(count, *batch_size)
+    plan = grid.build_plan(run.spec(section.network), field=f'{stage}.network')
+    losses.exit_weights(
+      section.exit_weights, len(plan.exits), f'{stage}.exit_weights'
+    )
 
 
 def _describe(run: Run) -> None:
-  networks = {'search': run.search_network()}
+  _describe_network(run, 'search', run.search_network())
   genotype = run.genotype()
   if genotype is not None:
-    networks['train'] = run.train_network(genotype)
-  for name, network in networks.items():
-    result = cost.network_cost(network).to_dict()
-    path = os.path.join(run.workdir, 'describe', f'{name}_network.json')
-    files.write_json(path, result)
-    run.say(
-      f'{name} network: {result["params"]:,} params, {result["macs"]:,} macs'
-      f'\n{tables.exit_table(result["exits"])}'
-    )
+    _describe_network(run, 'train', run.train_network(genotype))
+
+
+def _describe_network(
+  run: Run, name: str, network: network_lib.Network
+) -> None:
+  result = cost.network_cost(network).to_dict()
+  path = os.path.join(run.workdir, 'describe', f'{name}_network.json')
+  files.write_json(path, result)
+  run.say(
+    f'{name} network: {result["params"]:,} params, {result["macs"]:,} macs'
+    f'\n{tables.exit_table(result["exits"])}'
+  )
 
 
 def _search(run: Run) -> None:
@@ -196,6 +242,9 @@ def _search(run: Run) -> None:
 def _train(run: Run) -> None:
   genotype = run.genotype()
   network = run.train_network(genotype)
+  if 'describe' in run.config.stages:
+    # That stage came before the search, and did not know this network yet.
+    _describe_network(run, 'train', network)
   files.write_text(
     os.path.join(run.workdir, 'train', 'genotype.json'), genotype.to_json()
   )

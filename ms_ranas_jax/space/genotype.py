@@ -187,11 +187,14 @@ def check_operations(genotype: Genotype, known: Container[str]) -> None:
       )
 
 
-def load_genotype(name_or_path: str) -> Genotype:
+def load_genotype(
+  name_or_path: str, known: Container[str] | None = None
+) -> Genotype:
   """Returns a published genotype by name, or one read from a JSON file.
 
   Args:
     name_or_path: a key of `PUBLISHED`, or the path of a genotype file.
+    known: the operations that it may use; None is any.
 
   Returns:
     The genotype.
@@ -208,7 +211,10 @@ def load_genotype(name_or_path: str) -> Genotype:
     )
   try:
     with open(name_or_path, encoding='utf-8') as file:
-      return Genotype.from_json(file.read())
+      genotype = Genotype.from_json(file.read())
+    if known is not None:
+      check_operations(genotype, known)
+    return genotype
   except UnicodeDecodeError as error:
     raise UsageError(f'{name_or_path}: not a text file.') from error
   except UsageError as error:

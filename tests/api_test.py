@@ -1,0 +1,216 @@
+"""The package as others see it: names, docstrings, what an import costs."""
+
+import ast
+import configparser
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+import types
+
+import pytest
+
+import ms_ranas_jax
+
+# What only some stages need, and a user of the functions does not.
+_HEAVY = (
+  'matplotlib',
+  'orbax',
+  'sklearn',
+  'tensorboardX',
+  'tensorflow',
+  'tensorflow_datasets',
+)
+# Imports everything and says what the first import brought with it.
+_IMPORTS = """
+import importlib, json, pkgutil, sys
+import ms_ranas_jax
+first = sorted(sys.modules)
+names = [
+  module.name
+  for module in pkgutil.walk_packages(ms_ranas_jax.__path__, 'ms_ranas_jax.')
+]
+for name in names:
+  importlib.import_module(name)
+import jax
+# Refused as soon as there is an array or a device has been asked for.
+jax.config.update('jax_num_cpu_devices', 3)
+with open(sys.argv[1], 'w') as file:
+  json.dump([first, sorted(sys.modules), names], file)
+"""
+# Package -> those of the project that it may not know of: data flow one way.
+_PACKAGES = {'space', 'search', 'training', 'anytime', 'report', 'runtime'}
+_FORBIDDEN = {
+  'space': _PACKAGES - {'space'},
+  'training': {'search', 'anytime', 'report'},
+  'search': {'anytime', 'report'},
+  'anytime': {'search', 'report'},
+  'report': {'search', 'training', 'anytime'},
+  'runtime': {'search', 'training', 'anytime', 'report'},
+}
+_TOP = {'main', 'stages', 'settings', 'default_config', 'tables'}
+
+
+def _modules():
+  yield ms_ranas_jax
+  for module in pkgutil.walk_packages(ms_ranas_jax.__path__, 'ms_ranas_jax.'):
+    # main defines flags, which belong to a process, not to a test.
+    if module.name != 'ms_ranas_jax.main':
+      yield importlib.import_module(module.name)
+
+
+def _trees(repo_root):
+  """Yields the name below the package, and the tree, of each source file."""
+  root = repo_root / 'ms_ranas_jax'
+  for path in sorted(root.rglob('*.py')):
+    name = '.'.join(path.relative_to(root).with_suffix('').parts)
+    yield name, ast.parse(path.read_text(encoding='utf-8'))
+
+
+def _imported(tree):
+  """Yields what of the project a tree imports, as 'space.grid'."""
+  for node in ast.walk(tree):
+    names = []
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      assert not node.level, 'a relative import'
+      names = [f'{node.module}.{alias.name}' for alias in node.names]
+    for name in names:
+      if name.startswith('ms_ranas_jax.'):
+        yield name.removeprefix('ms_ranas_jax.')
+
+
+def test_all_is_sorted_and_complete():
+  names = ms_ranas_jax.__all__
+  assert list(names) == sorted(set(names))
+  public = {
+    name
+    for name, value in vars(ms_ranas_jax).items()
+    if not name.startswith('_') and not isinstance(value, types.ModuleType)
+  }
+  assert set(names) == public
+
+
+def test_the_version_is_that_of_the_distribution(repo_root):
+  setup = configparser.ConfigParser()
+  setup.read(repo_root / 'setup.cfg')
+  assert ms_ranas_jax.__version__ == setup['metadata']['version']
+
+
+def _undocumented(value, name):
+  """Yields the names of public things without a docstring of their own."""
+  doc = vars(value).get('__doc__') if inspect.isclass(value) else value.__doc__
+  # dataclasses makes one up where there is none: the signature.
+  if not doc or doc.startswith(f'{value.__name__}('):
+    yield name
+  if not inspect.isclass(value):
+    return
+  for field, member in vars(value).items():
+    function = member.fget if isinstance(member, property) else member
+    function = getattr(function, '__func__', function)
+    if (
+      not field.startswith('_')
+      and inspect.isfunction(function)
+      # Not what dataclasses and Flax add.
+      and function.__module__ == value.__module__
+      and function.__qualname__.startswith(value.__qualname__)
+      and not function.__doc__
+    ):
+      yield f'{name}.{field}'
+
+
+def test_everything_public_has_a_docstring():
+  missing = []
+  for module in _modules():
+    if not module.__doc__:
+      missing.append(module.__name__)
+    for name, value in vars(module).items():
+      if (
+        not name.startswith('_')
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
+      ):
+        missing += _undocumented(value, f'{module.__name__}.{name}')
+  assert missing == []
+
+
+@pytest.fixture(scope='module')
+def imports(tmp_path_factory, repo_root):
+  """The result of a process that imports all modules."""
+  path = tmp_path_factory.mktemp('imports') / 'modules.json'
+  process = subprocess.run(
+    [sys.executable, '-c', _IMPORTS, str(path)],
+    capture_output=True,
+    check=False,
+    cwd=repo_root,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    text=True,
+    timeout=120,
+  )
+  first, every, names = json.loads(path.read_text() or 'null')
+  return process, first, every, names
+
+
+def test_an_import_says_nothing_and_starts_no_device(imports):
+  process, _, every, names = imports
+  assert (process.returncode, process.stdout, process.stderr) == (0, '', '')
+  assert len(names) > 30 and set(names) <= set(every)
+
+
+def test_the_api_needs_no_heavy_library(imports):
+  _, first, _, _ = imports
+  assert [name for name in _HEAVY if name in first] == []
+
+
+def test_nothing_imports_tensorflow(imports):
+  _, _, every, _ = imports
+  assert 'tensorflow' not in every
+
+
+def test_data_flow_one_way(repo_root):
+  wrong = []
+  for name, tree in _trees(repo_root):
+    package = name.split('.')[0]
+    for other in _imported(tree):
+      top = other.split('.')[0]
+      if top in _FORBIDDEN.get(package, ()):
+        wrong.append(f'{name} imports {other}')
+      # The stages know all; only the program knows the stages.
+      if package in _PACKAGES and top in _TOP - {'settings'}:
+        wrong.append(f'{name} imports {other}')
+  assert wrong == []
+  space = [n for n, _ in _trees(repo_root) if n.startswith('space.')]
+  assert len(space) > 10  # The walk has seen them.
+
+
+def test_space_knows_no_file_format_or_loop_library(repo_root):
+  """Nothing in it knows of a loop, a file or a device, beside genotypes."""
+  for name, tree in _trees(repo_root):
+    if not name.startswith('space.'):
+      continue
+    for node in ast.walk(tree):
+      modules = []
+      if isinstance(node, ast.Import):
+        modules = [alias.name for alias in node.names]
+      elif isinstance(node, ast.ImportFrom):
+        modules = [node.module]
+      for module in modules:
+        assert module.split('.')[0] not in {'optax', 'orbax', 'tqdm'}, name
+        assert module != 'os' or name == 'space.genotype', name
+
+
+def test_one_module_pmaps(repo_root):
+  def mentions(tree):
+    return any(
+      getattr(node, 'attr', getattr(node, 'id', None)) == 'pmap'
+      or (isinstance(node, ast.alias) and node.name.endswith('pmap'))
+      for node in ast.walk(tree)
+    )
+
+  assert [n for n, tree in _trees(repo_root) if mentions(tree)] == [
+    'runtime.parallel'
+  ]

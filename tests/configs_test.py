@@ -1,0 +1,216 @@
+"""The shipped configs: they load, are locked and documented, and say facts."""
+
+import ast
+import inspect
+import io
+import pathlib
+import tokenize
+
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections import config_flags
+import pytest
+
+from ms_ranas_jax import default_config
+from ms_ranas_jax import settings
+
+# ml_collections loads config files by a method that is on its way out.
+pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
+
+_PATHS = sorted(
+  (pathlib.Path(__file__).resolve().parent.parent / 'configs').glob('*.py')
+)
+_NAMES = {'cifar10', 'cifar100', 'cifar10_cpu', 'darts', 'default', 'digits'}
+# The recipe of DARTS, which the paper follows.
+_SGD = {'momentum': 0.9, 'weight_decay': 3e-4, 'clip': 5.0}
+_DARTS_SEARCH = _SGD | {
+  'epochs': 50,
+  'batch_size': 64,
+  'learning_rate': 0.025,
+  'final_learning_rate': 0.001,
+  'alphas_learning_rate': 3e-4,
+  'alphas_weight_decay': 1e-3,
+  'train_fraction': 0.5,
+  'order': 2,
+}
+_DARTS_TRAIN = _SGD | {
+  'epochs': 600,
+  'batch_size': 96,
+  'learning_rate': 0.025,
+  'final_learning_rate': 0.0,
+  'cutout': 16,
+  'drop_path': 0.2,
+}
+
+
+def _load(path, *overrides):
+  """Loads a config as the command does, and without its global flags."""
+  argv = ['main', f'--config={path}', *overrides]
+  values = flags.FlagValues()
+  holder = config_flags.DEFINE_config_file(
+    'config', lock_config=True, flag_values=values, sys_argv=argv
+  )
+  values(argv)
+  return holder.value
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+  """Loads the config of a name from another working directory."""
+  monkeypatch.chdir(tmp_path)
+  by_name = {path.stem: path for path in _PATHS}
+  return lambda name, *overrides: _load(by_name[name], *overrides)
+
+
+def _fields(section):
+  """The fields of a section, without its network."""
+  return {k: v for k, v in section.to_dict().items() if k != 'network'}
+
+
+def _has(section, expected):
+  found = _fields(section)
+  assert {name: found[name] for name in expected} == expected
+
+
+def test_all_configs_are_there():
+  assert {path.stem for path in _PATHS} >= _NAMES
+
+
+@pytest.mark.parametrize('path', _PATHS, ids=lambda path: path.stem)
+def test_a_config_loads_from_anywhere_and_is_locked(load, path):
+  config = load(path.stem)
+  assert isinstance(config, ConfigDict) and config.is_locked
+  for name in ('dataset', 'search', 'train', 'evaluate'):
+    with pytest.raises((AttributeError, KeyError)):
+      config[name].no_such_field = 1
+  settings.check_config(config.to_dict())
+  changed = load(path.stem, '--config.search.epochs=7', '--config.seed=5')
+  assert (changed.search.epochs, changed.seed) == (7, 5)
+
+
+@pytest.mark.parametrize('path', _PATHS, ids=lambda path: path.stem)
+def test_get_config_makes_a_new_config_each_time(load, path):
+  load(path.stem).search.network.layers = 99
+  assert load(path.stem).search.network.layers != 99
+
+
+@pytest.mark.parametrize('path', _PATHS, ids=lambda path: path.stem)
+def test_the_header_says_the_command(path):
+  header = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
+  assert f'./launch/local.sh --config=configs/{path.name}' in header
+
+
+@pytest.mark.parametrize('section', ['search', 'train'])
+@pytest.mark.parametrize(
+  ('text', 'exits'),
+  [
+    ('last', 'last'),
+    ('all_but_first', 'all_but_first'),
+    ('(1,3)', (1, 3)),
+    ('(2,)', (2,)),
+    ('(1, 2)', (1, 2)),
+  ],
+)
+def test_exits_can_be_given_on_the_command_line(load, section, text, exits):
+  config = load('default', f'--config.{section}.network.exits={text}')
+  settings.check_config(config.to_dict())
+  spec = settings.network_spec(config[section].network, (32, 32, 3), 10)
+  assert spec.exits == exits
+
+
+@pytest.mark.parametrize('text', ["('search','train')", 'search'])
+def test_stages_can_be_given_on_the_command_line(load, text):
+  stages = load('default', f'--config.stages={text}').stages
+  assert stages == (('search', 'train') if '(' in text else ('search',))
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
+def test_the_paper(load, name):
+  config = load(name)
+  assert config.dataset.name == name
+  _has(config.dataset, {'crop_padding': 4, 'flip': True, 'holdout': 5000})
+  # Sections 4.1 and 4.4: what is searched; equal weights of all exits.
+  _has(config.search, _DARTS_SEARCH | {'cutout': 16, 'exit_weights': ()})
+  assert config.search.network.to_dict() == {
+    'channels': 16,
+    'layers': 5,
+    'nodes': 2,
+    'scales': 3,
+    'scale_growth': 2,
+    'exits': 'all_but_first',
+  }
+  # Section 4.2: "only three scales and seven layers", two nodes.
+  _has(config.train, _DARTS_TRAIN | {'genotype': '', 'exit_weights': ()})
+  assert config.train.network.to_dict() == {
+    'channels': 16,
+    'layers': 7,
+    'nodes': 2,
+    'scales': 3,
+    'scale_growth': 2,
+    'exits': 'all_but_first',
+  }
+
+
+def test_darts(load):
+  config = load('darts')
+  assert config.dataset.name == 'cifar10'
+  _has(config.dataset, {'crop_padding': 4, 'flip': True})
+  _has(config.search, _DARTS_SEARCH | {'cutout': 0})
+  _has(config.train, _DARTS_TRAIN)
+  one_exit = {'nodes': 4, 'scales': 1, 'exits': 'last'}
+  _has(config.search.network, {'channels': 16, 'layers': 8} | one_exit)
+  _has(config.train.network, {'channels': 36, 'layers': 20} | one_exit)
+
+
+def test_cifar10_on_a_cpu_has_scales_and_exits(load):
+  config = load('cifar10_cpu')
+  assert config.dataset.name == 'cifar10'
+  assert config.stages == settings.STAGES
+  for network in (config.search.network, config.train.network):
+    assert network.scales > 1 and network.exits == 'all_but_first'
+
+
+def test_digits_needs_no_path_and_runs_every_stage(load):
+  config = load('digits')
+  assert (config.dataset.name, config.dataset.dir) == ('digits', '')
+  assert config.stages == settings.STAGES
+
+
+def _commented_lines(source):
+  """Numbers of the lines with a comment, and of those that are nothing else."""
+  lines = source.splitlines()
+  own, any_ = set(), set()
+  for token in tokenize.generate_tokens(io.StringIO(source).readline):
+    if token.type == tokenize.COMMENT:
+      number = token.start[0]
+      any_.add(number)
+      if lines[number - 1].strip().startswith('#'):
+        own.add(number)
+  return any_, own
+
+
+def _fields_of_source(tree):
+  """Yields (name, first line, last line) of each field that is set there."""
+  functions = {
+    node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)
+  }
+  for node in ast.walk(functions['get_config']):
+    if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Call):
+      yield ast.unparse(node.targets[0]), node.lineno, node.end_lineno
+  for node in ast.walk(functions['_network']):
+    if isinstance(node, ast.Dict):
+      for key, value in zip(node.keys, node.values):
+        yield key.value, key.lineno, value.end_lineno
+
+
+def test_every_field_is_commented():
+  source = inspect.getsource(default_config)
+  commented, alone = _commented_lines(source)
+  fields = list(_fields_of_source(ast.parse(source)))
+  for name, first, last in fields:
+    assert first - 1 in alone or commented & set(range(first, last + 1)), (
+      f'{name} has no comment'
+    )
+  found = {name.split('.')[-1] for name, _, _ in fields}
+  flat = settings.flatten(default_config.get_config().to_dict())
+  assert found == {name.split('.')[-1] for name in flat}

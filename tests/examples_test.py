@@ -1,0 +1,60 @@
+"""The examples: short, from the public API alone, and they run."""
+
+import ast
+import importlib.util
+import pathlib
+
+import pytest
+
+import ms_ranas_jax
+
+_PATHS = sorted(
+  (pathlib.Path(__file__).resolve().parent.parent / 'examples').glob('*.py')
+)
+_ALIAS = 'mr'
+
+
+def _import(path):
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_there_are_examples():
+  assert 'mixed_cell_in_your_model' in {path.stem for path in _PATHS}
+
+
+@pytest.mark.parametrize('path', _PATHS, ids=lambda path: path.stem)
+def test_an_example_is_short_and_says_its_command(path):
+  source = path.read_text(encoding='utf-8')
+  assert len(source.splitlines()) < 60
+  header = ast.get_docstring(ast.parse(source))
+  assert f'python examples/{path.name}' in header
+
+
+@pytest.mark.parametrize('path', _PATHS, ids=lambda path: path.stem)
+def test_an_example_uses_the_public_api_alone(path):
+  tree = ast.parse(path.read_text(encoding='utf-8'))
+  used = set()
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom):
+      assert not (node.module or '').startswith('ms_ranas_jax')
+    elif isinstance(node, ast.Import):
+      for name in node.names:
+        if name.name.startswith('ms_ranas_jax'):
+          assert (name.name, name.asname) == ('ms_ranas_jax', _ALIAS)
+    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+      if node.value.id == _ALIAS:
+        used.add(node.attr)
+  assert used and used <= set(ms_ranas_jax.__all__)
+
+
+def test_a_mixed_cell_is_searched_in_a_model_of_ones_own(repo_root, capsys):
+  module = _import(repo_root / 'examples/mixed_cell_in_your_model.py')
+  found = module.main(steps=2)
+  assert isinstance(found, ms_ranas_jax.Genotype)
+  assert found.nodes == module.NODES
+  assert set(found.operations()) <= set(module.NAMES) - {'none'}
+  text = capsys.readouterr().out
+  assert float(text.removeprefix('validation loss ')) > 0

@@ -1,0 +1,212 @@
+"""Every field of a config is checked; every shipped config is possible."""
+
+import importlib.util
+import math
+
+import pytest
+
+from ms_ranas_jax import default_config
+from ms_ranas_jax import settings
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import data
+from ms_ranas_jax.space import grid
+
+_DEFAULTS = settings.flatten(default_config.get_config().to_dict())
+
+# What no field of that type may be, whatever its range.
+_BAD = {
+  bool: (None, 1, 0, 'yes', ()),
+  int: (None, True, 1.0, '1', (1,), -1, math.nan),
+  float: (None, True, '0.1', (0.1,), -0.1, math.nan, math.inf, 10**400),
+  str: (None, True, 1, ('text',)),
+  tuple: (None, True, 1, 'unknown', (None,), ('unknown',)),
+}
+_ALSO_BAD = [
+  ('stages', ('search', 'deploy')),
+  ('stages', ('search', 1)),
+  ('seed', 2**31),
+  ('dtype', 'float64'),
+  ('lowering', 'fast'),
+  ('dataset.holdout', 0),
+  ('search.order', 0),
+  ('search.order', 3),
+  ('search.train_fraction', 0.0),
+  ('search.train_fraction', 1),
+  ('search.alphas_learning_rate', 0.0),
+  ('train.drop_path', 1.0),
+  ('evaluate.batch_size', 0),
+  ('evaluate.budget_range', (1.0,)),
+  ('evaluate.budget_range', (2.0, 1.0)),
+  ('evaluate.budget_range', (1.0, 1.0)),
+  ('evaluate.budget_range', (0, math.inf)),
+  ('evaluate.budget_range', (0, 1, 2)),
+  *(
+    (f'{section}.{field}', value)
+    for section in ('search', 'train')
+    for field, value in [
+      ('epochs', 0),
+      ('batch_size', 0),
+      ('chunk_steps', 0),
+      ('learning_rate', 0.0),
+      ('momentum', 1.1),
+      ('exit_weights', (1.0, -1.0)),
+      ('exit_weights', (1.0, math.nan)),
+      ('exit_weights', (True,)),
+      ('exit_weights', (10**400,)),
+      ('network.channels', 0),
+      ('network.layers', 0),
+      ('network.nodes', 0),
+      ('network.scales', 0),
+      ('network.scale_growth', 0),
+      ('network.exits', 1),
+      ('network.exits', (1.0,)),
+      ('network.exits', (True,)),
+    ]
+  ),
+]
+_ALSO_GOOD = [
+  ('stages', ()),
+  ('stages', ['search', 'report']),  # lists come from config.json
+  ('seed', 2**31 - 1),
+  ('dtype', 'bfloat16'),
+  ('lowering', 'conv'),
+  ('search.order', 2),
+  ('search.learning_rate', 1),
+  ('search.momentum', 1.0),
+  ('search.exit_weights', (0, 1.5)),
+  ('search.network.exits', 'last'),
+  ('train.network.exits', (1, 3)),
+  ('train.network.exits', [1, 3]),
+  ('train.drop_path', 0),
+  ('evaluate.budget_range', (0, 1e6)),
+]
+
+
+def _nested(flat):
+  config = {}
+  for name, value in flat.items():
+    *sections, field = name.split('.')
+    place = config
+    for section in sections:
+      place = place.setdefault(section, {})
+    place[field] = value
+  return config
+
+
+def _check(flat):
+  settings.check_config(_nested(flat))
+
+
+def _bad_values(name):
+  default = _DEFAULTS[name]
+  # A tuple is not of the wrong type for exits, though their default is a word.
+  words = name.endswith('.exits')
+  yield from (b for b in _BAD[type(default)] if not (words and b == ('text',)))
+  yield from (value for field, value in _ALSO_BAD if field == name)
+
+
+def test_flatten_names_every_field_once():
+  nested = {'a': 1, 'b': {'c': (2,), 'd': {'e': None}}, 'f': {}}
+  assert settings.flatten(nested) == {'a': 1, 'b.c': (2,), 'b.d.e': None}
+  assert _nested(_DEFAULTS) == default_config.get_config().to_dict()
+
+
+def test_the_default_config_is_allowed():
+  _check(_DEFAULTS)
+
+
+@pytest.mark.parametrize(('name', 'value'), _ALSO_GOOD, ids=repr)
+def test_possible_values_are_allowed(name, value):
+  _check(_DEFAULTS | {name: value})
+
+
+@pytest.mark.parametrize('name', _DEFAULTS)
+def test_impossible_values_are_refused(name):
+  for value in _bad_values(name):
+    with pytest.raises(UsageError) as caught:
+      _check(_DEFAULTS | {name: value})
+      pytest.fail(f'{name} = {value!r} was let through')
+    message = str(caught.value)
+    assert message.startswith(f'config.{name} = {value!r}: give ')
+    assert '\n' not in message
+
+
+def test_the_table_of_impossible_values_names_fields():
+  assert {name for name, _ in _ALSO_BAD} <= set(_DEFAULTS)
+
+
+@pytest.mark.parametrize('name', _DEFAULTS)
+def test_a_missing_field_is_refused(name):
+  rest = {key: value for key, value in _DEFAULTS.items() if key != name}
+  with pytest.raises(UsageError, match=f'config.{name} is missing; set it'):
+    _check(rest)
+
+
+@pytest.mark.parametrize(
+  'name', ['foo', 'search.epoch', 'train.network.channel', 'train.x.y']
+)
+def test_an_unknown_field_is_refused(name):
+  with pytest.raises(UsageError, match=f'config.{name} is not a field; remove'):
+    _check(_DEFAULTS | {name: 1})
+
+
+@pytest.mark.parametrize('section', ['dataset', 'search', 'train', 'evaluate'])
+def test_a_section_that_is_none_is_refused(section):
+  config = default_config.get_config().to_dict()
+  with pytest.raises(UsageError, match=f'config.{section} is not a field'):
+    settings.check_config(config | {section: 3})
+  with pytest.raises(UsageError, match=rf'config.{section}\..* is missing'):
+    settings.check_config(config | {section: {}})
+
+
+@pytest.mark.parametrize('exits', ['last', (1, 3), [1, 3]])
+def test_network_spec_takes_the_sizes_over(exits):
+  section = {
+    'channels': 6,
+    'layers': 4,
+    'nodes': 3,
+    'scales': 2,
+    'scale_growth': 1,
+    'exits': exits,
+  }
+  spec = settings.network_spec(section, (9, 10, 2), 7)
+  assert spec == grid.NetworkSpec(
+    channels=6,
+    layers=4,
+    nodes=3,
+    scales=2,
+    scale_growth=1,
+    exits='last' if exits == 'last' else (1, 3),
+    image_shape=(9, 10, 2),
+    num_classes=7,
+  )
+
+
+def test_exits_may_be_set_to_layers():
+  """The type of the default does not stand in the way."""
+  config = default_config.get_config()
+  config.train.network.exits = (1, 3)
+  config.search.network.update(exits=(2,))
+  settings.check_config(config.to_dict())
+  assert config.train.network.exits == (1, 3)
+  config.train.network.exits = 'last'
+  settings.check_config(config.to_dict())
+
+
+def test_every_shipped_config_is_possible(repo_root):
+  paths = sorted((repo_root / 'configs').glob('*.py'))
+  assert len(paths) >= 6
+  for path in paths:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    settings.check_config(config.to_dict())
+    image_format = data.image_format(config.dataset.name, config.dataset.dir)
+    for section in (config.search, config.train):
+      plan = grid.build_plan(
+        settings.network_spec(section.network, *image_format)
+      )
+      assert plan.exits[-1].layer == section.network.layers - 1, path
+    # What the search finds fits the network that is trained.
+    assert config.search.network.nodes == config.train.network.nodes, path
