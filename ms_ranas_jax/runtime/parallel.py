@@ -63,12 +63,14 @@ def replicate(tree: PyTree, num_devices: int) -> PyTree:
   """Copies a tree to all devices; on one device returns it there."""
   if num_devices == 1:
     return jax.tree.map(jnp.asarray, tree)
+  # A mapped argument is needed, if only to be ignored; and the axis must have
+  # the chunk's name, or the chunk would compile again for its own output.
   return jax.pmap(
-    lambda x: x,
-    in_axes=None,
-    axis_size=num_devices,
+    lambda _, x: x,
+    axis_name=AXIS_NAME,
+    in_axes=(0, None),
     devices=jax.local_devices()[:num_devices],
-  )(tree)
+  )(np.arange(num_devices), tree)
 
 
 def unreplicate(tree: PyTree, num_devices: int) -> PyTree:

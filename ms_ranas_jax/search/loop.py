@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import functools
 import os
 from typing import Any
+import zipfile
 
 from absl import logging
 import jax
@@ -249,9 +250,10 @@ def _read_history(directory: str, epoch: int) -> list[dict[str, np.ndarray]]:
   """Reads the alphas at the start and after each epoch up to this one."""
   path = os.path.join(directory, 'alphas.npz')
   try:
-    with np.load(path) as arrays:
+    # Opened here, since `np.load` leaves a damaged file open.
+    with open(path, 'rb') as file, np.load(file) as arrays:
       kinds = {kind: arrays[kind][: epoch + 1] for kind in arrays.files}
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
     raise UsageError(
       f'{path} cannot be read ({error}), but the checkpoints beside it are of '
       f'epoch {epoch}; bring it back, or remove {directory} to search anew.'

@@ -30,6 +30,8 @@ def init_variables(
   )
   # The partitionable generator costs seconds of compile time on CPUs, for
   # every shape of a param; its point is sharded arrays, which these are not.
+  # There is no device axis here to average BN statistics over.
+  network = network.clone(axis_name=None)
   with jax.threefry_partitionable(False):
     variables = network.lazy_init(key, images, weights, train=True)
   return {

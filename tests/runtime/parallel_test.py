@@ -1,0 +1,236 @@
+"""Chunks of steps, on one device and on two."""
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import parallel
+
+CHUNK = 4
+DATA = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+
+
+@flax.struct.dataclass
+class _State:
+  step: jax.Array
+  weight: jax.Array
+  key: jax.Array
+
+
+def _state():
+  return _State(
+    step=jnp.zeros((), jnp.int32),
+    weight=jnp.asarray([0.5, -1.0, 2.0]),
+    key=jax.random.key(3),
+  )
+
+
+def _step(state, data, indices, *, axis=None, calls=None):
+  """A descent step of a linear model with noise that is drawn per example."""
+  if calls is not None:
+    calls.append(indices.shape)
+  rows = data['x'][indices]
+  key = jax.random.fold_in(state.key, state.step)
+  noise = jax.vmap(lambda p: jax.random.normal(jax.random.fold_in(key, p)))(
+    parallel.global_positions(indices.shape[-1], axis)
+  )
+
+  def loss(weight):
+    return jnp.mean((rows @ weight - noise) ** 2)
+
+  value, gradient = jax.value_and_grad(loss)(state.weight)
+  value, gradient = parallel.mean_over_devices((value, gradient), axis)
+  after = state.replace(
+    step=state.step + 1, weight=state.weight - 0.05 * gradient
+  )
+  return after, {'loss': value, 'weight': after.weight}
+
+
+def _run(devices, indices, sizes, calls=None):
+  """Runs the steps in chunks of the given sizes; returns all that came out."""
+  step = functools.partial(_step, axis=parallel.axis_name(devices), calls=calls)
+  chunk = parallel.compile_chunk(step, devices, CHUNK)
+  data = parallel.replicate({'x': DATA}, devices)
+  state = parallel.replicate(_state(), devices)
+  metrics = []
+  for size in sizes:
+    part, indices = indices[:size], indices[size:]
+    state, found = chunk(state, data, part)
+    metrics.append(jax.tree.map(np.asarray, found))
+  assert not len(indices)
+  return parallel.unreplicate(state, devices), metrics
+
+
+def _indices(steps, batch=6):
+  return np.random.default_rng(1).integers(0, len(DATA), (steps, batch))
+
+
+def _by_hand(indices):
+  """Step after step, without a chunk."""
+  state, metrics = _state(), []
+  for rows in indices:
+    state, found = jax.jit(_step)(state, {'x': jnp.asarray(DATA)}, rows)
+    metrics.append(found)
+  return state, metrics
+
+
+def test_a_chunk_is_its_steps_one_after_the_other():
+  indices = _indices(9)
+  expected, single = _by_hand(indices)
+  state, metrics = _run(1, indices, [4, 1, 3, 1])
+  assert int(state.step) == 9
+  np.testing.assert_allclose(state.weight, expected.weight, rtol=1e-6)
+  np.testing.assert_array_equal(
+    jax.random.key_data(state.key), jax.random.key_data(expected.key)
+  )
+  # The metrics are the means over the steps of a chunk alone.
+  start = 0
+  for size, found in zip([4, 1, 3, 1], metrics):
+    part = single[start : start + size]
+    for name in ('loss', 'weight'):
+      np.testing.assert_allclose(
+        found[name], np.mean([m[name] for m in part], axis=0), rtol=1e-5
+      )
+    start += size
+
+
+def test_how_steps_are_cut_into_chunks_changes_no_bit():
+  results = [_run(1, _indices(8), sizes)[0] for sizes in ([4, 4], [1, 3, 2, 2])]
+  np.testing.assert_array_equal(results[0].weight, results[1].weight)
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_it_compiles_once_whatever_the_number_of_steps(devices):
+  calls, counts = [], []
+  step = functools.partial(_step, axis=parallel.axis_name(devices), calls=calls)
+  chunk = parallel.compile_chunk(step, devices, CHUNK)
+  data = parallel.replicate({'x': DATA}, devices)
+  state = parallel.replicate(_state(), devices)
+  for size in (4, 1, 3, 2):
+    state, _ = chunk(state, data, _indices(size))
+    counts.append(len(calls))
+  assert counts[0] > 0
+  assert counts == [counts[0]] * 4
+  # Each device sees its part of the batch.
+  assert set(calls) == {(6 // devices,)}
+
+
+def test_two_devices_do_what_one_does():
+  indices = _indices(7)
+  one, one_metrics = _run(1, indices, [4, 3])
+  two, two_metrics = _run(2, indices, [4, 3])
+  assert int(two.step) == 7
+  np.testing.assert_allclose(two.weight, one.weight, rtol=1e-5)
+  for found, expected in zip(two_metrics, one_metrics):
+    assert found['loss'].shape == ()
+    np.testing.assert_allclose(found['loss'], expected['loss'], rtol=1e-5)
+
+
+def test_leaving_the_mean_over_devices_out_would_be_noticed():
+  chunk = parallel.compile_chunk(_step, 2, CHUNK)
+  state, _ = chunk(
+    parallel.replicate(_state(), 2),
+    parallel.replicate({'x': DATA}, 2),
+    _indices(4),
+  )
+  expected, _ = _by_hand(_indices(4))
+  wrong = parallel.unreplicate(state, 2)
+  assert np.abs(wrong.weight - expected.weight).max() > 1e-2
+
+
+def test_a_batch_is_split_in_order():
+  def step(state, data, indices):
+    del data
+    positions = parallel.global_positions(indices.shape[-1], parallel.AXIS_NAME)
+    return {'indices': indices, 'positions': positions}, {}
+
+  chunk = parallel.compile_chunk(step, 2, CHUNK)
+  # As the search has them: a batch for each half of the images.
+  indices = np.arange(2 * 6).reshape(1, 2, 6)
+  state = parallel.replicate(
+    {
+      'indices': jnp.zeros((2, 3), jnp.int32),
+      'positions': jnp.zeros(3, jnp.int32),
+    },
+    2,
+  )
+  state, _ = chunk(state, parallel.replicate({}, 2), indices)
+  np.testing.assert_array_equal(
+    state['indices'], [[[0, 1, 2], [6, 7, 8]], [[3, 4, 5], [9, 10, 11]]]
+  )
+  np.testing.assert_array_equal(state['positions'], [[0, 1, 2], [3, 4, 5]])
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_the_state_is_donated(devices):
+  step = functools.partial(_step, axis=parallel.axis_name(devices))
+  chunk = parallel.compile_chunk(step, devices, CHUNK)
+  data = parallel.replicate({'x': DATA}, devices)
+  before = parallel.replicate(_state(), devices)
+  chunk(before, data, _indices(2))
+  assert before.weight.is_deleted()
+  assert not data['x'].is_deleted()
+
+
+@pytest.mark.parametrize('size', [0, CHUNK + 1])
+def test_another_number_of_steps_is_refused(size):
+  chunk = parallel.compile_chunk(_step, 1, CHUNK)
+  with pytest.raises(ValueError, match=f'1 to 4 steps, not {size}'):
+    chunk(_state(), {'x': DATA}, _indices(size))
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_replicas_come_back_as_they_were(devices):
+  state = _state()
+  replicas = parallel.replicate(state, devices)
+  if devices == 2:
+    assert replicas.weight.shape == (2, 3)
+    assert len(replicas.weight.sharding.device_set) == 2
+  back = parallel.unreplicate(replicas, devices)
+  assert jax.tree.structure(back) == jax.tree.structure(state)
+  np.testing.assert_array_equal(back.weight, state.weight)
+  np.testing.assert_array_equal(
+    jax.random.key_data(back.key), jax.random.key_data(state.key)
+  )
+  assert back.step.dtype == jnp.int32
+
+
+def test_mean_over_devices():
+  values = jnp.asarray([[1.0, 4.0], [3.0, 8.0]])
+  mean = jax.pmap(
+    lambda x: parallel.mean_over_devices({'a': x}, 'axis'), axis_name='axis'
+  )(values)
+  np.testing.assert_array_equal(mean['a'], [[2, 6], [2, 6]])
+  assert parallel.mean_over_devices({'a': 5}, None) == {'a': 5}
+
+
+def test_positions_on_one_device():
+  np.testing.assert_array_equal(parallel.global_positions(3, None), [0, 1, 2])
+
+
+def test_the_axis_has_a_name_where_there_are_several_devices():
+  assert parallel.axis_name(1) is None
+  assert parallel.axis_name(2) == parallel.AXIS_NAME
+
+
+def test_devices_are_chosen():
+  # The tests run with two.
+  assert parallel.choose_devices(0, 6, 'train.batch_size') == 2
+  assert parallel.choose_devices(1, 5, 'train.batch_size') == 1
+  assert parallel.choose_devices(2, 6, 'train.batch_size') == 2
+
+
+def test_more_devices_than_there_are_is_refused():
+  with pytest.raises(UsageError, match='num_devices = 3, but .* has 2'):
+    parallel.choose_devices(3, 6, 'train.batch_size')
+
+
+@pytest.mark.parametrize('requested', [0, 2])
+def test_a_batch_that_cannot_be_split_is_refused(requested):
+  with pytest.raises(UsageError, match='search.batch_size = 5 .* 2 devices'):
+    parallel.choose_devices(requested, 5, 'search.batch_size')
