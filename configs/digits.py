@@ -1,6 +1,10 @@
 """Real handwritten digits, 8x8: the whole program in a few minutes.
 
-./launch/local.sh --config=configs/digits.py
+  ./launch/local.sh --config=configs/digits.py
+
+Measured on two cores of an AMD EPYC, seed 0: 1 min 50 s after the
+installation; 98.33 % at the first exit and 98.61 % at the last, of 360 test
+images.
 """
 
 from ml_collections import ConfigDict
