@@ -19,7 +19,6 @@ from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import image_format
 from ms_ranas_jax.runtime.data import load_dataset
-from ms_ranas_jax.runtime.data import split_indices
 from ms_ranas_jax.search import alphas
 from ms_ranas_jax.search import loop as search_loop
 from ms_ranas_jax.space import cost
@@ -28,7 +27,6 @@ from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import load_genotype
-from ms_ranas_jax.training import epochs
 from ms_ranas_jax.training import loop as train_loop
 from ms_ranas_jax.training import losses
 
@@ -91,12 +89,14 @@ class Run:
     """The images, loaded when they are first asked for."""
     return load_dataset(self.config.dataset.name, self.config.dataset.dir)
 
+  @functools.cached_property
+  def image_format(self) -> tuple[tuple[int, int, int], int]:
+    """What a network has to know of the images; CIFAR is not read for it."""
+    return image_format(self.config.dataset.name, self.config.dataset.dir)
+
   def spec(self, network: Any) -> grid.NetworkSpec:
     """Returns the sizes of a network section of the config."""
-    dataset = self.config.dataset
-    return settings.network_spec(
-      network, *image_format(dataset.name, dataset.dir)
-    )
+    return settings.network_spec(network, *self.image_format)
 
   def genotype(self) -> Genotype | None:
     """Returns the genotype to train, None where it is still to be found."""
@@ -196,19 +196,17 @@ def _check_networks(run: Run) -> None:
 
 def _check_images(run: Run) -> None:
   """Refuses what fits neither the images nor the machine, before any stage."""
-  config, dataset = run.config, run.dataset
-  fitted, _ = train_loop.split_training_images(config, dataset)
-  halves = split_indices(
-    len(dataset.train_images), (config.search.train_fraction, None), config.seed
-  )
-  images = {'search': min(map(len, halves)), 'train': len(fitted)}
-  for stage, count in images.items():
+  config = run.config
+  train_loop.split_training_images(config, run.dataset)
+  loops = {'search': search_loop, 'train': train_loop}
+  for stage, loop in loops.items():
     if stage not in config.stages:
       continue
     section = config[stage]
-    batch_size = section.batch_size, f'{stage}.batch_size'
-    parallel.choose_devices(config.num_devices, *batch_size)
-    epochs.steps_per_epoch(count, *batch_size)
+    parallel.choose_devices(
+      config.num_devices, section.batch_size, f'{stage}.batch_size'
+    )
+    loop.plan_epochs(config, run.dataset)
     plan = grid.build_plan(run.spec(section.network), field=f'{stage}.network')
     losses.exit_weights(
       section.exit_weights, len(plan.exits), f'{stage}.exit_weights'

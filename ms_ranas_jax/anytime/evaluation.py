@@ -23,7 +23,6 @@ from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.space import cost as cost_lib
 from ms_ranas_jax.space.network import Network
-from ms_ranas_jax.training import epochs
 from ms_ranas_jax.training import loop
 from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import prediction
@@ -46,10 +45,7 @@ def trained_variables(
     UsageError: there is no finished training in the work directory.
   """
   directory = loop.checkpoints(workdir)
-  fitted, _ = loop.split_training_images(config, dataset)
-  steps = epochs.steps_per_epoch(
-    len(fitted), config.train.batch_size, 'train.batch_size'
-  )
+  _, _, steps = loop.plan_epochs(config, dataset)
   restored = None
   if os.path.isdir(directory):
     template = jax.eval_shape(

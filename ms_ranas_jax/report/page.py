@@ -7,77 +7,29 @@ are in it, and it asks no network for anything.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 import dataclasses
 import html
 import json
 import os
 from typing import Any
-import zipfile
 
-from matplotlib.figure import Figure
 import numpy as np
 
+from ms_ranas_jax import settings
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import alphas
 from ms_ranas_jax.report import cells
 from ms_ranas_jax.report import curves
 from ms_ranas_jax.report import figures
 from ms_ranas_jax.report import grid_picture
+from ms_ranas_jax.report import html_page
+from ms_ranas_jax.report import inputs
 from ms_ranas_jax.runtime import files
-from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.space import genotype as genotype_lib
 from ms_ranas_jax.space import grid
 
-FIGURES_DIRECTORY = 'figures'
 PAGE_NAME = 'report.html'
-
-_CSS_PIXELS_PER_INCH = 96
-_KINDS = ('normal', 'reduction')
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #5a5a5a;
-  --paper: #fafafa; --card: #ffffff; --line: #dcdcdc; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8e8; --soft: #b4b4b4; --paper: #17191c; --card: #202327;
-    --line: #3d4248; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 24px 20px 48px;
-  background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans",
-    sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3em;
-  overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 2em 0 .5em; padding-top: .6em;
-  border-top: 1px solid var(--line); }
-p { margin: .5em 0; max-width: 70ch; }
-a { color: inherit; }
-nav { display: flex; flex-wrap: wrap; gap: .2em 1.1em; margin: .8em 0; }
-.missing { color: var(--soft); }
-.figures { display: flex; flex-wrap: wrap; gap: 16px; margin: 14px 0; }
-figure { margin: 0; min-width: 0; border: 1px solid var(--line);
-  border-radius: 8px; background: var(--card); overflow: hidden; }
-figcaption { padding: 8px 12px 10px; font-size: .95rem; color: var(--soft); }
-/* The figures are drawn on white and stay on white in the dark. */
-.scroll { overflow-x: auto; }
-figure .scroll { background: #ffffff; padding: 8px; }
-figure img { display: block; width: 100%; height: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3em .7em; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--line); }
-th { font-weight: 600; vertical-align: bottom; white-space: normal; }
-table.config th, table.config td { text-align: left; font-weight: 400;
-  font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .85rem;
-  padding: .2em .8em .2em 0; white-space: normal;
-  overflow-wrap: anywhere; vertical-align: top; }
-summary { cursor: pointer; }
-@media (max-width: 600px) {
-  body { padding: 14px 10px 32px; }
-  figure .scroll { padding: 3px; }
-}
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,154 +62,6 @@ _COLUMNS = (
   _Column('total_params', 'params in all'),
   _Column('peak_activation_bytes', 'peak activations, KiB', 1 / 1024),
 )
-
-
-class _Page:
-  """Collects the sections of the page, and saves figures on the way."""
-
-  def __init__(self, workdir: str) -> None:
-    self._figures = os.path.join(workdir, FIGURES_DIRECTORY)
-    self._parts: list[str] = []
-    self._sections: list[tuple[str, str]] = []
-    self._row: list[str] = []
-
-  def section(self, title: str) -> None:
-    """Opens a section."""
-    self._close_row()
-    name = title.lower().replace(' ', '-')
-    self._sections.append((name, title))
-    self._parts.append(f'<h2 id="{name}">{html.escape(title)}</h2>')
-
-  def text(self, text: str) -> None:
-    """Adds a paragraph."""
-    self._close_row()
-    self._parts.append(f'<p>{html.escape(text)}</p>')
-
-  def missing(self, text: str) -> None:
-    """Adds a sentence about a part that is left out."""
-    self._close_row()
-    self._parts.append(f'<p class="missing">{html.escape(text)}</p>')
-
-  def raw(self, markup: str) -> None:
-    """Adds markup whose text is escaped already."""
-    self._close_row()
-    self._parts.append(markup)
-
-  def figure(self, figure: Figure, name: str, alt: str, caption: str) -> None:
-    """Saves a figure and adds it; neighbours share a row where they fit."""
-    svg = figures.save(figure, self._figures, name)
-    data = base64.b64encode(svg.encode('utf-8')).decode('ascii')
-    width = figure.get_figwidth() * _CSS_PIXELS_PER_INCH
-    self._row.append(
-      f'<figure style="flex: 1 1 {width:.0f}px; max-width: '
-      f'{1.25 * width:.0f}px"><div class="scroll" tabindex="0">'
-      f'<img src="data:image/svg+xml;base64,{data}" '
-      f'alt="{html.escape(alt)}" style="min-width: {0.7 * width:.0f}px">'
-      f'</div><figcaption>{html.escape(caption)}</figcaption></figure>'
-    )
-
-  def markup(self, title: str, lead: Sequence[str]) -> str:
-    """Returns the whole page."""
-    self._close_row()
-    links = ''.join(
-      f'<a href="#{name}">{html.escape(text)}</a>'
-      for name, text in self._sections
-    )
-    paragraphs = ''.join(f'<p>{html.escape(text)}</p>\n' for text in lead)
-    body = '\n'.join(self._parts)
-    return (
-      '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-      '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-      f'<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n'
-      f'</head>\n<body>\n<h1>{html.escape(title)}</h1>\n{paragraphs}'
-      f'<nav>{links}</nav>\n{body}\n</body>\n</html>\n'
-    )
-
-  def _close_row(self) -> None:
-    if self._row:
-      self._parts.append(f'<div class="figures">{"".join(self._row)}</div>')
-      self._row = []
-
-
-def _read_json(workdir: str, name: str) -> Any:
-  """Returns the content of a file of the work directory, or None."""
-  path = os.path.join(workdir, name)
-  return files.read_json(path) if os.path.isfile(path) else None
-
-
-def _read_object(
-  workdir: str, name: str, field: str, needed: Sequence[str]
-) -> dict[str, Any] | None:
-  """Reads a JSON object with a list of records under `field`, or None."""
-  content = _read_json(workdir, name)
-  if content is None:
-    return None
-  path = os.path.join(workdir, name)
-  records = content.get(field) if isinstance(content, dict) else None
-  if not isinstance(records, list) or not records:
-    raise UsageError(
-      f'{path} has no list "{field}"; run the stage that writes it again.'
-    )
-  for index, record in enumerate(records):
-    for key in needed:
-      value = record.get(key) if isinstance(record, dict) else None
-      if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UsageError(
-          f'{path}, "{field}" {index}: "{key}" is not a number; run the stage '
-          'that writes it again.'
-        )
-  return content
-
-
-def _read_genotype(workdir: str, name: str) -> genotype_lib.Genotype | None:
-  path = os.path.join(workdir, name)
-  return genotype_lib.load_genotype(path) if os.path.isfile(path) else None
-
-
-def _read_metrics(workdir: str, name: str) -> list[dict[str, Any]]:
-  path = os.path.join(workdir, name)
-  return metrics.read_metrics(path) if os.path.isfile(path) else []
-
-
-def _read_alphas(
-  workdir: str, primitives: Sequence[str]
-) -> dict[str, np.ndarray] | None:
-  """Returns the alphas, (epochs + 1, edges, operations) by kind, or None."""
-  path = os.path.join(workdir, 'search', 'alphas.npz')
-  if not os.path.isfile(path):
-    return None
-  again = 'run the search stage again.'
-  try:
-    with np.load(path, allow_pickle=False) as arrays:
-      found = {kind: arrays[kind] for kind in _KINDS}
-  except KeyError as error:
-    raise UsageError(
-      f'{path} does not hold "normal" and "reduction"; {again}'
-    ) from error
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise UsageError(f'{path} cannot be read ({error}); {again}') from error
-  for kind, array in found.items():
-    if (
-      array.ndim != 3
-      or not array.size
-      or array.dtype.kind != 'f'
-      or not np.isfinite(array).all()
-    ):
-      raise UsageError(
-        f'{path}, "{kind}": expected finite numbers, (epochs + 1, edges, '
-        f'operations), not {array.dtype} {array.shape}; {again}'
-      )
-    if array.shape[2] != len(primitives):
-      raise UsageError(
-        f'{path}, "{kind}" has {array.shape[2]} operations, but '
-        f'{len(primitives)} primitives were given; give those that it was '
-        'searched with.'
-      )
-    try:
-      alphas.edge_list(array.shape[1])
-    except UsageError as error:
-      raise UsageError(f'{path}, "{kind}": {error}') from error
-  return found
 
 
 def _exit_table(exits: Sequence[Mapping[str, Any]]) -> str:
@@ -302,19 +106,8 @@ def _column_texts(values: Sequence[Any], column: _Column) -> list[str]:
   ]
 
 
-def _flat(value: Any, prefix: str = '') -> list[tuple[str, str]]:
-  """Flattens a nested config to (dotted name, JSON text)."""
-  if isinstance(value, dict) and value:
-    return [
-      line
-      for key, inner in value.items()
-      for line in _flat(inner, f'{prefix}.{key}' if prefix else str(key))
-    ]
-  return [(prefix, json.dumps(value, ensure_ascii=False))]
-
-
 def _results(
-  page: _Page,
+  page: html_page.Page,
   anytime: Mapping[str, Any] | None,
   budgeted: Mapping[str, Any] | None,
 ) -> None:
@@ -373,7 +166,7 @@ def _budget(budget_range: Any) -> str:
 
 
 def _cells(
-  page: _Page,
+  page: html_page.Page,
   found: genotype_lib.Genotype | None,
   trained: genotype_lib.Genotype | None,
   styles: Mapping[str, tuple[str, object]],
@@ -398,7 +191,7 @@ def _cells(
   for stage, what, genotype in shown:
     if genotype is None:
       continue
-    for kind in _KINDS:
+    for kind in inputs.KINDS:
       edges = genotype.edges(kind == 'reduction')
       spoken = '; '.join(
         f'node {index // 2}: {operation} of {_spoken_state(state)}'
@@ -417,7 +210,7 @@ def _spoken_state(state: int) -> str:
 
 
 def _grid_figure(
-  page: _Page,
+  page: html_page.Page,
   plan: grid.Plan,
   stage: str,
   what: str,
@@ -445,7 +238,7 @@ def _grid_figure(
 
 
 def _network(
-  page: _Page,
+  page: html_page.Page,
   plan: grid.Plan | None,
   cost: Mapping[str, Any] | None,
   evaluated: bool,
@@ -459,7 +252,9 @@ def _network(
     page.raw(_exit_table(cost['exits']))
 
 
-def _training(page: _Page, records: Sequence[Mapping[str, Any]]) -> None:
+def _training(
+  page: html_page.Page, records: Sequence[Mapping[str, Any]]
+) -> None:
   page.section('Training')
   figure = curves.draw_learning(records, 'holdout', 'held-out images')
   if figure is None:
@@ -478,7 +273,7 @@ def _training(page: _Page, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _search(
-  page: _Page,
+  page: html_page.Page,
   records: Sequence[Mapping[str, Any]],
   found_alphas: Mapping[str, np.ndarray] | None,
   found: genotype_lib.Genotype | None,
@@ -509,8 +304,10 @@ def _search(
   if found_alphas is None:
     page.missing('No alphas have been recorded in this work directory yet.')
     return
-  weights = {kind: alphas.weights_of(found_alphas[kind]) for kind in _KINDS}
-  for kind in _KINDS:
+  weights = {
+    kind: alphas.weights_of(found_alphas[kind]) for kind in inputs.KINDS
+  }
+  for kind in inputs.KINDS:
     page.figure(
       alphas.draw_history(weights[kind], primitives, styles),
       f'search_weights_{kind}',
@@ -519,7 +316,7 @@ def _search(
       'with the operation that is strongest at the end. The pale line is '
       'where all weigh the same.',
     )
-  for kind in _KINDS:
+  for kind in inputs.KINDS:
     kept = () if found is None else found.edges(kind == 'reduction')
     page.figure(
       alphas.draw_final(weights[kind][-1], primitives, kept),
@@ -530,15 +327,15 @@ def _search(
     )
 
 
-def _config(page: _Page, config: Any) -> None:
+def _config(page: html_page.Page, config: Any) -> None:
   page.section('Config')
-  if config is None:
-    page.missing('There is no config.json in this work directory.')
+  if not isinstance(config, dict):
+    page.missing('There is no config in this work directory.')
     return
   rows = ''.join(
     f'<tr><th scope="row">{html.escape(name)}</th>'
-    f'<td>{html.escape(value)}</td></tr>'
-    for name, value in _flat(config)
+    f'<td>{html.escape(json.dumps(value, ensure_ascii=False))}</td></tr>'
+    for name, value in settings.flatten(config).items()
   )
   page.raw(
     '<details><summary>All fields of the config that ran</summary>'
@@ -594,24 +391,24 @@ def write_report(
       'or correct the path.'
     )
   # Everything is read, and refused, before anything is written.
-  config = _read_json(workdir, 'config.json')
-  found = _read_genotype(workdir, 'search/genotype.json')
-  trained = _read_genotype(workdir, 'train/genotype.json')
-  found_alphas = _read_alphas(workdir, primitives)
-  anytime = _read_object(
+  config = inputs.read_json(workdir, 'config.json')
+  found = inputs.read_genotype(workdir, 'search/genotype.json')
+  trained = inputs.read_genotype(workdir, 'train/genotype.json')
+  found_alphas = inputs.read_alphas(workdir, primitives)
+  anytime = inputs.read_object(
     workdir, 'evaluate/anytime.json', 'exits', ('accuracy', 'macs')
   )
-  budgeted = _read_object(
+  budgeted = inputs.read_object(
     workdir, 'evaluate/budgeted.json', 'points', ('accuracy', 'macs')
   )
-  cost_search = _read_object(
+  cost_search = inputs.read_object(
     workdir, 'describe/search_network.json', 'exits', ('macs',)
   )
-  cost_train = _read_object(
+  cost_train = inputs.read_object(
     workdir, 'describe/train_network.json', 'exits', ('macs',)
   )
-  search_records = _read_metrics(workdir, 'search/metrics.jsonl')
-  train_records = _read_metrics(workdir, 'train/metrics.jsonl')
+  search_records = inputs.read_metrics(workdir, 'search/metrics.jsonl')
+  train_records = inputs.read_metrics(workdir, 'train/metrics.jsonl')
   genotypes = [genotype for genotype in (found, trained) if genotype]
   # One style per operation on the whole page, published ones included.
   operations = list(primitives)
@@ -621,7 +418,7 @@ def write_report(
   )
   styles = figures.operation_styles(operations)
 
-  page = _Page(workdir)
+  page = html_page.Page(workdir)
   _results(page, anytime, budgeted)
   _network(page, plan_train, cost_train, evaluated=anytime is not None)
   _cells(page, found, trained, styles)

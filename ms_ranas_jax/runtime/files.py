@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, and reading JSON.
+"""Files that are either whole or absent: atomic writes, and reading them.
 
 Every writer fills a temporary file in the folder of the target, brings it to
 the disk and renames it over the target. A reader, and a run that goes on after
@@ -14,6 +14,8 @@ import os
 import pathlib
 import secrets
 from typing import Any, BinaryIO
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -113,6 +115,41 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     raise UsageError(
       f'{path} is not valid JSON ({error}): mend the file, or delete it and '
       'run the stage that writes it again'
+    ) from error
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """Reads all arrays of a `.npz` file; nothing pickled is read.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The arrays by name.
+
+  Raises:
+    UsageError: the file is missing, cannot be read or is damaged.
+  """
+  try:
+    # Opened here: NumPy leaves a damaged file that it opened itself open.
+    with (
+      open(path, 'rb') as file,
+      np.load(file, allow_pickle=False) as arrays,
+    ):
+      return {name: arrays[name] for name in arrays.files}
+  # A file that is no archive is loaded as one array, which is no context.
+  except (
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    zipfile.BadZipFile,
+    zlib.error,
+  ) as error:
+    raise UsageError(
+      f'{path} cannot be read ({error}): bring it back from a copy, or run the '
+      'stage that writes it again'
     ) from error
 
 

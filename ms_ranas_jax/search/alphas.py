@@ -98,10 +98,14 @@ def derive_genotype(
       row, node = row + states, node + 1
     return tuple(edges), node
 
-  normal, nodes = edges_of(network.NORMAL)
-  reduction, _ = edges_of(network.REDUCTION)
-  concat = tuple(range(cell.NUM_INPUTS, cell.NUM_INPUTS + nodes))
-  return Genotype(normal, concat, reduction, concat)
+  cells = {}
+  for kind in (network.NORMAL, network.REDUCTION):
+    edges, nodes = edges_of(kind)
+    cells[kind] = edges
+    cells[f'{kind}_concat'] = tuple(
+      range(cell.NUM_INPUTS, cell.NUM_INPUTS + nodes)
+    )
+  return Genotype(**cells)
 
 
 def is_real(operation: ops.Operation) -> bool:

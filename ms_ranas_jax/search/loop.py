@@ -6,11 +6,9 @@ from collections.abc import Mapping
 import functools
 import os
 from typing import Any
-import zipfile
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ms_ranas_jax import settings
@@ -61,11 +59,37 @@ def exit_loss(
       train=True,
       mutable=['batch_stats'],
     )
-    value = jnp.dot(jnp.asarray(weights), losses.exit_losses(logits, labels))
+    value = losses.weighted_loss(logits, labels, weights)
     metrics = {'accuracy': losses.exit_accuracies(logits, labels)}
     return value, (updates['batch_stats'], metrics)
 
   return loss
+
+
+def plan_epochs(
+  config: Config, dataset: Dataset
+) -> tuple[tuple[np.ndarray, ...], int]:
+  """Splits the training images for the search.
+
+  Args:
+    config: the whole config.
+    dataset: all its training images are used.
+
+  Returns:
+    The indices of the images that train params and of those that train
+    alphas, and the steps of an epoch.
+
+  Raises:
+    UsageError: a half has not one whole batch.
+  """
+  search = config.search
+  halves = split_indices(
+    len(dataset.train_images), (search.train_fraction, None), config.seed
+  )
+  steps = epochs.steps_per_epoch(
+    min(map(len, halves)), search.batch_size, 'search.batch_size'
+  )
+  return halves, steps
 
 
 def run_search(
@@ -105,13 +129,7 @@ def run_search(
     lowering=config.lowering,
     axis_name=axis,
   )
-  halves = split_indices(
-    len(dataset.train_images), (search.train_fraction, None), config.seed
-  )
-  steps = epochs.steps_per_epoch(
-    min(map(len, halves)), search.batch_size, 'search.batch_size'
-  )
-
+  halves, steps = plan_epochs(config, dataset)
   schedule = optimizers.epoch_cosine(
     search.learning_rate, search.final_learning_rate, search.epochs, steps
   )
@@ -178,11 +196,12 @@ def run_search(
   with checkpoint.open_manager(
     os.path.join(directory, 'checkpoints')
   ) as manager:
-    state = new_state()
-    restored = checkpoint.restore_latest(manager, state)
-    first_epoch = 0
-    history = [_host(state.alphas)]
-    if restored is not None:
+    restored = checkpoint.restore_latest(manager, jax.eval_shape(new_state))
+    if restored is None:
+      state = new_state()
+      first_epoch = 0
+      history = [_host(state.alphas)]
+    else:
       state = restored[1]
       first_epoch = int(state.step) // steps
       history = _read_history(directory, first_epoch)
@@ -250,13 +269,11 @@ def _read_history(directory: str, epoch: int) -> list[dict[str, np.ndarray]]:
   """Reads the alphas at the start and after each epoch up to this one."""
   path = os.path.join(directory, 'alphas.npz')
   try:
-    # Opened here, since `np.load` leaves a damaged file open.
-    with open(path, 'rb') as file, np.load(file) as arrays:
-      kinds = {kind: arrays[kind][: epoch + 1] for kind in arrays.files}
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    kinds = files.read_npz(path)
+  except UsageError as error:
     raise UsageError(
-      f'{path} cannot be read ({error}), but the checkpoints beside it are of '
-      f'epoch {epoch}; bring it back, or remove {directory} to search anew.'
+      f'{error}; the checkpoints beside it are of epoch {epoch}, so the last '
+      f'resort is to remove {directory} and search anew.'
     ) from error
   if any(len(values) <= epoch for values in kinds.values()):
     raise UsageError(

@@ -290,7 +290,7 @@ class Cell(nn.Module):
       weights: (edges, operations), rows that sum to one; of a mixed cell only.
       train: whether BNs use the statistics of the batch.
       drop_path: probability to drop an operation other than the identity, for
-        each image; needs the rng 'drop_path'. None is never.
+        each image of a fixed cell; needs the rng 'drop_path'. None is never.
 
     Returns:
       (batch, H', W', channels * number of concatenated nodes).
@@ -330,11 +330,10 @@ class Cell(nn.Module):
         jnp.asarray(weights)[jnp.array(rows)] if wiring.mixed else None,
         train,
       )
-      targets = [rows] if wiring.mixed else list(groups.values())
-      for name, group, values in zip(groups, targets, outputs, strict=False):
-        identity = isinstance(self.operations[name], ops.Skip) and stride == 1
+      targets = {'': rows} if wiring.mixed else groups
+      for (name, group), values in zip(targets.items(), outputs, strict=True):
         for row, value in zip(group, values, strict=True):
-          if drop_path is not None and train and not identity:
+          if train and drop_path is not None and self._drops(name, stride):
             value = self._drop(value, drop_path)
           incoming[wiring.edges[row].node].append(value)
     return jnp.concatenate([states[s] for s in wiring.concat], axis=-1)
@@ -346,6 +345,12 @@ class Cell(nn.Module):
       for name in self.wiring.edges[row].operations:
         groups.setdefault(name, []).append(row)
     return groups
+
+  def _drops(self, name: str, stride: int) -> bool:
+    """Whether drop-path applies: to all but identities and mixtures."""
+    if self.wiring.mixed:
+      return False
+    return stride > 1 or not isinstance(self.operations[name], ops.Skip)
 
   def _drop(self, x: jax.Array, rate: jax.Array | float) -> jax.Array:
     keep = 1.0 - rate
@@ -375,3 +380,10 @@ class Cell(nn.Module):
       for name in edge.operations:
         if name not in self.operations:
           raise UsageError(f'a cell uses the unknown operation "{name}".')
+        if not self.wiring.mixed and isinstance(
+          self.operations[name], ops.Zero
+        ):
+          raise UsageError(
+            f'a derived cell cannot hold "{name}", which connects nothing; '
+            'leave the edge out.'
+          )

@@ -170,16 +170,11 @@ def exit_layers(
   Raises:
     UsageError: the choice names something that is not there.
   """
-  if isinstance(exits, str):
-    if exits == LAST:
-      return (layers - 1,)
-    if exits == ALL_BUT_FIRST:
-      return tuple(range(1, layers)) or (0,)
-    raise UsageError(
-      f"{field}.exits = '{exits}': give '{ALL_BUT_FIRST}', '{LAST}' or a tuple "
-      'of layers.'
-    )
-  if not isinstance(exits, Sequence):
+  if exits == LAST:
+    return (layers - 1,)
+  if exits == ALL_BUT_FIRST:
+    return tuple(range(1, layers)) or (0,)
+  if isinstance(exits, str) or not isinstance(exits, Sequence):
     raise UsageError(
       f"{field}.exits = {exits!r}: give '{ALL_BUT_FIRST}', '{LAST}' or a tuple "
       'of layers.'

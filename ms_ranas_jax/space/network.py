@@ -169,7 +169,8 @@ class Network(nn.Module):
           plan, features, weights, train, drop_path
         )
       x = features[exit_.feature.layer, exit_.feature.scale]
-      pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+      wide = jnp.promote_types(x.dtype, jnp.float32)
+      pooled = jnp.mean(x, axis=(1, 2), dtype=wide)
       bound = parts.uniform_fan_in(exit_.feature.channels)
       logits.append(
         nn.Dense(

@@ -28,10 +28,10 @@ def init_variables(
   images = jax.ShapeDtypeStruct(
     (1, *network.plan.spec.image_shape), jnp.float32
   )
-  # The partitionable generator costs seconds of compile time on CPUs, for
-  # every shape of a param; its point is sharded arrays, which these are not.
   # There is no device axis here to average BN statistics over.
   network = network.clone(axis_name=None)
+  # The partitionable generator costs seconds of compile time on CPUs, for
+  # every shape of a param; its point is sharded arrays, which these are not.
   with jax.threefry_partitionable(False):
     variables = network.lazy_init(key, images, weights, train=True)
   return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 import os
 from typing import Any
@@ -114,7 +114,7 @@ def train_step(
       mutable=['batch_stats'],
       rngs={'drop_path': key},
     )
-    value = jnp.dot(jnp.asarray(weights), losses.exit_losses(logits, labels))
+    value = losses.weighted_loss(logits, labels, weights)
     accuracy = losses.exit_accuracies(logits, labels)
     return value, (updates['batch_stats'], accuracy)
 
@@ -160,6 +160,29 @@ def split_training_images(
       'training images; hold out fewer.'
     )
   return split_indices(count, (None, config.dataset.holdout), config.seed)
+
+
+def plan_epochs(
+  config: Config, dataset: Dataset
+) -> tuple[np.ndarray, np.ndarray, int]:
+  """Splits the training images for the training.
+
+  Args:
+    config: the whole config.
+    dataset: the dataset.
+
+  Returns:
+    The indices of the images to train on and of those held out, and the steps
+    of an epoch.
+
+  Raises:
+    UsageError: nothing would be left to train on, or no whole batch.
+  """
+  fitted, held_out = split_training_images(config, dataset)
+  steps = epochs.steps_per_epoch(
+    len(fitted), config.train.batch_size, 'train.batch_size'
+  )
+  return fitted, held_out, steps
 
 
 def checkpoints(workdir: str) -> str:
@@ -208,10 +231,7 @@ def run_training(
   )
   axis = parallel.axis_name(devices)
   network = network.clone(axis_name=axis)
-  fitted, held_out = split_training_images(config, dataset)
-  steps = epochs.steps_per_epoch(
-    len(fitted), train.batch_size, 'train.batch_size'
-  )
+  fitted, held_out, steps = plan_epochs(config, dataset)
   optimizer = build_optimizer(config, steps)
   weights = losses.exit_weights(
     train.exit_weights, network.num_exits, 'train.exit_weights'
@@ -248,9 +268,9 @@ def run_training(
   # One object for all epochs, so that prediction compiles once.
   apply = functools.partial(network.clone(axis_name=None).apply, train=False)
   with checkpoint.open_manager(checkpoints(workdir)) as manager:
-    state = new_state(network, optimizer, config.seed)
-    restored = checkpoint.restore_latest(manager, state)
-    state = state if restored is None else restored[1]
+    start = functools.partial(new_state, network, optimizer, config.seed)
+    restored = checkpoint.restore_latest(manager, jax.eval_shape(start))
+    state = start() if restored is None else restored[1]
     first_epoch = int(state.step) // steps
     if first_epoch >= train.epochs:
       return state
@@ -281,7 +301,9 @@ def run_training(
           }
           if done == last:
             state = parallel.unreplicate(replicas, devices)
-            record |= _holdout_metrics(config, dataset, apply, state, held_out)
+            record |= _holdout_metrics(
+              config, dataset, apply, state, held_out, weights
+            )
           writer.write({'step': done, 'epoch': epoch, **record})
         checkpoint.save(manager, done, state)
   return state
@@ -295,7 +317,12 @@ def _learning_rate(config: Config, steps: int, step: int) -> jax.Array:
 
 
 def _holdout_metrics(
-  config: Config, dataset: Dataset, apply, state: TrainState, rows: np.ndarray
+  config: Config,
+  dataset: Dataset,
+  apply: Callable[..., jax.Array],
+  state: TrainState,
+  rows: np.ndarray,
+  weights: tuple[float, ...],
 ) -> dict[str, Any]:
   logits = jnp.asarray(
     prediction.predict(
@@ -309,7 +336,7 @@ def _holdout_metrics(
   )
   labels = jnp.asarray(dataset.train_labels[rows])
   return {
-    'holdout_loss': float(losses.exit_losses(logits, labels).sum()),
+    'holdout_loss': float(losses.weighted_loss(logits, labels, weights)),
     'holdout_accuracy': losses.exit_accuracies(logits, labels).tolist(),
   }
 

@@ -19,13 +19,30 @@ def exit_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
     labels: (batch,) int.
 
   Returns:
-    (exits,) float32.
+    (exits,), at least float32.
   """
+  wide = jnp.promote_types(logits.dtype, jnp.float32)
   losses = optax.softmax_cross_entropy_with_integer_labels(
-    logits.astype(jnp.float32),
+    logits.astype(wide),
     jnp.broadcast_to(labels[None], logits.shape[:2]),
   )
   return losses.mean(axis=1)
+
+
+def weighted_loss(
+  logits: jax.Array, labels: jax.Array, weights: Sequence[float]
+) -> jax.Array:
+  """Eq. (3) of the paper: the weighted sum of the exits' cross-entropies.
+
+  Args:
+    logits: (exits, batch, classes).
+    labels: (batch,) int.
+    weights: w_k, one per exit.
+
+  Returns:
+    A scalar.
+  """
+  return jnp.dot(jnp.asarray(weights), exit_losses(logits, labels))
 
 
 def exit_accuracies(logits: jax.Array, labels: jax.Array) -> jax.Array:

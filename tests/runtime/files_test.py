@@ -113,3 +113,31 @@ def test_read_json_takes_a_byte_order_mark(tmp_path):
   path = tmp_path / 'a.json'
   path.write_bytes(b'\xef\xbb\xbf' + json.dumps([1]).encode())
   assert files.read_json(path) == [1]
+
+
+def test_read_npz_gives_back_what_was_written(tmp_path):
+  path = tmp_path / 'a.npz'
+  files.write_npz(path, x=np.arange(3), y=np.ones((2, 2), np.float32))
+  arrays = files.read_npz(path)
+  assert set(arrays) == {'x', 'y'}
+  np.testing.assert_array_equal(arrays['x'], np.arange(3))
+  assert arrays['y'].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+  'damage', ['missing', 'empty', 'half', 'text', 'array']
+)
+def test_read_npz_refuses_a_damaged_file_and_names_it(tmp_path, damage):
+  path = tmp_path / 'a.npz'
+  files.write_npz(path, x=np.arange(1000))
+  whole = path.read_bytes()
+  if damage == 'missing':
+    path.unlink()
+  elif damage == 'array':  # A .npy file: one array, no archive.
+    with open(path, 'wb') as file:
+      np.save(file, np.arange(3))
+  else:
+    cut = {'empty': b'', 'half': whole[: len(whole) // 2], 'text': b'nonsense'}
+    path.write_bytes(cut[damage])
+  with pytest.raises(UsageError, match='a.npz cannot be read'):
+    files.read_npz(path)

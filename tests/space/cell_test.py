@@ -461,3 +461,20 @@ def test_statistics_of_every_operation_are_shared_over_devices(
   )
   for a, b in zip(jax.tree.leaves(shared), jax.tree.leaves(stats), strict=True):
     np.testing.assert_allclose(a, np.stack([b, b]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_derived_cell_with_an_edge_of_none_is_refused():
+  """Left out, its place would go to the next operation's edges."""
+  wiring = cell_lib.Wiring(
+    nodes=1,
+    edges=(
+      cell_lib.Edge(0, 0, ('none',)),
+      cell_lib.Edge(0, 0, ('skip_connect',)),
+    ),
+    concat=(2,),
+    mixed=False,
+  )
+  module = cell_lib.Cell(wiring, operations.OPERATIONS, channels=2)
+  x = jnp.zeros((1, 2, 2, 2))
+  with pytest.raises(UsageError, match='"none"'):
+    module.apply({}, (x, x), train=True)

@@ -6,6 +6,7 @@ All runs of this file are of one compiled step (one more for two devices).
 import dataclasses
 import json
 import os
+import types
 
 import jax
 import jax.numpy as jnp
@@ -444,3 +445,25 @@ def test_impossible_configs_are_refused(changes, message, dataset, tmp_path):
   with pytest.raises(UsageError, match=message):
     _train(dataset, tmp_path, **changes)
   assert not os.listdir(tmp_path)
+
+
+def test_the_holdout_loss_is_weighted_as_the_training_loss_is(
+  dataset, monkeypatch
+):
+  rows = np.array([3, 5])
+  labels = dataset.train_labels[rows]
+  logits = np.zeros((2, 2, dataset.num_classes), np.float32)
+  logits[1, np.arange(2), labels] = 4.0  # The second exit is sure and right.
+  monkeypatch.setattr(loop.prediction, 'predict', lambda *_: logits)
+  state = types.SimpleNamespace(variables=None)
+
+  def loss(weights):
+    record = loop._holdout_metrics(
+      _config(), dataset, None, state, rows, weights
+    )
+    return record['holdout_loss']
+
+  first, second = loss((1.0, 0.0)), loss((0.0, 1.0))
+  np.testing.assert_allclose(first, np.log(dataset.num_classes), rtol=1e-6)
+  assert second < first
+  np.testing.assert_allclose(loss((0.5, 3.0)), 0.5 * first + 3.0 * second)

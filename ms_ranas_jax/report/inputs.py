@@ -1,0 +1,95 @@
+"""What the report reads of a work directory: whole and sound, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import os
+from typing import Any
+
+import numpy as np
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.report import alphas
+from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime import metrics
+from ms_ranas_jax.space import genotype as genotype_lib
+
+KINDS = ('normal', 'reduction')
+
+
+def read_json(workdir: str, name: str) -> Any:
+  """Returns the content of a file of the work directory, or None."""
+  path = os.path.join(workdir, name)
+  return files.read_json(path) if os.path.isfile(path) else None
+
+
+def read_object(
+  workdir: str, name: str, field: str, needed: Sequence[str]
+) -> dict[str, Any] | None:
+  """Reads a JSON object with a list of records under `field`, or None."""
+  content = read_json(workdir, name)
+  if content is None:
+    return None
+  path = os.path.join(workdir, name)
+  records = content.get(field) if isinstance(content, dict) else None
+  if not isinstance(records, list) or not records:
+    raise UsageError(
+      f'{path} has no list "{field}"; run the stage that writes it again.'
+    )
+  for index, record in enumerate(records):
+    for key in needed:
+      value = record.get(key) if isinstance(record, dict) else None
+      if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UsageError(
+          f'{path}, "{field}" {index}: "{key}" is not a number; run the stage '
+          'that writes it again.'
+        )
+  return content
+
+
+def read_genotype(workdir: str, name: str) -> genotype_lib.Genotype | None:
+  """Returns the genotype in a file of the work directory, or None."""
+  path = os.path.join(workdir, name)
+  return genotype_lib.load_genotype(path) if os.path.isfile(path) else None
+
+
+def read_metrics(workdir: str, name: str) -> list[dict[str, Any]]:
+  """Returns the records of a metrics file of the work directory, or none."""
+  path = os.path.join(workdir, name)
+  return metrics.read_metrics(path) if os.path.isfile(path) else []
+
+
+def read_alphas(
+  workdir: str, primitives: Sequence[str]
+) -> dict[str, np.ndarray] | None:
+  """Returns the alphas, (epochs + 1, edges, operations) by kind, or None."""
+  path = os.path.join(workdir, 'search', 'alphas.npz')
+  if not os.path.isfile(path):
+    return None
+  again = 'run the search stage again.'
+  arrays = files.read_npz(path)
+  if not set(KINDS) <= set(arrays):
+    raise UsageError(f'{path} does not hold "normal" and "reduction"; {again}')
+  found = {kind: arrays[kind] for kind in KINDS}
+  for kind, array in found.items():
+    if (
+      array.ndim != 3
+      or not array.size
+      or array.dtype.kind != 'f'
+      or not np.isfinite(array).all()
+    ):
+      raise UsageError(
+        f'{path}, "{kind}": expected finite numbers, (epochs + 1, edges, '
+        f'operations), not {array.dtype} {array.shape}; {again}'
+      )
+    if array.shape[2] != len(primitives):
+      raise UsageError(
+        f'{path}, "{kind}" has {array.shape[2]} operations, but '
+        f'{len(primitives)} primitives were given; give those that it was '
+        'searched with.'
+      )
+    try:
+      alphas.edge_list(array.shape[1])
+    except UsageError as error:
+      raise UsageError(f'{path}, "{kind}": {error}') from error
+  return found
