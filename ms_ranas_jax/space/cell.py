@@ -167,10 +167,16 @@ class StateEdges(nn.Module):
     ):
       y = convolution.pointwise(y, pointwise)
       for repeat in range(1, operation.repeats):
-        y = self._norm(f'{name}_norm_{repeat - 1}')((y,), train=train)
+        norm = parts.NormAffine(
+          affine=not self.search,
+          axis_name=self.axis_name,
+          name=f'{name}_norm_{repeat - 1}',
+        )(y, train=train)
         window, pointwise = kernels(name, operation.kernel, edges, repeat)
         shape = depthwise.Window(operation.kernel, operation.dilation)
-        (y,) = depthwise.relu_depthwise(y, [window], [shape], 1, self.lowering)
+        (y,) = depthwise.relu_depthwise(
+          y, [window], [shape], 1, self.lowering, norm
+        )
         y = convolution.pointwise(y, pointwise)
       outputs[name] = y
     return outputs

@@ -6,7 +6,8 @@ with kernel w of size k, dilation d, stride s and padding p = d (k - 1) / 2,
 
   y[n, b, h, v, c] = sum_ij w[n, i, j, c] r[b, s h + i d - p, s v + j d - p, c]
 
-with r = max(x, 0), zero outside. The gradients:
+with r = max(x, 0), zero outside; x may be an affine map of what comes in, such
+as a batch normalisation, which is then never stored. The gradients:
 
   dx = [x > 0] * (the same taps, kernel flipped, on the padded dy), stride 1;
        four phases with a quarter of the taps each, stride 2;
@@ -32,10 +33,14 @@ from jax import lax
 import jax.numpy as jnp
 
 from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space import reductions
 from ms_ranas_jax.space import windows
 
 # Pixels that one iteration of the weight gradient's loop spells out.
-_PIXELS_PER_ITERATION = 16
+_PIXELS_PER_ITERATION = 8
+
+
+Affine = tuple[jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +67,9 @@ def relu_depthwise(
   shapes: Sequence[Window],
   stride: int,
   choice: str = lowering.AUTO,
+  affine: Affine | None = None,
 ) -> tuple[jax.Array, ...]:
-  """Depthwise convolutions of relu(x).
+  """Depthwise convolutions of relu(x), or of relu(factor x + shift).
 
   Args:
     x: (m, batch, height, width, channels); m is 1 where all outputs read the
@@ -72,6 +78,8 @@ def relu_depthwise(
     shapes: the windows.
     stride: 1 or 2.
     choice: the lowering, see `lowering.resolve`.
+    affine: (factor, shift), (m, channels) each, such as those of a BN; None
+      leaves x as it is. A map that was not computed need not be stored.
 
   Returns:
     One (n, batch, ceil(height / stride), ceil(width / stride), channels) per
@@ -79,11 +87,21 @@ def relu_depthwise(
   """
   kernels = tuple(kernel.astype(x.dtype) for kernel in kernels)
   if lowering.resolve(choice) == lowering.TAPS:
-    return _bank(x, kernels, tuple(shapes), stride)
+    return _bank(x, affine, kernels, tuple(shapes), stride)
+  rectified = windows.relu(_before_relu(x, affine))
   return tuple(
-    _grouped_conv(windows.relu(x), kernel, shape, stride)
+    _grouped_conv(rectified, kernel, shape, stride)
     for kernel, shape in zip(kernels, shapes, strict=True)
   )
+
+
+def _before_relu(x: jax.Array, affine: Affine | None) -> jax.Array:
+  if affine is None:
+    return x
+  factor, shift = (
+    lax.expand_dims(a.astype(x.dtype), (1, 2, 3)) for a in affine
+  )
+  return x * factor + shift
 
 
 def _grouped_conv(
@@ -140,9 +158,16 @@ _fenced_taps = lowering.fence(static_argnums=(2, 3, 4, 5))(_taps)
 
 @lowering.fence(static_argnums=(2, 3))
 def _input_gradient(
-  dy: jax.Array, kernel: jax.Array, dilation: int, edges: int
+  dy: jax.Array,
+  kernel: jax.Array,
+  dilation: int,
+  edges: int,
+  masked: tuple[jax.Array, Affine | None] | None,
 ) -> jax.Array:
-  """The gradient of a stride-1 convolution in its unpadded input."""
+  """The gradient of a stride-1 convolution in its unpadded input.
+
+  With `masked`, the x and the affine map of it, through the ReLU too.
+  """
   size = dy.shape[-3:-1]
   padding = dilation * (kernel.shape[1] - 1) // 2
   dx = _taps(
@@ -153,7 +178,8 @@ def _input_gradient(
     0,
     size,
   )
-  return _sum_edges(dx, edges)
+  dx = _sum_edges(dx, edges)
+  return dx if masked is None else windows.select(_before_relu(*masked) > 0, dx)
 
 
 @lowering.fence(static_argnums=(2,))
@@ -195,45 +221,47 @@ def _kernel_gradient(
   """The gradient in the kernel, (n, k, k, channels)."""
   edges, batch, height, width, channels = dy.shape
   span = (kernel - 1) * dilation + 1
-  rows = max(1, min(height, _PIXELS_PER_ITERATION // width))
-  while height % rows:
-    rows -= 1
+  columns = lowering.largest_divisor(width, _PIXELS_PER_ITERATION)
+  rows = 1
+  if columns == width:
+    rows = lowering.largest_divisor(height, _PIXELS_PER_ITERATION // width)
+  iterations_per_row = width // columns
 
   def body(iteration: jax.Array, total: jax.Array) -> jax.Array:
-    first = iteration * rows
-    x_rows = lax.dynamic_slice_in_dim(
-      padded, offset + first * stride, span + (rows - 1) * stride, 2
-    )
-    dy_rows = lax.dynamic_slice_in_dim(dy, first, rows, 2)
-    for row in range(rows):
-      for column in range(width):
-        start = (0, 0, row * stride, offset + column * stride, 0)
-        patch = lax.slice(
-          x_rows,
-          start,
-          (
-            x_rows.shape[0],
-            batch,
-            start[2] + span,
-            start[3] + span,
-            channels,
-          ),
-          (1, 1, dilation, dilation, 1),
-        )
-        pixel = lax.slice(
-          dy_rows,
-          (0, 0, row, column, 0),
-          (edges, batch, row + 1, column + 1, channels),
-        )
-        total = total + patch * pixel
+    zero = lax.full_like(iteration, 0)  # indices have to be of one type
+    per_row = lax.full_like(iteration, iterations_per_row)
+    first_row = lax.div(iteration, per_row) * rows
+    first_column = lax.rem(iteration, per_row) * columns
+    for pixel in range(rows * columns):
+      row = first_row + pixel // columns
+      column = first_column + pixel % columns
+      # Each pixel is sliced on its own, so that the slices are read in place;
+      # whole rows would be copied first.
+      patch = lax.dynamic_slice(
+        padded,
+        (zero, zero, offset + row * stride, offset + column * stride, zero),
+        (padded.shape[0], batch, span, span, channels),
+        allow_negative_indices=False,
+      )
+      patch = lax.slice(
+        patch, (0,) * 5, patch.shape, (1, 1, dilation, dilation, 1)
+      )
+      gradient = lax.dynamic_slice(
+        dy,
+        (zero, zero, row, column, zero),
+        (edges, batch, 1, 1, channels),
+        allow_negative_indices=False,
+      )
+      total = total + patch * gradient
     return total
 
   wide = jnp.promote_types(dy.dtype, jnp.float32)
   total = jnp.zeros((edges, batch, kernel, kernel, channels), wide)
-  if height == rows:
+  iterations = height // rows * iterations_per_row
+  if iterations == 1:
     total = body(jnp.int32(0), total)
   else:
-    total = lax.fori_loop(0, height // rows, body, total)
+    total = lax.fori_loop(0, iterations, body, total)
   return jnp.sum(total, axis=1).astype(dy.dtype)
 
 
@@ -241,15 +269,15 @@ def _reads_even_pixels(shape: Window, stride: int) -> bool:
   return stride == 2 and shape.dilation == 2
 
 
-@lowering.fence(static_argnums=(1, 2))
+@lowering.fence(static_argnums=(2, 3))
 def _padded_inputs(
-  x: jax.Array, shapes: tuple[Window, ...], stride: int
+  x: jax.Array, affine: Affine | None, shapes: tuple[Window, ...], stride: int
 ) -> tuple[jax.Array, ...]:
-  """Returns relu(x) padded: of all pixels and, if asked for, of even ones.
+  """Returns the ReLU padded: of all pixels and, if asked for, of even ones.
 
   The padding is the largest that any window of that input needs.
   """
-  rectified = windows.relu(x)
+  rectified = windows.relu(_before_relu(x, affine))
   inputs = []
   full = [s.padding for s in shapes if not _reads_even_pixels(s, stride)]
   even = [s.kernel // 2 for s in shapes if _reads_even_pixels(s, stride)]
@@ -273,18 +301,19 @@ def _geometry(
   return 0, shape.dilation, stride, max(full) - shape.padding
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _bank(
   x: jax.Array,
+  affine: Affine | None,
   kernels: tuple[jax.Array, ...],
   shapes: tuple[Window, ...],
   stride: int,
 ) -> tuple[jax.Array, ...]:
-  return _bank_forward(x, kernels, shapes, stride)[0]
+  return _bank_forward(x, affine, kernels, shapes, stride)[0]
 
 
-def _bank_forward(x, kernels, shapes, stride):
-  inputs = _padded_inputs(x, shapes, stride)
+def _bank_forward(x, affine, kernels, shapes, stride):
+  inputs = _padded_inputs(x, affine, shapes, stride)
   height, width = x.shape[-3:-1]
   size = -(-height // stride), -(-width // stride)
   outputs = []
@@ -293,14 +322,15 @@ def _bank_forward(x, kernels, shapes, stride):
     outputs.append(
       _fenced_taps(inputs[which], kernel, dilation, step, offset, size)
     )
-  return tuple(outputs), (x, kernels)
+  return tuple(outputs), (x, affine, kernels)
 
 
 def _bank_backward(shapes, stride, residuals, cotangents):
-  x, kernels = residuals
+  x, affine, kernels = residuals
   # Made again rather than kept: padded copies would be the largest residuals.
-  inputs = _padded_inputs(x, shapes, stride)
+  inputs = _padded_inputs(x, affine, shapes, stride)
   edges = x.shape[0]
+  alone = stride == 1 and len(shapes) == 1
   kernel_gradients = []
   direct = []
   phases = None
@@ -310,7 +340,8 @@ def _bank_backward(shapes, stride, residuals, cotangents):
       _kernel_gradient(inputs[which], dy, shape.kernel, dilation, step, offset)
     )
     if stride == 1 or _reads_even_pixels(shape, stride):
-      direct.append(_input_gradient(dy, kernel, dilation, edges))
+      masked = (x, affine) if alone else None
+      direct.append(_input_gradient(dy, kernel, dilation, edges, masked))
     else:
       part = _strided_input_gradient(dy, kernel, edges)
       phases = (
@@ -318,13 +349,27 @@ def _bank_backward(shapes, stride, residuals, cotangents):
         if phases is None
         else jax.tree.map(lambda a, b: a + b, phases, part)
       )
-  dx = _through_relu(x, tuple(direct), phases)
-  return dx, tuple(kernel_gradients)
+  if alone:
+    (gradient,) = direct
+  else:
+    gradient = _through_relu(x, affine, tuple(direct), phases)
+  if affine is None:
+    return gradient, None, tuple(kernel_gradients)
+  factor, shift = affine
+  d_shift, (d_factor,) = reductions.sum_pixels(gradient, (x,))
+  return (
+    gradient * lax.expand_dims(factor.astype(x.dtype), (1, 2, 3)),
+    (d_factor.astype(factor.dtype), d_shift.astype(shift.dtype)),
+    tuple(kernel_gradients),
+  )
 
 
 @lowering.fence()
 def _through_relu(
-  x: jax.Array, direct: tuple[jax.Array, ...], phases: windows.Phases | None
+  x: jax.Array,
+  affine: Affine | None,
+  direct: tuple[jax.Array, ...],
+  phases: windows.Phases | None,
 ) -> jax.Array:
   """Sums the gradients in the ReLU's output and masks them."""
   total = None
@@ -337,7 +382,7 @@ def _through_relu(
     elif total is not None:
       phases = ((phases[0][0] + total, phases[0][1]), phases[1])
     total = windows.interleave(phases, x.shape[-3:-1])
-  return windows.select(x > 0, total)
+  return windows.select(_before_relu(x, affine) > 0, total)
 
 
 _bank.defvjp(_bank_forward, _bank_backward)

@@ -73,3 +73,13 @@ def fence(static_argnums: tuple[int, ...] = ()) -> Callable[..., Any]:
     return fenced
 
   return decorate
+
+
+def largest_divisor(number: int, limit: int) -> int:
+  """Returns how many of `number` entries an iteration takes, at most `limit`.
+
+  Args:
+    number: entries, at least 1.
+    limit: taken as 1 where it is less.
+  """
+  return next(d for d in range(max(limit, 1), 0, -1) if number % d == 0)

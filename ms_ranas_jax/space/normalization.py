@@ -32,11 +32,11 @@ from jax import lax
 import jax.numpy as jnp
 
 from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space import reductions
 
 EPSILON = 1e-5
 MOMENTUM = 0.9
 
-_PIXELS = (-4, -3, -2)
 Moments = tuple[tuple[jax.Array, jax.Array] | None, ...]
 
 
@@ -45,31 +45,22 @@ def _spread(per_channel: jax.Array) -> jax.Array:
   return lax.expand_dims(per_channel, (1, 2, 3))
 
 
-def _sum_pixels(x: jax.Array) -> jax.Array:
-  """(n, batch, height, width, channels) -> (n, channels), float32 or wider."""
-  dtype = jnp.promote_types(x.dtype, jnp.float32)
-  return jnp.sum(x, axis=_PIXELS, dtype=dtype)
-
-
 def _num_pixels(x: jax.Array) -> int:
   return x.shape[-4] * x.shape[-3] * x.shape[-2]
-
-
-@lowering.fence()
-def _local_moments(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-  wide = z.astype(jnp.promote_types(z.dtype, jnp.float32))
-  count = _num_pixels(z)
-  return _sum_pixels(wide) / count, _sum_pixels(wide * wide) / count
 
 
 def _mean_over(axis_name: str | None, tree):
   return tree if axis_name is None else lax.pmean(tree, axis_name)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def moments(
   z: jax.Array, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array]:
   """Mean and variance per channel over batch, height and width.
+
+  The gradient is (d mean + 2 (z - mean) d var) / N, where the two are means
+  over the devices, like the moments.
 
   Args:
     z: (n, batch, height, width, channels).
@@ -78,8 +69,32 @@ def moments(
   Returns:
     Two arrays (n, channels), at least float32; the variance is biased.
   """
-  mean, square = _mean_over(axis_name, _local_moments(z))
+  return _moments(z, axis_name)
+
+
+def _moments(z, axis_name):
+  total, (square,) = reductions.sum_pixels(z, (z,))
+  count = _num_pixels(z)
+  mean, square = _mean_over(axis_name, (total / count, square / count))
   return mean, lax.max(square - mean * mean, jnp.zeros_like(mean))
+
+
+def _moments_forward(z, axis_name):
+  mean, variance = _moments(z, axis_name)
+  return (mean, variance), (z, mean)
+
+
+def _moments_backward(axis_name, residuals, cotangents):
+  z, mean = residuals
+  d_mean, d_variance = _mean_over(axis_name, cotangents)
+  slope = 2 / _num_pixels(z) * d_variance
+  constant = d_mean / _num_pixels(z) - slope * mean
+  return (
+    z * _spread(slope).astype(z.dtype) + _spread(constant).astype(z.dtype),
+  )
+
+
+moments.defvjp(_moments_forward, _moments_backward)
 
 
 def inverse_deviation(variance: jax.Array) -> jax.Array:
@@ -149,7 +164,7 @@ def _normalized_sum(terms, scales, bias, normalize, axis_name):
 
 def _sum_forward(terms, scales, bias, normalize, axis_name):
   statistics = tuple(
-    moments(z, axis_name) if flag else None
+    _moments(z, axis_name) if flag else None
     for z, flag in zip(terms, normalize, strict=True)
   )
   shifts = tuple(
@@ -179,7 +194,7 @@ def _weighted_sum(terms, scales, bias, shifts, normalize):
 def _sum_backward(normalize, axis_name, residuals, cotangents):
   terms, scales, bias, shifts = residuals
   gradient = cotangents[0]
-  total, products = _gradient_sums(gradient, terms)
+  total, products = reductions.sum_pixels(gradient, terms)
   shift = iter(shifts)
   d_scales = []
   for product, flag in zip(products, normalize, strict=True):
@@ -196,12 +211,6 @@ def _sum_backward(normalize, axis_name, residuals, cotangents):
     d.astype(s.dtype) for d, s in zip(d_scales, scales, strict=True)
   )
   return d_terms, d_scales, total.astype(bias.dtype)
-
-
-@lowering.fence()
-def _gradient_sums(gradient, terms):
-  wide = gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
-  return _sum_pixels(wide), tuple(_sum_pixels(wide * z) for z in terms)
 
 
 @lowering.fence(static_argnums=(6,))

@@ -102,7 +102,12 @@ class NormalizedSum(nn.Module):
         terms, scales, bias, normalize, self.axis_name
       )
       if kept and not self.is_initializing():
-        self._update(averages, statistics, terms[0])
+        _update_averages(
+          averages,
+          statistics,
+          math.prod(terms[0].shape[1:4]),
+          self.axis_name,
+        )
       return total
     total = None
     average = iter(averages)
@@ -119,20 +124,71 @@ class NormalizedSum(nn.Module):
       total = total + bias[:, None, None, None, :].astype(total.dtype)
     return total
 
-  def _update(self, averages, statistics, term: jax.Array) -> None:
-    count = term.shape[1] * term.shape[2] * term.shape[3]
-    if self.axis_name is not None:
-      count = count * lax.psum(1, self.axis_name)
-    # The running variance is the unbiased one, as in PyTorch.
-    unbiased = count / max(count - 1, 1)
-    momentum = normalization.MOMENTUM
-    for (mean, variance), (batch_mean, batch_variance) in zip(
-      averages, (s for s in statistics if s is not None), strict=True
-    ):
-      mean.value = momentum * mean.value + (1 - momentum) * batch_mean
-      variance.value = (
-        momentum * variance.value + (1 - momentum) * unbiased * batch_variance
+
+def _update_averages(averages, statistics, count, axis_name) -> None:
+  """Moves running averages towards the statistics of a batch."""
+  if axis_name is not None:
+    count = count * lax.psum(1, axis_name)
+  # The running variance is the unbiased one, as in PyTorch.
+  unbiased = count / max(count - 1, 1)
+  momentum = normalization.MOMENTUM
+  for (mean, variance), (batch_mean, batch_variance) in zip(
+    averages, (s for s in statistics if s is not None), strict=True
+  ):
+    mean.value = momentum * mean.value + (1 - momentum) * batch_mean
+    variance.value = (
+      momentum * variance.value + (1 - momentum) * unbiased * batch_variance
+    )
+
+
+class NormAffine(nn.Module):
+  """A BN as the affine map that it is, for a consumer that applies it.
+
+  See `NormalizedSum` for the statistics.
+
+  Attributes:
+    affine: whether there are a scale and a bias.
+    axis_name: the device axis that shares the statistics.
+  """
+
+  affine: bool = True
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self, z: jax.Array, *, train: bool
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns (factor, shift), (n, channels) each.
+
+    Args:
+      z: (n, batch, height, width, channels).
+      train: whether to take the statistics of the batch.
+    """
+    shape = (z.shape[0], z.shape[-1])
+    average = None
+    if self.is_mutable_collection('batch_stats') or not train:
+      average = (
+        self.variable('batch_stats', 'mean', jnp.zeros, shape),
+        self.variable('batch_stats', 'var', jnp.ones, shape),
       )
+    if train:
+      statistics = normalization.moments(z, self.axis_name)
+      if average is not None and not self.is_initializing():
+        _update_averages(
+          [average],
+          [lax.stop_gradient(statistics)],
+          math.prod(z.shape[1:4]),
+          self.axis_name,
+        )
+    else:
+      statistics = average[0].value, average[1].value
+    mean, variance = statistics
+    factor = normalization.inverse_deviation(variance)
+    if not self.affine:
+      return factor, -mean * factor
+    factor = factor * self.param('scale', nn.initializers.ones, shape)
+    bias = self.param('bias', nn.initializers.zeros, shape)
+    return factor, bias - mean * factor
 
 
 class ConvNorm(nn.Module):

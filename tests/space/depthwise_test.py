@@ -100,6 +100,46 @@ def test_taps_equal_the_plain_convolution(
 
 
 @pytest.mark.parametrize(
+  ('shapes', 'stride'),
+  [((depthwise.Window(3),), 1), (PER_EDGE, 1), (PER_EDGE, 2)],
+  ids=str,
+)
+def test_an_affine_map_before_the_relu(shapes, stride, quick_jit):
+  """Its gradients too; one window at stride 1 has a shorter way back."""
+  x, kernels, seeds = _inputs(shapes, False, 2, (5, 6))
+  rng = np.random.default_rng(1)
+  affine = tuple(rng.normal(size=(2, EDGES, CHANNELS)))
+
+  @quick_jit
+  def compute(*args):
+    def way(choice, before):
+      def convolve(x, affine, kernels):
+        if before:
+          factor, shift = (a[:, None, None, None, :] for a in affine)
+          x, affine = x * factor + shift, None
+        return depthwise.relu_depthwise(
+          x, kernels, shapes, stride, choice, affine
+        )
+
+      outputs, pull = jax.vjp(convolve, *args)
+      cotangents = (jnp.cos(y + s) for y, s in zip(outputs, seeds))
+      return outputs, pull(tuple(cotangents))
+
+    return (
+      way(lowering.TAPS, before=False),
+      way(lowering.CONV, before=False),
+      way(lowering.CONV, before=True),
+    )
+
+  with jax.enable_x64(True):
+    taps, conv, plain = compute(x, affine, kernels)
+  _assert_close(taps, plain, 1e-9)
+  _assert_close(conv, plain, 1e-9)
+  taps, _, plain = compute(*jax.tree.map(np.float32, (x, affine, kernels)))
+  _assert_close(taps, plain, 1e-4)
+
+
+@pytest.mark.parametrize(
   ('windows', 'stride', 'size'),
   [
     # Who else reads the input decides on its padding, and on how the gradient

@@ -66,9 +66,11 @@ def _fenced_calls(function, *args):
   """Names of the functions that the compiled program calls, in its order."""
   text = jax.jit(function).lower(*args).compile().as_text()
   entry = text[text.index('\nENTRY ') :]
-  return re.findall(
+  names = re.findall(
     r' call\(.*to_apply=%?([a-z_]+)[^,]*,.*inlineable="false"', entry
   )
+  # XLA appends `_` and a number to the names of repeated calls.
+  return [name.rstrip('_') for name in names]
 
 
 def test_the_compiled_gradients_of_convolutions_keep_their_fences(cpu):
@@ -92,7 +94,6 @@ def test_the_compiled_gradients_of_convolutions_keep_their_fences(cpu):
     '_kernel_gradient',
     '_padded_inputs',
     '_taps',
-    '_through_relu',
   ]
 
 
@@ -113,10 +114,10 @@ def test_the_compiled_mixture_of_pools_keeps_its_fences(cpu):
     '_average',
     '_average_input_gradient',
     '_gradient_in_terms',
-    '_gradient_sums',
-    '_local_moments',
-    '_local_moments',
     '_max_and_winner',
     '_max_input_gradient',
     '_weighted_sum',
+    'sum_pixels',
+    'sum_pixels',
+    'sum_pixels',
   ]

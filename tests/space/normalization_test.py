@@ -184,3 +184,24 @@ def test_bfloat16_keeps_its_statistics_in_float32():
   assert mean.dtype == jnp.float32
   # A sum of 1600 terms in bfloat16 would stop at 25.
   np.testing.assert_allclose(mean, [[float(z[0, 0, 0, 0, 0])]], rtol=1e-5)
+
+
+def test_moments_and_their_gradient(quick_jit):
+  (z, *_), _, _ = _inputs(2, (5, 6))
+
+  @quick_jit
+  def compute(z):
+    def value(rule, z):
+      mean, variance = rule(z)
+      return jnp.sum(jnp.sin(mean) * jnp.cos(variance))
+
+    return [
+      (rule(z), jax.grad(value, 1)(rule, z))
+      for rule in (normalization.moments, _plain_moments)
+    ]
+
+  with jax.enable_x64(True):
+    rule, plain = compute(z)
+  _assert_close(rule, plain, 1e-9)
+  rule, plain = compute(np.float32(z))
+  _assert_close(rule, plain, 1e-4)
