@@ -122,6 +122,9 @@ def compile_chunk(
     data replicated by `replicate`, the state donated, the metrics averaged
     over the steps.
   """
+  # Traced once for the shapes of the metrics and for the loop; tracing a search
+  # takes seconds.
+  step = jax.jit(step)
 
   def chunk(state, data, indices, count):
     metrics = jax.eval_shape(step, state, data, indices[0])[1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 import os
 from typing import Any
@@ -92,25 +93,38 @@ def plan_epochs(
   return halves, steps
 
 
-def run_search(
-  config: Config,
-  dataset: Dataset,
-  workdir: str,
-  primitives: ops.Primitives = ops.PRIMITIVES,
-) -> Genotype:
-  """Searches, or goes on where an earlier call was interrupted.
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What a search computes, apart from when and where it is kept.
 
-  Writes `search/metrics.jsonl`, `search/alphas.npz`, `search/genotype.json`
-  and checkpoints after every epoch.
+  Attributes:
+    network: the search network.
+    devices: how many devices the step is for.
+    halves: indices of the images that train params, and of those that train
+      alphas.
+    steps: steps of an epoch.
+    new_state: makes the state before the first step.
+    step: (state, data, indices (2, batch)) -> (state, metrics), see
+      `parallel.compile_chunk`; data holds all training `images` and `labels`.
+  """
+
+  network: network_lib.Network
+  devices: int
+  halves: tuple[np.ndarray, ...]
+  steps: int
+  new_state: Callable[[], bilevel.SearchState]
+  step: parallel.Step
+
+
+def build_program(
+  config: Config, dataset: Dataset, primitives: ops.Primitives = ops.PRIMITIVES
+) -> Program:
+  """Returns the program of a search.
 
   Args:
     config: the whole config.
     dataset: its training images are split in two halves.
-    workdir: the work directory.
     primitives: name -> operation, the choices on every edge.
-
-  Returns:
-    The genotype.
 
   Raises:
     UsageError: the config does not fit the data or the machine.
@@ -192,13 +206,44 @@ def run_search(
       keys[2],
     )
 
+  return Program(network, devices, halves, steps, new_state, step)
+
+
+def run_search(
+  config: Config,
+  dataset: Dataset,
+  workdir: str,
+  primitives: ops.Primitives = ops.PRIMITIVES,
+) -> Genotype:
+  """Searches, or goes on where an earlier call was interrupted.
+
+  Writes `search/metrics.jsonl`, `search/alphas.npz`, `search/genotype.json`
+  and checkpoints after every epoch.
+
+  Args:
+    config: the whole config.
+    dataset: its training images are split in two halves.
+    workdir: the work directory.
+    primitives: name -> operation, the choices on every edge.
+
+  Returns:
+    The genotype.
+
+  Raises:
+    UsageError: the config does not fit the data or the machine.
+  """
+  search = config.search
+  program = build_program(config, dataset, primitives)
+  devices, steps = program.devices, program.steps
   directory = os.path.join(workdir, 'search')
   with checkpoint.open_manager(
     os.path.join(directory, 'checkpoints')
   ) as manager:
-    restored = checkpoint.restore_latest(manager, jax.eval_shape(new_state))
+    restored = checkpoint.restore_latest(
+      manager, jax.eval_shape(program.new_state)
+    )
     if restored is None:
-      state = new_state()
+      state = program.new_state()
       first_epoch = 0
       history = [_host(state.alphas)]
     else:
@@ -207,7 +252,7 @@ def run_search(
       history = _read_history(directory, first_epoch)
     if first_epoch < search.epochs:
       logging.info('search: %d epochs of %d steps', search.epochs, steps)
-      chunk = parallel.compile_chunk(step, devices, search.chunk_steps)
+      chunk = parallel.compile_chunk(program.step, devices, search.chunk_steps)
       data = parallel.replicate(
         {'images': dataset.train_images, 'labels': dataset.train_labels},
         devices,
@@ -224,7 +269,7 @@ def run_search(
               epochs.epoch_batches(
                 half, search.batch_size, steps, (config.seed, epoch, index)
               )
-              for index, half in enumerate(halves)
+              for index, half in enumerate(program.halves)
             ],
             axis=1,
           )

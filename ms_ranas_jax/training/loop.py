@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 import os
 from typing import Any
@@ -206,21 +207,41 @@ def build_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
   )
 
 
-def run_training(
-  config: Config, dataset: Dataset, network: Network, workdir: str
-) -> TrainState:
-  """Trains, or goes on where an earlier call was interrupted.
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What a training computes, apart from when and where it is kept.
 
-  Writes `train/metrics.jsonl` and checkpoints after every epoch.
+  Attributes:
+    network: the network, on one device.
+    devices: how many devices the step is for.
+    fitted: indices of the images that are trained on.
+    held_out: indices of the others.
+    steps: steps of an epoch.
+    weights: of the exits in the loss.
+    new_state: makes the state before the first step.
+    step: (state, data, indices (batch,)) -> (state, metrics), see
+      `parallel.compile_chunk`; data holds all training `images` and `labels`.
+  """
+
+  network: Network
+  devices: int
+  fitted: np.ndarray
+  held_out: np.ndarray
+  steps: int
+  weights: tuple[float, ...]
+  new_state: Callable[[], TrainState]
+  step: parallel.Step
+
+
+def build_program(
+  config: Config, dataset: Dataset, network: Network
+) -> Program:
+  """Returns the program of a training.
 
   Args:
     config: the whole config.
     dataset: trained on but for the held-out images.
     network: of any family; its `axis_name` is set here.
-    workdir: the work directory.
-
-  Returns:
-    The state after the last epoch.
 
   Raises:
     UsageError: the config does not fit the data or the machine.
@@ -264,18 +285,53 @@ def run_training(
       axis_name=axis,
     )
 
+  return Program(
+    network=network.clone(axis_name=None),
+    devices=devices,
+    fitted=fitted,
+    held_out=held_out,
+    steps=steps,
+    weights=weights,
+    new_state=functools.partial(new_state, network, optimizer, config.seed),
+    step=step,
+  )
+
+
+def run_training(
+  config: Config, dataset: Dataset, network: Network, workdir: str
+) -> TrainState:
+  """Trains, or goes on where an earlier call was interrupted.
+
+  Writes `train/metrics.jsonl` and checkpoints after every epoch.
+
+  Args:
+    config: the whole config.
+    dataset: trained on but for the held-out images.
+    network: of any family; its `axis_name` is set here.
+    workdir: the work directory.
+
+  Returns:
+    The state after the last epoch.
+
+  Raises:
+    UsageError: the config does not fit the data or the machine.
+  """
+  train = config.train
+  program = build_program(config, dataset, network)
+  devices, steps = program.devices, program.steps
   directory = os.path.join(workdir, 'train')
   # One object for all epochs, so that prediction compiles once.
-  apply = functools.partial(network.clone(axis_name=None).apply, train=False)
+  apply = functools.partial(program.network.apply, train=False)
   with checkpoint.open_manager(checkpoints(workdir)) as manager:
-    start = functools.partial(new_state, network, optimizer, config.seed)
-    restored = checkpoint.restore_latest(manager, jax.eval_shape(start))
-    state = start() if restored is None else restored[1]
+    restored = checkpoint.restore_latest(
+      manager, jax.eval_shape(program.new_state)
+    )
+    state = program.new_state() if restored is None else restored[1]
     first_epoch = int(state.step) // steps
     if first_epoch >= train.epochs:
       return state
     logging.info('train: %d epochs of %d steps', train.epochs, steps)
-    chunk = parallel.compile_chunk(step, devices, train.chunk_steps)
+    chunk = parallel.compile_chunk(program.step, devices, train.chunk_steps)
     data = parallel.replicate(
       {'images': dataset.train_images, 'labels': dataset.train_labels},
       devices,
@@ -288,7 +344,7 @@ def run_training(
     ):
       for epoch in range(first_epoch, train.epochs):
         batches = epochs.epoch_batches(
-          fitted, train.batch_size, steps, (config.seed, epoch, 2)
+          program.fitted, train.batch_size, steps, (config.seed, epoch, 2)
         )
         last = steps * (epoch + 1)
         for after, record in epochs.run_epoch(
@@ -301,9 +357,7 @@ def run_training(
           }
           if done == last:
             state = parallel.unreplicate(replicas, devices)
-            record |= _holdout_metrics(
-              config, dataset, apply, state, held_out, weights
-            )
+            record |= _holdout_metrics(config, dataset, apply, state, program)
           writer.write({'step': done, 'epoch': epoch, **record})
         checkpoint.save(manager, done, state)
   return state
@@ -321,9 +375,9 @@ def _holdout_metrics(
   dataset: Dataset,
   apply: Callable[..., jax.Array],
   state: TrainState,
-  rows: np.ndarray,
-  weights: tuple[float, ...],
+  program: Program,
 ) -> dict[str, Any]:
+  rows = program.held_out
   logits = jnp.asarray(
     prediction.predict(
       apply,
@@ -336,7 +390,9 @@ def _holdout_metrics(
   )
   labels = jnp.asarray(dataset.train_labels[rows])
   return {
-    'holdout_loss': float(losses.weighted_loss(logits, labels, weights)),
+    'holdout_loss': float(
+      losses.weighted_loss(logits, labels, program.weights)
+    ),
     'holdout_accuracy': losses.exit_accuracies(logits, labels).tolist(),
   }
 

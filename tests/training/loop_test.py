@@ -458,9 +458,8 @@ def test_the_holdout_loss_is_weighted_as_the_training_loss_is(
   state = types.SimpleNamespace(variables=None)
 
   def loss(weights):
-    record = loop._holdout_metrics(
-      _config(), dataset, None, state, rows, weights
-    )
+    program = types.SimpleNamespace(held_out=rows, weights=weights)
+    record = loop._holdout_metrics(_config(), dataset, None, state, program)
     return record['holdout_loss']
 
   first, second = loss((1.0, 0.0)), loss((0.0, 1.0))

@@ -1,0 +1,205 @@
+"""Times one process, or two that take turns, and tells what came out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+class Worker:
+  """A process that serves `protocol.serve`."""
+
+  def __init__(self, command: Sequence[str]):
+    # The launchers' setting, for both sides: see launch/env.sh.
+    env = {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1', **os.environ}
+    self._process = subprocess.Popen(
+      command,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      bufsize=1,
+      env=env,
+    )
+    began = time.monotonic()
+    self.facts = self._answer()
+    self.ready_s = time.monotonic() - began
+    self.seconds: list[float] = []
+    self.peak_bytes: int | None = None
+
+  def _answer(self) -> dict[str, Any]:
+    line = self._process.stdout.readline()
+    if not line:
+      raise SystemExit(
+        f'{" ".join(self._process.args)} ended with {self._process.wait()}; '
+        'see above.'
+      )
+    return json.loads(line)
+
+  def run(self, steps: int) -> None:
+    """Times some steps."""
+    self._process.stdin.write(f'{steps}\n')
+    answer = self._answer()
+    self.seconds.append(answer['seconds'])
+    self.peak_bytes = answer['peak_bytes']
+
+  def stop(self) -> dict[str, Any]:
+    """Ends the process and returns what it measured."""
+    self._process.stdin.close()
+    self._process.wait()
+    return {
+      'median_s': statistics.median(self.seconds),
+      'min_s': min(self.seconds),
+      'max_s': max(self.seconds),
+      'turns_s': self.seconds,
+      'peak_bytes': self.peak_bytes,
+      'start_to_first_step_s': round(self.ready_s, 2),
+      **self.facts,
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds what all benchmarks take."""
+  parser.add_argument('--repeats', type=int, default=5, help='turns of each')
+  parser.add_argument(
+    '--steps', type=int, default=2, help='steps in a turn; their mean counts'
+  )
+  parser.add_argument('--json', help='write the result there')
+  parser.add_argument(
+    '--reference', help='a checkout of quark0/darts to take turns with'
+  )
+  parser.add_argument(
+    '--reference-python',
+    default=sys.executable,
+    help='the interpreter that has torch',
+  )
+  parser.add_argument(
+    '--channels-last',
+    action='store_true',
+    help='let the reference have channels last',
+  )
+  parser.add_argument(
+    '--lowering', default='auto', help='auto, taps or conv; of ours'
+  )
+  parser.add_argument('--devices', type=int, default=1, help='of ours')
+  parser.add_argument(
+    '--cache-dir', help='keep compiled programs there; by default nowhere'
+  )
+
+
+def add_network_arguments(
+  parser: argparse.ArgumentParser, batches: Sequence[int] | None = None
+) -> None:
+  """Adds what says which derived network; `batches` allows several sizes."""
+  parser.add_argument(
+    '--genotype', default='DARTS_V2', help='a published one, or a file'
+  )
+  parser.add_argument('--layers', type=int, default=8)
+  parser.add_argument('--channels', type=int, default=16)
+  parser.add_argument('--scales', type=int, default=1)
+  parser.add_argument('--exits', default='last', help='last or all_but_first')
+  parser.add_argument('--image', type=int, default=32, help='side, pixels')
+  if batches is None:
+    parser.add_argument('--batch', type=int, default=64)
+  else:
+    parser.add_argument('--batch', type=int, nargs='+', default=list(batches))
+
+
+def network_case(
+  parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> dict[str, Any]:
+  """Returns the part of the case that says which derived network."""
+  if args.reference and args.scales != 1:
+    parser.error('the reference has one scale')
+  names = 'genotype layers channels scales exits image'.split()
+  # The number of nodes is the genotype's.
+  return {'nodes': 1, **{name: getattr(args, name) for name in names}}
+
+
+def compare(
+  args: argparse.Namespace, task: str, case: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Times ours, in turn with the reference where one is given, and reports.
+
+  Args:
+    args: the parsed arguments of `add_arguments`.
+    task: which function of `ours.py` and of the reference's worker.
+    case: its arguments, passed as JSON.
+
+  Returns:
+    {'case', 'ours', 'reference', 'ratio', 'machine'}: the middle two
+    None without a reference; the ratio is the reference's median over ours.
+  """
+  case = {
+    **case,
+    'lowering': args.lowering,
+    'devices': args.devices,
+    'cache_dir': args.cache_dir,
+    'channels_last': args.channels_last,
+  }
+  text = json.dumps(case)
+  workers = [Worker([sys.executable, str(HERE / 'ours.py'), task, text])]
+  if args.reference:
+    workers.append(
+      Worker(
+        [
+          args.reference_python,
+          str(HERE / 'reference_darts.py'),
+          args.reference,
+          task,
+          text,
+        ]
+      )
+    )
+  for _ in range(args.repeats):
+    for worker in workers:
+      worker.run(args.steps)
+  ours, *others = (worker.stop() for worker in workers)
+  reference = others[0] if others else None
+  result = {
+    'case': case,
+    'ours': ours,
+    'reference': reference,
+    'ratio': reference['median_s'] / ours['median_s'] if reference else None,
+    'machine': f'{os.cpu_count()} cores, {platform.machine()}',
+  }
+  print(_table(result))
+  if args.json:
+    path = pathlib.Path(args.json)
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(json.dumps(result, indent=2) + '\n')
+    partial.replace(path)
+  return result
+
+
+def _table(result: Mapping[str, Any]) -> str:
+  lines = [
+    f'{"":10} {"median":>10} {"min":>10} {"max":>10} {"peak":>9} '
+    f'{"compile":>8}  version'
+  ]
+  for side in ('ours', 'reference'):
+    row = result[side]
+    if row is None:
+      continue
+    peak = row['peak_bytes']
+    peak = '?' if peak is None else f'{peak / 1e9:.2f} GB'
+    compiling = f'{row["compile_s"]:.1f} s' if row.get('compile_s') else '-'
+    times = ' '.join(
+      f'{row[key] * 1e3:7.1f} ms' for key in ('median_s', 'min_s', 'max_s')
+    )
+    lines.append(
+      f'{side:10} {times} {peak:>9} {compiling:>8}  {row["version"]}'
+    )
+  if result['ratio'] is not None:
+    lines.append(f'reference / ours: {result["ratio"]:.2f}')
+  return '\n'.join(lines)

@@ -1,0 +1,107 @@
+"""The benchmarks run, take turns with a reference, and say what they found."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+_TINY = ('--layers=2', '--channels=2', '--image=8', '--repeats=3', '--steps=1')
+
+
+@pytest.fixture(name='fake_reference')
+def _fake_reference(repo_root, tmp_path):
+  """An interpreter that, whatever it is to run, serves a step of 100 s."""
+  turns = tmp_path / 'turns'
+  script = tmp_path / 'serve.py'
+  script.write_text(
+    f'import sys\nsys.path.insert(0, {str(repo_root / "benchmarks")!r})\n'
+    'import protocol\n'
+    'def run(steps):\n'
+    f'  with open({str(turns)!r}, "a") as f: f.write(f"{{steps}} ")\n'
+    '  print("noise that a checkout prints")\n'
+    '  return 100.0\n'
+    'protocol.serve(lambda: (run, {"compile_s": None, "version": "fake"}))\n'
+  )
+  interpreter = tmp_path / 'python'
+  interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} {script}\n')
+  interpreter.chmod(interpreter.stat().st_mode | stat.S_IXUSR)
+  return interpreter, turns
+
+
+def _run(repo_root, name, *args):
+  cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(
+    repo_root / '.cache/jax'
+  )
+  return subprocess.run(
+    [
+      sys.executable,
+      str(repo_root / 'benchmarks' / name),
+      f'--cache-dir={cache}',
+      *_TINY,
+      *args,
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+  )
+
+
+def test_search_step_takes_turns_with_a_reference(
+  repo_root, fake_reference, tmp_path
+):
+  interpreter, turns = fake_reference
+  out = tmp_path / 'result.json'
+  result = _run(
+    repo_root,
+    'search_step.py',
+    '--nodes=1',
+    '--batch=2',
+    f'--json={out}',
+    f'--reference={tmp_path}',
+    f'--reference-python={interpreter}',
+  )
+  assert result.returncode == 0, result.stderr
+  assert turns.read_text().split() == ['1'] * 4  # one to prepare, three turns
+  found = json.loads(out.read_text())
+  ours, reference = found['ours'], found['reference']
+  assert 0 < ours['min_s'] <= ours['median_s'] <= ours['max_s'] < 100
+  assert ours['compile_s'] > 0
+  assert ours['peak_bytes'] > 10**7
+  assert reference['median_s'] == 100.0
+  assert found['ratio'] == pytest.approx(100.0 / ours['median_s'])
+  assert f'reference / ours: {found["ratio"]:.2f}' in result.stdout
+
+
+def test_inference_times_every_exit(repo_root, tmp_path):
+  out = tmp_path / 'result.json'
+  result = _run(
+    repo_root,
+    'inference.py',
+    '--layers=3',
+    '--exits=all_but_first',
+    '--batch=1',
+    f'--json={out}',
+  )
+  assert result.returncode == 0, result.stderr
+  found = json.loads(out.read_text())
+  assert [r['case']['exit'] for r in found] == [-1, 0]
+  assert all(r['ours']['median_s'] > 0 for r in found)
+  assert all(r['ratio'] is None for r in found)
+
+
+def test_train_step(repo_root):
+  result = _run(repo_root, 'train_step.py', '--batch=2')
+  assert result.returncode == 0, result.stderr
+  assert 'ours' in result.stdout
+
+
+def test_a_reference_is_refused_where_it_has_no_such_network(repo_root):
+  result = _run(
+    repo_root, 'search_step.py', '--scales=2', '--reference=anything'
+  )
+  assert result.returncode == 2
+  assert 'one scale' in result.stderr
