@@ -14,6 +14,8 @@ import sys
 import time
 from typing import Any
 
+from ms_ranas_jax.runtime import files
+
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -63,7 +65,8 @@ class Worker:
       'max_s': max(self.seconds),
       'turns_s': self.seconds,
       'peak_bytes': self.peak_bytes,
-      'start_to_first_step_s': round(self.ready_s, 2),
+      # From the start of the process until its steps can be timed.
+      'ready_s': round(self.ready_s, 2),
       **self.facts,
     }
 
@@ -175,10 +178,7 @@ def compare(
   }
   print(_table(result))
   if args.json:
-    path = pathlib.Path(args.json)
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(json.dumps(result, indent=2) + '\n')
-    partial.replace(path)
+    files.write_json(args.json, result)
   return result
 
 

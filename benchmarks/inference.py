@@ -6,10 +6,10 @@ The reference has the last exit only, and is compared at that.
 from __future__ import annotations
 
 import argparse
-import json
-import pathlib
 
 import comparison
+
+from ms_ranas_jax.runtime import files
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
       print(f'batch {batch}, exit {exit_}')
       time_exit(exit_)
   if path:
-    pathlib.Path(path).write_text(json.dumps(results, indent=2) + '\n')
+    files.write_json(path, results)
 
 
 if __name__ == '__main__':

@@ -79,7 +79,7 @@ def relu_depthwise(
     stride: 1 or 2.
     choice: the lowering, see `lowering.resolve`.
     affine: (factor, shift), (m, channels) each, such as those of a BN; None
-      leaves x as it is. A map that was not computed need not be stored.
+      leaves x as it is. The mapped x is made where it is read and not stored.
 
   Returns:
     One (n, batch, ceil(height / stride), ceil(width / stride), channels) per

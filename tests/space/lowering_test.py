@@ -73,27 +73,34 @@ def _fenced_calls(function, *args):
   return [name.rstrip('_') for name in names]
 
 
-def test_the_compiled_gradients_of_convolutions_keep_their_fences(cpu):
+@pytest.mark.parametrize(
+  ('sizes', 'at_the_end'), [((3,), []), ((3, 5), ['_through_relu'])]
+)
+def test_the_compiled_gradients_of_convolutions_keep_their_fences(
+  cpu, sizes, at_the_end
+):
   """If a new jaxlib drops the attribute, all is right but much slower."""
 
-  def both_ways(x, kernel):
-    (y,), pull = jax.vjp(
-      lambda x, kernel: depthwise.relu_depthwise(
-        x, [kernel], [depthwise.Window(3)], 1, lowering.TAPS
+  def both_ways(x, kernels):
+    shapes = [depthwise.Window(size) for size in sizes]
+    outputs, pull = jax.vjp(
+      lambda x, kernels: depthwise.relu_depthwise(
+        x, kernels, shapes, 1, lowering.TAPS
       ),
       x,
-      kernel,
+      kernels,
     )
-    return y, pull((y,))
+    return outputs, pull(outputs)
 
-  calls = _fenced_calls(
-    both_ways, jnp.ones((1, 2, 5, 6, 4)), jnp.ones((2, 3, 3, 4))
-  )
+  kernels = [jnp.ones((2, size, size, 4)) for size in sizes]
+  calls = _fenced_calls(both_ways, jnp.ones((1, 2, 5, 6, 4)), kernels)
+  count = len(sizes)
   assert sorted(calls) == [
-    '_input_gradient',
-    '_kernel_gradient',
+    *['_input_gradient'] * count,
+    *['_kernel_gradient'] * count,
     '_padded_inputs',
-    '_taps',
+    *['_taps'] * count,
+    *at_the_end,
   ]
 
 

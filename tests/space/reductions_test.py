@@ -10,7 +10,7 @@ from ms_ranas_jax.space import reductions
 
 def _expected(x, others):
   pixels = (1, 2, 3)
-  return x.sum(pixels), tuple((x * other).sum(pixels) for other in others)
+  return [x.sum(pixels), *((x * other).sum(pixels) for other in others)]
 
 
 @pytest.mark.parametrize(
@@ -30,23 +30,16 @@ def test_sums_equal_numpys(shape):
   with jax.enable_x64(True):
     total, products = reductions.sum_pixels(jnp.array(x), others)
     assert total.dtype == jnp.float64
-  for actual, expected in zip(
-    (total, *products),
-    (lambda t, p: (t, *p))(*_expected(x, others)),
-    strict=True,
-  ):
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-9)
+  expected = _expected(x, others)
+  for actual, value in zip((total, *products), expected, strict=True):
+    np.testing.assert_allclose(actual, value, rtol=0, atol=1e-9)
 
   total, products = reductions.sum_pixels(
     jnp.array(x, jnp.float32), [jnp.array(o, jnp.float32) for o in others]
   )
-  for actual, expected in zip(
-    (total, *products),
-    (lambda t, p: (t, *p))(*_expected(x, others)),
-    strict=True,
-  ):
+  for actual, value in zip((total, *products), expected, strict=True):
     assert actual.dtype == jnp.float32
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-3)
 
 
 def test_bfloat16_is_summed_in_float32():
