@@ -161,7 +161,7 @@ def main() -> None:
   case = json.loads(text)
   if case['cache_dir']:
     jax.config.update('jax_compilation_cache_dir', case['cache_dir'])
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   else:
     jax.config.update('jax_enable_compilation_cache', False)
   if jax.default_backend() == 'cpu' and case['devices'] > len(jax.devices()):

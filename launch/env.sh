@@ -57,7 +57,7 @@ prepare_environment() {
   # are kept, so that a second run starts at once.
   : "${GLIBC_TUNABLES:=glibc.malloc.hugetlb=1}"
   : "${JAX_COMPILATION_CACHE_DIR:=$root/.cache/jax}"
-  : "${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:=1}"
+  : "${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:=0}"
   export GLIBC_TUNABLES JAX_COMPILATION_CACHE_DIR
   export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
 }

@@ -161,24 +161,26 @@ class StateEdges(nn.Module):
       self.stride,
       self.lowering,
     )
-    outputs = {}
-    for (name, operation, edges), y, (_, pointwise) in zip(
-      found, first, pairs, strict=True
-    ):
-      y = convolution.pointwise(y, pointwise)
-      for repeat in range(1, operation.repeats):
-        norm = parts.NormAffine(
-          affine=not self.search,
-          axis_name=self.axis_name,
-          name=f'{name}_norm_{repeat - 1}',
-        )(y, train=train)
+    outputs = {
+      name: convolution.pointwise(y, pointwise)
+      for (name, _, _), y, (_, pointwise) in zip(
+        found, first, pairs, strict=True
+      )
+    }
+    for repeat in range(1, max(o.repeats for _, o, _ in found)):
+      again = [entry for entry in found if entry[1].repeats > repeat]
+      norms = parts.NormAffine(
+        affine=not self.search,
+        axis_name=self.axis_name,
+        name=f'separable_norm_{repeat - 1}',
+      )([outputs[name] for name, _, _ in again], train=train)
+      for (name, operation, edges), norm in zip(again, norms, strict=True):
         window, pointwise = kernels(name, operation.kernel, edges, repeat)
         shape = depthwise.Window(operation.kernel, operation.dilation)
         (y,) = depthwise.relu_depthwise(
-          y, [window], [shape], 1, self.lowering, norm
+          outputs[name], [window], [shape], 1, self.lowering, norm
         )
-        y = convolution.pointwise(y, pointwise)
-      outputs[name] = y
+        outputs[name] = convolution.pointwise(y, pointwise)
     return outputs
 
   @nn.compact
@@ -197,14 +199,13 @@ class StateEdges(nn.Module):
       mixed cell one entry, the mixtures.
     """
     separable = self._separable(x, train)
-    names, terms, normalize, columns = [], [], [], []
+    normalized, plain = {}, {}  # column -> output
     for column, (name, operation, edges) in enumerate(self.groups):
-      flag = True
       match operation:
         case ops.Zero():
-          continue
+          pass
         case ops.Separable():
-          z = separable[name]
+          normalized[column] = separable[name]
         case ops.Pool():
           pool = (
             pooling.max_pool
@@ -212,11 +213,11 @@ class StateEdges(nn.Module):
             else pooling.average_pool
           )
           z = pool(x[None], self.stride, self.lowering)
-          flag = self.search
+          (normalized if self.search else plain)[column] = z
         case ops.Skip() if self.stride == 1:
-          z, flag = x[None], False
+          plain[column] = x[None]
         case ops.Skip():
-          z = parts.FactorizedReduce(
+          normalized[column] = parts.FactorizedReduce(
             self.channels, edges, normalized=False, name=f'{name}_reduce'
           )(x, train)
         case _:
@@ -226,7 +227,7 @@ class StateEdges(nn.Module):
             for field in ('axis_name', 'lowering')
             if hasattr(made, field)
           }
-          z = jnp.stack(
+          plain[column] = jnp.stack(
             [
               made.clone(parent=self, name=f'{name}_{edge}', **shared)(
                 x, train=train
@@ -234,26 +235,20 @@ class StateEdges(nn.Module):
               for edge in range(edges)
             ]
           )
-          flag = False
-      names.append(name)
-      terms.append(z)
-      normalize.append(flag)
-      columns.append(column)
 
     if self.mixed:
-      total = self._norm(
-        'norm',
-        names=tuple(f'{name}_' for name in names),
-        normalize=tuple(normalize),
-      )(terms, weights[:, jnp.array(columns)], train=train)
+      terms = normalized | plain
+      columns = jnp.array(list(terms), jnp.int32)
+      total = self._norm('norm', num_normalized=len(normalized))(
+        list(terms.values()), weights[:, columns], train=train
+      )
       return (_unstack(total),)
     outputs = []
-    for column, name, z, flag in zip(
-      columns, names, terms, normalize, strict=True
-    ):
-      if flag:
-        z = self._norm(f'{name}_norm')((z,), train=train)
-      edges = self.groups[column][2]
+    for column, (name, _, edges) in enumerate(self.groups):
+      if column in normalized:
+        z = self._norm(f'{name}_norm')((normalized[column],), train=train)
+      else:
+        z = plain[column]
       outputs.append(_unstack(z) if z.shape[0] == edges else (z[0],) * edges)
     return tuple(outputs)
 

@@ -356,7 +356,8 @@ def _bank_backward(shapes, stride, residuals, cotangents):
   if affine is None:
     return gradient, None, tuple(kernel_gradients)
   factor, shift = affine
-  d_shift, (d_factor,) = reductions.sum_pixels(gradient, (x,))
+  sums = reductions.sum_products((gradient, x), ((0,), (0, 1)))
+  d_shift, d_factor = jnp.split(sums, 2)
   return (
     gradient * lax.expand_dims(factor.astype(x.dtype), (1, 2, 3)),
     (d_factor.astype(factor.dtype), d_shift.astype(shift.dtype)),

@@ -37,8 +37,6 @@ from ms_ranas_jax.space import reductions
 EPSILON = 1e-5
 MOMENTUM = 0.9
 
-Moments = tuple[tuple[jax.Array, jax.Array] | None, ...]
-
 
 def _spread(per_channel: jax.Array) -> jax.Array:
   """(n, channels) -> (n, 1, 1, 1, channels)."""
@@ -55,7 +53,7 @@ def _mean_over(axis_name: str | None, tree):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def moments(
-  z: jax.Array, axis_name: str | None = None
+  maps: Sequence[jax.Array], axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array]:
   """Mean and variance per channel over batch, height and width.
 
@@ -63,38 +61,74 @@ def moments(
   over the devices, like the moments.
 
   Args:
-    z: (n, batch, height, width, channels).
+    maps: (n, batch, height, width, channels) each; n may differ.
     axis_name: the device axis to average over.
 
   Returns:
-    Two arrays (n, channels), at least float32; the variance is biased.
+    Two arrays (rows, channels), at least float32: the n rows of the first map,
+    then those of the second, and so on. The variance is biased.
   """
-  return _moments(z, axis_name)
+  return _moments(maps, axis_name)
 
 
-def _moments(z, axis_name):
-  total, (square,) = reductions.sum_pixels(z, (z,))
-  count = _num_pixels(z)
-  mean, square = _mean_over(axis_name, (total / count, square / count))
+def _moments(maps, axis_name):
+  numbers = range(len(maps))
+  sums = reductions.sum_products(
+    tuple(maps), (*((i,) for i in numbers), *((i, i) for i in numbers))
+  )
+  mean, square = jnp.split(
+    _mean_over(axis_name, sums / _num_pixels(maps[0])), 2
+  )
   return mean, lax.max(square - mean * mean, jnp.zeros_like(mean))
 
 
-def _moments_forward(z, axis_name):
-  mean, variance = _moments(z, axis_name)
-  return (mean, variance), (z, mean)
+def _moments_forward(maps, axis_name):
+  mean, variance = _moments(maps, axis_name)
+  return (mean, variance), (maps, mean)
 
 
 def _moments_backward(axis_name, residuals, cotangents):
-  z, mean = residuals
+  maps, mean = residuals
+  count = _num_pixels(maps[0])
   d_mean, d_variance = _mean_over(axis_name, cotangents)
-  slope = 2 / _num_pixels(z) * d_variance
-  constant = d_mean / _num_pixels(z) - slope * mean
-  return (
-    z * _spread(slope).astype(z.dtype) + _spread(constant).astype(z.dtype),
+  slope = 2 / count * d_variance
+  constant = d_mean / count - slope * mean
+  gradients = (
+    z * _spread(a).astype(z.dtype) + _spread(b).astype(z.dtype)
+    for z, a, b in zip(
+      maps, split_rows(slope, maps), split_rows(constant, maps), strict=True
+    )
   )
+  return (type(maps)(gradients),)
 
 
 moments.defvjp(_moments_forward, _moments_backward)
+
+
+def split_rows(
+  rows: jax.Array, maps: Sequence[jax.Array]
+) -> tuple[jax.Array, ...]:
+  """Takes rows as `moments` makes them apart, (n, channels) for each map."""
+  parts, start = [], 0
+  for z in maps:
+    parts.append(lax.slice_in_dim(rows, start, start + z.shape[0]))
+    start += z.shape[0]
+  return tuple(parts)
+
+
+def _repeat_rows(
+  rows: jax.Array, maps: Sequence[jax.Array], edges: int
+) -> jax.Array:
+  """(rows, channels) -> (maps, edges, channels), shared maps repeated."""
+  channels = rows.shape[1]
+  if all(z.shape[0] == edges for z in maps):
+    return rows.reshape(len(maps), edges, channels)
+  return jnp.stack(
+    [
+      jnp.broadcast_to(part, (edges, channels))
+      for part in split_rows(rows, maps)
+    ]
+  )
 
 
 def inverse_deviation(variance: jax.Array) -> jax.Array:
@@ -104,148 +138,163 @@ def inverse_deviation(variance: jax.Array) -> jax.Array:
 
 def normalized_sum(
   terms: Sequence[jax.Array],
-  scales: Sequence[jax.Array],
+  scales: jax.Array,
   bias: jax.Array | None = None,
-  normalize: Sequence[bool] | None = None,
+  num_normalized: int | None = None,
   axis_name: str | None = None,
-) -> tuple[jax.Array, Moments]:
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   """Sums batch-normalised terms, with the statistics of this batch.
 
   Args:
     terms: (n, batch, height, width, channels) each, or with a leading 1 where
       all n outputs share the term.
-    scales: (n, channels) each.
+    scales: (terms, n, channels).
     bias: (n, channels), or None for zero.
-    normalize: which terms to normalise, by default all.
+    num_normalized: so many terms, the first ones, are normalised; by default
+      all.
     axis_name: the device axis that shares the statistics.
 
   Returns:
-    The sum (n, batch, height, width, channels), and per term the mean and the
-    biased variance (one (leading, channels) each; None for a term that is not
-    normalised). No gradient flows through these.
+    The sum (n, batch, height, width, channels), and the mean and the biased
+    variance of the normalised terms, see `moments`. No gradient flows through
+    these.
   """
-  normalize = tuple(normalize or (True,) * len(terms))
+  if num_normalized is None:
+    num_normalized = len(terms)
   if bias is None:
     bias = jnp.zeros_like(scales[0])
   total, statistics = _normalized_sum(
-    tuple(terms), tuple(scales), bias, normalize, axis_name
+    tuple(terms), scales, bias, num_normalized, axis_name
   )
   return total, lax.stop_gradient(statistics)
 
 
 def apply_moments(
-  z: jax.Array,
-  scale: jax.Array,
+  terms: Sequence[jax.Array],
+  scales: jax.Array,
   bias: jax.Array | None,
-  mean: jax.Array,
-  variance: jax.Array,
+  statistics: tuple[jax.Array, jax.Array] | None,
 ) -> jax.Array:
-  """Batch normalisation with given statistics (inference).
+  """Sums normalised terms, with given statistics (inference).
 
   Args:
-    z: (n, batch, height, width, channels).
-    scale: (n, channels).
-    bias: (n, channels), or None.
-    mean: (n or 1, channels).
-    variance: the same.
+    terms: see `normalized_sum`.
+    scales: (terms, n, channels).
+    bias: (n, channels), or None for zero.
+    statistics: mean and variance of the terms that are normalised, the first
+      ones, see `moments`; None normalises nothing.
 
   Returns:
-    The same shape as z with leading n.
+    (n, batch, height, width, channels).
   """
-  factor = scale * inverse_deviation(variance)
-  shift = -mean * factor if bias is None else bias - mean * factor
-  return z * _spread(factor).astype(z.dtype) + _spread(shift).astype(z.dtype)
+  if bias is None:
+    bias = jnp.zeros_like(scales[0])
+  count, rows = 0, 0
+  while statistics is not None and rows < len(statistics[0]):
+    rows += len(terms[count])
+    count += 1
+  factors, constant, _ = _affine_maps(terms, scales, bias, statistics, count)
+  return _weigh(terms, factors, constant)
+
+
+def _affine_maps(terms, scales, bias, statistics, num_normalized):
+  """Returns factors (terms, n, channels) and their constant (n, channels).
+
+  And the mean and the inverse deviation behind them, (normalised, n, channels).
+  """
+  if not num_normalized:
+    return scales, bias, None
+  shifts = tuple(
+    _repeat_rows(rows, terms[:num_normalized], scales.shape[1])
+    for rows in (statistics[0], inverse_deviation(statistics[1]))
+  )
+  scaled = scales[:num_normalized] * shifts[1]
+  constant = bias - jnp.sum(scaled * shifts[0], 0)
+  return _join(scaled, scales[num_normalized:]), constant, shifts
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _normalized_sum(terms, scales, bias, normalize, axis_name):
-  return _sum_forward(terms, scales, bias, normalize, axis_name)[0]
+def _normalized_sum(terms, scales, bias, num_normalized, axis_name):
+  return _sum_forward(terms, scales, bias, num_normalized, axis_name)[0]
 
 
-def _sum_forward(terms, scales, bias, normalize, axis_name):
-  statistics = tuple(
-    _moments(z, axis_name) if flag else None
-    for z, flag in zip(terms, normalize, strict=True)
+def _sum_forward(terms, scales, bias, num_normalized, axis_name):
+  statistics = (None, None)
+  if num_normalized:
+    statistics = _moments(terms[:num_normalized], axis_name)
+  factors, constant, shifts = _affine_maps(
+    terms, scales, bias, statistics, num_normalized
   )
-  shifts = tuple(
-    (mean, inverse_deviation(variance))
-    for mean, variance in (s for s in statistics if s is not None)
-  )
-  total = _weighted_sum(terms, scales, bias, shifts, normalize)
+  total = _weighted_sum(terms, factors, constant)
   return (total, statistics), (terms, scales, bias, shifts)
 
 
-@lowering.fence(static_argnums=(4,))
-def _weighted_sum(terms, scales, bias, shifts, normalize):
-  shift = iter(shifts)
-  total = None
-  constant = bias
-  for z, scale, flag in zip(terms, scales, normalize, strict=True):
-    factor = scale
-    if flag:
-      mean, inverse = next(shift)
-      factor = scale * inverse
-      constant = constant - factor * mean
-    term = z * _spread(factor).astype(z.dtype)
-    total = term if total is None else total + term
+def _join(first, second):
+  """Concatenates two arrays, of which the second may have no rows."""
+  return jnp.concatenate([first, second]) if len(second) else first
+
+
+def _row(rows, index):
+  """(terms, n, channels) -> (n, 1, 1, 1, channels), one of the terms."""
+  return _spread(lax.index_in_dim(rows, index, keepdims=False))
+
+
+def _weigh(terms, factors, constant):
+  weighted = [
+    z * _row(factors, index).astype(z.dtype) for index, z in enumerate(terms)
+  ]
+  total = functools.reduce(lambda a, b: a + b, weighted)
   return total + _spread(constant).astype(total.dtype)
 
 
-def _sum_backward(normalize, axis_name, residuals, cotangents):
+_weighted_sum = lowering.fence()(_weigh)
+
+
+def _sum_backward(num_normalized, axis_name, residuals, cotangents):
   terms, scales, bias, shifts = residuals
   gradient = cotangents[0]
-  total, products = reductions.sum_pixels(gradient, terms)
-  shift = iter(shifts)
-  d_scales = []
-  for product, flag in zip(products, normalize, strict=True):
-    if flag:
-      mean, inverse = next(shift)
-      product = (product - mean * total) * inverse
-    d_scales.append(product)
-  # What enters dz is a mean over the pixels of all devices.
-  shared_total, shared_scales = _mean_over(axis_name, (total, tuple(d_scales)))
-  d_terms = _gradient_in_terms(
-    gradient, terms, scales, shifts, shared_total, shared_scales, normalize
-  )
-  d_scales = tuple(
-    d.astype(s.dtype) for d, s in zip(d_scales, scales, strict=True)
-  )
-  return d_terms, d_scales, total.astype(bias.dtype)
+  products = tuple((0, 1 + index) for index in range(len(terms)))
+  sums = reductions.sum_products((gradient, *terms), ((0,), *products))
+  # (1, n, channels) and (terms, n, channels)
+  total, d_scales = jnp.split(sums.reshape(-1, *scales.shape[1:]), [1])
+  factors, lines = scales, None
+  if num_normalized:
+    mean, inverse = shifts
+    d_normalized = (d_scales[:num_normalized] - mean * total) * inverse
+    d_scales = _join(d_normalized, d_scales[num_normalized:])
+    scaled = scales[:num_normalized] * inverse
+    factors = _join(scaled, scales[num_normalized:])
+    # What enters dz is a mean over the pixels of all devices.
+    d_mean, d_deviation = _mean_over(axis_name, (total, d_normalized))
+    count = _num_pixels(gradient)
+    slopes = -scaled * inverse * d_deviation / count
+    constants = -scaled * d_mean / count - slopes * mean
+    lines = (slopes, constants)
+    if any(len(z) != len(gradient) for z in terms[:num_normalized]):
+      # A term that the outputs share gathers from all of them.
+      lines += tuple(jnp.sum(rows, 1, keepdims=True) for rows in lines)
+  d_terms = _gradient_in_terms(gradient, terms, factors, lines, num_normalized)
+  return d_terms, d_scales.astype(scales.dtype), total[0].astype(bias.dtype)
 
 
-@lowering.fence(static_argnums=(6,))
-def _gradient_in_terms(
-  gradient, terms, scales, shifts, total, d_scales, normalize
-):
-  shift = iter(shifts)
-  count = _num_pixels(gradient)
+@lowering.fence(static_argnums=(4,))
+def _gradient_in_terms(gradient, terms, factors, lines, num_normalized):
+  edges = gradient.shape[0]
   d_terms = []
-  for z, scale, d_scale, flag in zip(
-    terms, scales, d_scales, normalize, strict=True
-  ):
-    edges = gradient.shape[0]
-    if flag:
-      mean, inverse = next(shift)
-      factor = scale * inverse
-      slope = -factor * inverse * d_scale / count
-      constant = -factor * total / count
-      if z.shape[0] != edges:
-        slope = jnp.sum(slope, axis=0, keepdims=True)
-        constant = jnp.sum(constant, axis=0, keepdims=True)
-      constant = constant - slope * mean
-    else:
-      factor, slope, constant = scale, None, None
-    weighted = gradient * _spread(factor).astype(gradient.dtype)
-    if z.shape[0] != edges:
+  for index, z in enumerate(terms):
+    shared = z.shape[0] != edges
+    weighted = gradient * _row(factors, index).astype(gradient.dtype)
+    if shared:
       weighted = functools.reduce(
         lambda a, b: a + b,
         [lax.slice_in_dim(weighted, n, n + 1) for n in range(edges)],
       )
-    if flag:
+    if index < num_normalized:
+      slopes, constants = lines[2:] if shared else lines[:2]
       weighted = (
         weighted
-        + z * _spread(slope).astype(z.dtype)
-        + _spread(constant).astype(z.dtype)
+        + z * _row(slopes, index).astype(z.dtype)
+        + _row(constants, index).astype(z.dtype)
       )
     d_terms.append(weighted)
   return tuple(d_terms)

@@ -39,18 +39,18 @@ class NormalizedSum(nn.Module):
 
   With `train`, the statistics are those of the batch, and running averages
   are written to `batch_stats` if that collection is mutable (it need not be
-  there if it is not); otherwise the running averages normalise.
+  there if it is not); otherwise the running averages normalise. The variables
+  of all terms lie in one array, (rows, channels), term after term.
 
   Attributes:
     affine: whether normalised terms have a scale and a bias.
-    names: one per term, a prefix of its variables.
-    normalize: which terms are normalised, by default all.
+    num_normalized: so many terms, the first ones, are normalised; by default
+      all.
     axis_name: the device axis that shares the statistics.
   """
 
   affine: bool = True
-  names: tuple[str, ...] = ('',)
-  normalize: tuple[bool, ...] | None = None
+  num_normalized: int | None = None
   axis_name: str | None = None
 
   @nn.compact
@@ -72,79 +72,77 @@ class NormalizedSum(nn.Module):
     Returns:
       (n, batch, height, width, channels).
     """
-    normalize = self.normalize or (True,) * len(terms)
+    count = len(terms) if self.num_normalized is None else self.num_normalized
     edges = weights.shape[0] if weights is not None else terms[0].shape[0]
     channels = terms[0].shape[-1]
-    scales, bias, averages = [], None, []
-    kept = self.is_mutable_collection('batch_stats') or not train
-    for index, (name, z, flag) in enumerate(
-      zip(self.names, terms, normalize, strict=True)
-    ):
-      shape = (edges, channels)
-      scale = jnp.ones(shape)
-      factor = None if weights is None else weights[:, index, None]
-      if flag and self.affine:
-        scale = self.param(f'{name}scale', nn.initializers.ones, shape)
-        shift = self.param(f'{name}bias', nn.initializers.zeros, shape)
-        shift = shift if factor is None else shift * factor
-        bias = shift if bias is None else bias + shift
-      scales.append(scale if factor is None else scale * factor)
-      if flag and kept:
-        average = (z.shape[0], channels)
-        averages.append(
-          (
-            self.variable('batch_stats', f'{name}mean', jnp.zeros, average),
-            self.variable('batch_stats', f'{name}var', jnp.ones, average),
-          )
-        )
+    shape = (len(terms), edges, channels)
+    scales, bias = jnp.ones(shape), None
+    if self.affine and count:
+      rows = (count * edges, channels)
+      scale = self.param('scale', nn.initializers.ones, rows)
+      bias = self.param('bias', nn.initializers.zeros, rows)
+      scales = scales.at[:count].set(scale.reshape(count, edges, channels))
+      bias = bias.reshape(count, edges, channels)
+    if weights is not None:
+      factors = weights.T[..., None]
+      scales = scales * factors
+      bias = None if bias is None else bias * factors[:count]
+    bias = None if bias is None else jnp.sum(bias, 0)
+    averages = _averages(self, terms[:count], train) if count else None
     if train:
       total, statistics = normalization.normalized_sum(
-        terms, scales, bias, normalize, self.axis_name
+        terms, scales, bias, count, self.axis_name
       )
-      if kept and not self.is_initializing():
-        _update_averages(
-          averages,
-          statistics,
-          math.prod(terms[0].shape[1:4]),
-          self.axis_name,
-        )
+      _update_averages(self, averages, statistics, terms, self.axis_name)
       return total
-    total = None
-    average = iter(averages)
-    for z, scale, flag in zip(terms, scales, normalize, strict=True):
-      if flag:
-        mean, variance = next(average)
-        term = normalization.apply_moments(
-          z, scale, None, mean.value, variance.value
-        )
-      else:
-        term = z * scale[:, None, None, None, :].astype(z.dtype)
-      total = term if total is None else total + term
-    if bias is not None:
-      total = total + bias[:, None, None, None, :].astype(total.dtype)
-    return total
+    statistics = averages and tuple(average.value for average in averages)
+    return normalization.apply_moments(terms, scales, bias, statistics)
 
 
-def _update_averages(averages, statistics, count, axis_name) -> None:
+Averages = tuple[nn.Variable, nn.Variable]
+
+
+def _averages(
+  module: nn.Module, maps: Sequence[jax.Array], train: bool
+) -> Averages | None:
+  """Returns the running averages of a module, where they are needed."""
+  if train and not module.is_mutable_collection('batch_stats'):
+    return None
+  shape = (sum(z.shape[0] for z in maps), maps[0].shape[-1])
+  return (
+    module.variable('batch_stats', 'mean', jnp.zeros, shape),
+    module.variable('batch_stats', 'var', jnp.ones, shape),
+  )
+
+
+def _update_averages(
+  module: nn.Module,
+  averages: Averages | None,
+  statistics: tuple[jax.Array, jax.Array],
+  maps: Sequence[jax.Array],
+  axis_name: str | None,
+) -> None:
   """Moves running averages towards the statistics of a batch."""
+  if averages is None or module.is_initializing():
+    return
+  count = math.prod(maps[0].shape[1:4])
   if axis_name is not None:
     count = count * lax.psum(1, axis_name)
   # The running variance is the unbiased one, as in PyTorch.
-  unbiased = count / max(count - 1, 1)
+  corrections = (1, count / max(count - 1, 1))
   momentum = normalization.MOMENTUM
-  for (mean, variance), (batch_mean, batch_variance) in zip(
-    averages, (s for s in statistics if s is not None), strict=True
+  for average, value, correction in zip(
+    averages, statistics, corrections, strict=True
   ):
-    mean.value = momentum * mean.value + (1 - momentum) * batch_mean
-    variance.value = (
-      momentum * variance.value + (1 - momentum) * unbiased * batch_variance
+    average.value = (
+      momentum * average.value + (1 - momentum) * correction * value
     )
 
 
 class NormAffine(nn.Module):
-  """A BN as the affine map that it is, for a consumer that applies it.
+  """BNs as the affine maps that they are, for a consumer that applies them.
 
-  See `NormalizedSum` for the statistics.
+  See `NormalizedSum` for the statistics and the layout of the variables.
 
   Attributes:
     affine: whether there are a scale and a bias.
@@ -156,39 +154,36 @@ class NormAffine(nn.Module):
 
   @nn.compact
   def __call__(
-    self, z: jax.Array, *, train: bool
-  ) -> tuple[jax.Array, jax.Array]:
-    """Returns (factor, shift), (n, channels) each.
+    self, maps: Sequence[jax.Array], *, train: bool
+  ) -> tuple[tuple[jax.Array, jax.Array], ...]:
+    """Returns (factor, shift), (n, channels) each, for every map.
 
     Args:
-      z: (n, batch, height, width, channels).
+      maps: (n, batch, height, width, channels) each; n may differ.
       train: whether to take the statistics of the batch.
     """
-    shape = (z.shape[0], z.shape[-1])
-    average = None
-    if self.is_mutable_collection('batch_stats') or not train:
-      average = (
-        self.variable('batch_stats', 'mean', jnp.zeros, shape),
-        self.variable('batch_stats', 'var', jnp.ones, shape),
-      )
+    averages = _averages(self, maps, train)
     if train:
-      statistics = normalization.moments(z, self.axis_name)
-      if average is not None and not self.is_initializing():
-        _update_averages(
-          [average],
-          [lax.stop_gradient(statistics)],
-          math.prod(z.shape[1:4]),
-          self.axis_name,
-        )
+      statistics = normalization.moments(tuple(maps), self.axis_name)
+      _update_averages(
+        self, averages, lax.stop_gradient(statistics), maps, self.axis_name
+      )
     else:
-      statistics = average[0].value, average[1].value
+      statistics = tuple(average.value for average in averages)
     mean, variance = statistics
     factor = normalization.inverse_deviation(variance)
-    if not self.affine:
-      return factor, -mean * factor
-    factor = factor * self.param('scale', nn.initializers.ones, shape)
-    bias = self.param('bias', nn.initializers.zeros, shape)
-    return factor, bias - mean * factor
+    if self.affine:
+      factor = factor * self.param('scale', nn.initializers.ones, mean.shape)
+    shift = -mean * factor
+    if self.affine:
+      shift = shift + self.param('bias', nn.initializers.zeros, mean.shape)
+    return tuple(
+      zip(
+        normalization.split_rows(factor, maps),
+        normalization.split_rows(shift, maps),
+        strict=True,
+      )
+    )
 
 
 class ConvNorm(nn.Module):

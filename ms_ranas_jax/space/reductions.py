@@ -1,15 +1,17 @@
-"""Sums over the pixels of a batch, of a map and of its products with others.
+"""Sums over the pixels of a batch, of maps and of products of two.
 
 Batch normalisation needs them both ways: of z and z z for the moments, of G and
 G z_q for the gradient, where all products share G. A reduction straight to a
 few channels keeps a CPU waiting on its few accumulators, and reads G once per
 product. Here rows of thousands of values are added up in one loop over the
-rows, all sums at once, and what is left is summed to channels at the end.
+rows, all sums at once, and what is left is summed to channels at the end. One
+loop for all terms also keeps the program small, and so its compile time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+import functools
 
 import jax
 from jax import lax
@@ -17,32 +19,35 @@ import jax.numpy as jnp
 
 from ms_ranas_jax.space import lowering
 
-# Values of all edges that one accumulator holds: small enough for the cache.
+# Values that one accumulator holds, and all of a loop together: small enough
+# for the cache.
 _ACCUMULATOR = 65536
+_ACCUMULATORS = 524288
 # Rows that one iteration spells out; they save loads and stores of the sums.
 _ROWS_PER_ITERATION = 4
 
 
-@lowering.fence()
-def sum_pixels(
-  x: jax.Array, others: Sequence[jax.Array]
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  """Sums x, and x times each of `others`, over batch, height and width.
+@lowering.fence(static_argnums=(1,))
+def sum_products(
+  maps: Sequence[jax.Array], products: tuple[tuple[int, ...], ...]
+) -> jax.Array:
+  """Sums products of feature maps over batch, height and width, all at once.
 
   Args:
-    x: (n, batch, height, width, channels).
-    others: of the same shape each, or with a leading 1.
+    maps: (n, batch, height, width, channels) each; the leading size may
+      differ, and is 1 where a product is to repeat a map.
+    products: which maps to multiply, one or two numbers each.
 
   Returns:
-    The sum of x and those of the products, (n, channels) each, float32 or
-    wider.
+    (rows, channels), float32 or wider: the rows of the first product, as many
+    as the larger leading size, then those of the second, and so on.
   """
-  edges, *pixels, channels = x.shape
+  *pixels, channels = maps[0].shape[1:]
   count = pixels[0] * pixels[1] * pixels[2]
-  wide = jnp.promote_types(x.dtype, jnp.float32)
-  width = lowering.largest_divisor(
-    count, min(count, _ACCUMULATOR // (edges * channels))
-  )
+  wide = jnp.promote_types(jnp.result_type(*maps), jnp.float32)
+  leads = [max(maps[i].shape[0] for i in factors) for factors in products]
+  values = min(_ACCUMULATOR // max(leads), _ACCUMULATORS // sum(leads))
+  width = lowering.largest_divisor(count, min(count, values // channels))
   unroll = lowering.largest_divisor(count // width, _ROWS_PER_ITERATION)
   iterations = count // width // unroll
 
@@ -59,31 +64,22 @@ def sum_pixels(
 
   def body(iteration: jax.Array, sums: tuple[jax.Array, ...]):
     for row in range(unroll):
-      value = read(x, iteration, row)
-      sums = (
-        sums[0] + value,
-        *(
-          total + value * read(other, iteration, row)
-          for total, other in zip(sums[1:], others, strict=True)
-        ),
+      values = [read(array, iteration, row) for array in arrays]
+      sums = tuple(
+        total + functools.reduce(lambda a, b: a * b, [values[i] for i in f])
+        for total, f in zip(sums, products, strict=True)
       )
     return sums
 
-  x = rows(x)
-  others = tuple(rows(other) for other in others)
-  sums = (lax.full((edges, width * channels), 0, wide),) * (1 + len(others))
+  arrays = [rows(array) for array in maps]
+  sums = tuple(lax.full((lead, width * channels), 0, wide) for lead in leads)
   if iterations == 1:
     sums = body(jnp.int32(0), sums)
   else:
     sums = lax.fori_loop(0, iterations, body, sums)
-  totals = lax.reduce(
-    lax.reshape(lax.concatenate(sums, 0), (len(sums), edges, width, channels)),
+  return lax.reduce(
+    lax.reshape(lax.concatenate(sums, 0), (sum(leads), width, channels)),
     jnp.zeros((), wide),
     lax.add,
-    (2,),
+    (1,),
   )
-  total, *products = (
-    lax.squeeze(lax.slice_in_dim(totals, i, i + 1), (0,))
-    for i in range(len(sums))
-  )
-  return total, tuple(products)

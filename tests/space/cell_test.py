@@ -173,31 +173,44 @@ def _one_hot(cell, reduction):
   return weights
 
 
-def _derived_variables(cell, reduction, mixed_variables, shapes):
+def _derived_variables(cell, reduction, mixed_variables, shapes, reference):
   """Picks the variables of the chosen edges out of those of a mixed cell."""
   edges = cell.edges(reduction)
 
-  def pick(path, shape):
-    collection, state, *rest = (key.key for key in path)
-    name = next(n for n in operations.PRIMITIVES if rest[0].startswith(n))
-    number = int(state.removeprefix('state_'))
+  def chosen(name, number):
     # In the mixed cell, edges that leave a state are stacked by node, from the
     # first node that can read it on.
     first = max(number - 1, 0)
-    chosen = [
+    return [
       index // 2 - first
       for index, edge in enumerate(edges)
       if edge == (name, number)
     ]
-    if rest[0] == f'{name}_norm':
-      rest = ['norm', f'{name}_{rest[1]}']
+
+  def pick(path, shape):
+    collection, state, *rest = (key.key for key in path)
+    number = int(state.removeprefix('state_'))
     leaf = mixed_variables[collection][state]
+    last, between = reference.norm_rows(
+      [(n, 2 - max(number - 1, 0)) for n in operations.PRIMITIVES],
+      2 if reduction and number < 2 else 1,
+    )
+    if rest[0].startswith('separable_norm'):
+      rows = [
+        first + edge
+        for name, first in between.items()
+        for edge in chosen(name, number)
+      ]
+    else:
+      name = next(n for n in operations.PRIMITIVES if rest[0].startswith(n))
+      rows = chosen(name, number)
+      if rest[0] == f'{name}_norm':
+        rest = ['norm', rest[1]]
+        rows = [0] if 'pool' in name else rows
+        rows = [last[name] + row for row in rows]
     for key in rest:
       leaf = leaf[key]
-    axis = 1 if rest[-1] == 'kernel' else 0
-    if leaf.shape[axis] == 1 and 'pool' in name:
-      chosen = [0]
-    leaf = np.take(leaf, chosen, axis=axis)
+    leaf = np.take(leaf, rows, axis=1 if rest[-1] == 'kernel' else 0)
     assert leaf.shape == shape.shape
     return leaf
 
@@ -206,7 +219,7 @@ def _derived_variables(cell, reduction, mixed_variables, shapes):
 
 @pytest.mark.parametrize('reduction', [False, True])
 def test_a_one_hot_mixed_cell_equals_the_derived_cell(
-  reduction, fill, quick_jit
+  reduction, fill, quick_jit, reference
 ):
   inputs = _inputs((6, 5))
   weights = _one_hot(SMALL, reduction)
@@ -214,7 +227,11 @@ def test_a_one_hot_mixed_cell_equals_the_derived_cell(
   fixed = _fixed(SMALL, reduction, search=True)
   variables = fill(mixed, inputs, weights, train=True)
   of_fixed = _derived_variables(
-    SMALL, reduction, variables, fill(fixed, inputs, train=True)
+    SMALL,
+    reduction,
+    variables,
+    fill(fixed, inputs, train=True),
+    reference,
   )
   for one_hot, derived in zip(
     _both_modes(mixed, quick_jit)(variables, inputs, weights),

@@ -5,6 +5,7 @@ pixel and edge by edge, in float64, and shares nothing with the package but the
 layout of its params.
 """
 
+import collections
 import functools
 import types
 
@@ -120,8 +121,8 @@ def _of_edge(array, edge):
   return array[edge if array.shape[0] > 1 else 0]
 
 
-def norm(x, variables, path, edge=0, prefix='', train=True):
-  """The BN whose variables lie under `path`, of one edge."""
+def norm(x, variables, path, row=0, train=True):
+  """The BN whose variables lie in a row of those under `path`."""
   found = {}
   for collection in ('params', 'batch_stats'):
     tree = variables.get(collection, {})
@@ -129,16 +130,44 @@ def norm(x, variables, path, edge=0, prefix='', train=True):
       tree = tree.get(key, {})
     found |= tree
   fields = {}
-  if f'{prefix}scale' in found:
-    fields['scale'] = _of_edge(found[f'{prefix}scale'], edge)
-    fields['bias'] = _of_edge(found[f'{prefix}bias'], edge)
+  if 'scale' in found:
+    fields['scale'] = _of_edge(found['scale'], row)
+    fields['bias'] = _of_edge(found['bias'], row)
   if not train:
-    fields['mean'] = _of_edge(found[f'{prefix}mean'], edge)
-    fields['variance'] = _of_edge(found[f'{prefix}var'], edge)
+    fields['mean'] = _of_edge(found['mean'], row)
+    fields['variance'] = _of_edge(found['var'], row)
   return batch_norm(x, **fields)
 
 
-def operation(name, x, variables, path, edge, stride, *, train, search, last):
+def norm_rows(groups, stride):
+  """Where the BNs of the edges that leave a state lie.
+
+  Args:
+    groups: (operation name, number of edges) in their order.
+    stride: 1 or 2.
+
+  Returns:
+    Two dicts from names to the first row of their edges: in the norm of a mixed
+    cell, and in the norms between the repeats of separable convolutions.
+  """
+  last, between = {}, {}
+  in_last = in_between = 0
+  for name, edges in groups:
+    if 'pool' in name:
+      last[name] = in_last
+      in_last += 1  # all edges share it
+    elif name in SEPARABLE or (name == 'skip_connect' and stride == 2):
+      last[name] = in_last
+      in_last += edges
+    if name in SEPARABLE and SEPARABLE[name][2] > 1:
+      between[name] = in_between
+      in_between += edges
+  return last, between
+
+
+def operation(
+  name, x, variables, path, edge, stride, groups, *, train, search, mixed
+):
   """One operation on one edge.
 
   Args:
@@ -148,16 +177,21 @@ def operation(name, x, variables, path, edge, stride, *, train, search, last):
     path: where the variables of the state's edges lie in them.
     edge: which of the edges that carry the operation.
     stride: 1 or 2.
+    groups: of the state, see `norm_rows`.
     train: whether BNs use the statistics of the batch.
     search: whether a BN follows a pool.
-    last: (path, prefix) of the last BN.
+    mixed: whether one norm holds the last BNs of all operations.
   """
+  last, between = norm_rows(groups, stride)
   params = variables.get('params', {})
   for key in path:
     params = params.get(key, {})
 
   def last_norm(z):
-    return norm(z, variables, (*path, *last[0]), edge, last[1], train)
+    if not mixed:
+      return norm(z, variables, (*path, f'{name}_norm'), edge, train)
+    row = last[name] + (0 if 'pool' in name else edge)
+    return norm(z, variables, (*path, 'norm'), row, train)
 
   if name == 'none':
     return np.zeros(1)
@@ -181,8 +215,8 @@ def operation(name, x, variables, path, edge, stride, *, train, search, last):
     x = depthwise(relu(x), kernel, 1 if repeat else stride, dilation)
     x = x @ params[f'{name}_pointwise_{repeat}'][edge]
     if repeat < repeats - 1:
-      between = (*path, f'{name}_norm_{repeat}')
-      x = norm(x, variables, between, edge, train=train)
+      row = between[name] + edge
+      x = norm(x, variables, (*path, f'separable_norm_{repeat}'), row, train)
   return last_norm(x)
 
 
@@ -210,9 +244,9 @@ def cell(
         continue
       for column, name in enumerate(names):
         # Variables of the edges that leave a state are stacked in row order.
-        same = [
-          r for r, (s, _, n) in enumerate(edges) if s == state and name in n
-        ]
+        leaving = [(r, n) for r, (s, _, n) in enumerate(edges) if s == state]
+        counts = collections.Counter(n for _, names in leaving for n in names)
+        same = [r for r, names in leaving if name in names]
         mixed = weights is not None
         value = operation(
           name,
@@ -221,9 +255,10 @@ def cell(
           (f'state_{state}',),
           same.index(row),
           2 if reduction and state < 2 else 1,
+          tuple(counts.items()),
           train=train,
           search=search,
-          last=((('norm',), f'{name}_') if mixed else ((f'{name}_norm',), '')),
+          mixed=mixed,
         )
         total = total + value * (weights[row, column] if mixed else 1)
     states.append(total)
@@ -241,6 +276,7 @@ def reference():
     factorized_reduce=factorized_reduce,
     batch_norm=batch_norm,
     norm=norm,
+    norm_rows=norm_rows,
     operation=operation,
     cell=cell,
   )

@@ -111,7 +111,7 @@ def test_the_compiled_mixture_of_pools_keeps_its_fences(cpu):
         pooling.max_pool(x, 1, lowering.TAPS),
         pooling.average_pool(x, 1, lowering.TAPS),
       )
-      return normalization.normalized_sum(terms, (scale, scale))[0]
+      return normalization.normalized_sum(terms, jnp.stack([scale] * 2))[0]
 
     y, pull = jax.vjp(mixture, x, scale)
     return y, pull(y)
@@ -123,8 +123,7 @@ def test_the_compiled_mixture_of_pools_keeps_its_fences(cpu):
     '_gradient_in_terms',
     '_max_and_winner',
     '_max_input_gradient',
-    '_weighted_sum',
-    'sum_pixels',
-    'sum_pixels',
-    'sum_pixels',
+    '_weigh',
+    'sum_products',
+    'sum_products',
   ]

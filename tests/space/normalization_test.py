@@ -8,28 +8,29 @@ import pytest
 from ms_ranas_jax.space import normalization
 
 EDGES, CHANNELS = 3, 4
-# Per edge, shared by the edges; each normalised or not.
+# Per edge, shared by the edges; the first two are normalised.
 LEADS = (EDGES, 1, EDGES, 1)
-NORMALIZE = (True, True, False, False)
+NORMALIZED = 2
 
 
 def _spread(per_channel):
   return per_channel[:, None, None, None, :]
 
 
-def _plain_moments(z):
+def _plain_moments(maps):
+  z = jnp.concatenate(maps)
   mean = jnp.mean(z, (1, 2, 3))
   return mean, jnp.mean((z - _spread(mean)) ** 2, (1, 2, 3))
 
 
-def _plain_sum(terms, scales, bias, normalize):
+def _plain(terms, scales, bias):
   total = 0.0
-  for z, scale, flag in zip(terms, scales, normalize, strict=True):
-    if flag:
-      mean, variance = _plain_moments(z)
+  for index, (z, scale) in enumerate(zip(terms, scales, strict=True)):
+    if index < NORMALIZED:
+      mean, variance = _plain_moments([z])
       z = (z - _spread(mean)) / _spread(jnp.sqrt(variance + 1e-5))
     total = total + z * _spread(scale)
-  return total if bias is None else total + _spread(bias)
+  return total + _spread(bias)
 
 
 def _inputs(batch, size, seed=0):
@@ -38,7 +39,7 @@ def _inputs(batch, size, seed=0):
     rng.normal(loc=0.5, scale=2.0, size=(lead, batch, *size, CHANNELS))
     for lead in LEADS
   ]
-  scales = [rng.normal(size=(EDGES, CHANNELS)) for _ in LEADS]
+  scales = rng.normal(size=(len(LEADS), EDGES, CHANNELS))
   bias = rng.normal(size=(EDGES, CHANNELS))
   return terms, scales, bias
 
@@ -49,11 +50,7 @@ def _value_and_gradients(rule, *args):
 
 
 def _rule(terms, scales, bias):
-  return normalization.normalized_sum(terms, scales, bias, NORMALIZE)[0]
-
-
-def _plain(terms, scales, bias):
-  return _plain_sum(terms, scales, bias, NORMALIZE)
+  return normalization.normalized_sum(terms, scales, bias, NORMALIZED)[0]
 
 
 def _assert_close(actual, expected, relative):
@@ -84,7 +81,9 @@ def test_sum_and_gradients_equal_the_plain_formula(batch, size, quick_jit):
 def test_one_term_is_a_batch_normalisation_without_a_bias(reference):
   (z, *_), (scale, *_), _ = _inputs(2, (4, 3))
   with jax.enable_x64(True):
-    total, ((mean, variance),) = normalization.normalized_sum((z,), (scale,))
+    total, (mean, variance) = normalization.normalized_sum(
+      (jnp.array(z),), jnp.array(scale)[None]
+    )
   for edge in range(EDGES):
     np.testing.assert_allclose(
       total[edge], reference.batch_norm(z[edge], scale[edge]), atol=1e-10
@@ -100,22 +99,24 @@ def test_statistics_are_those_of_the_normalised_terms_and_carry_no_gradient():
   def compute(terms):
     def read(terms):
       _, statistics = normalization.normalized_sum(
-        terms, scales, bias, NORMALIZE
+        terms, scales, bias, NORMALIZED
       )
       return sum(jnp.sum(s) for s in jax.tree.leaves(statistics)), statistics
 
     return jax.grad(read, has_aux=True)(terms)
 
   gradient, statistics = compute(terms)
-  assert [s is None for s in statistics] == [not flag for flag in NORMALIZE]
-  assert [s[0].shape for s in statistics[:2]] == [(EDGES, CHANNELS), (1, 4)]
+  expected = _plain_moments(terms[:NORMALIZED])
+  for statistic, value in zip(statistics, expected, strict=True):
+    assert statistic.shape == (EDGES + 1, CHANNELS)
+    np.testing.assert_allclose(statistic, value, rtol=1e-4, atol=1e-5)
   for leaf in jax.tree.leaves(gradient):
     assert not np.any(leaf)
 
 
 def test_variance_of_a_constant_is_not_negative():
   z = jnp.full((1, 2, 5, 5, 2), 1000.1)
-  _, variance = normalization.moments(z)
+  _, variance = normalization.moments((z,))
   assert np.all(np.asarray(variance) >= 0)
 
 
@@ -126,7 +127,9 @@ def test_apply_moments(reference):
   variance = rng.uniform(0.5, 2, size=(EDGES, CHANNELS))
   with jax.enable_x64(True):
     with_bias, without = (
-      normalization.apply_moments(jnp.asarray(z), scale, b, mean, variance)
+      normalization.apply_moments(
+        (jnp.asarray(z),), jnp.array(scale)[None], b, (mean, variance)
+      )
       for b in (bias, None)
     )
   for e in range(EDGES):
@@ -146,7 +149,7 @@ def test_two_devices_give_the_statistics_and_the_gradients_of_one():
     # The gains stand for params of earlier layers.
     terms = [gain * jnp.sin(z) for gain, z in zip(gains, terms)]
     total, statistics = normalization.normalized_sum(
-      terms, scales, bias, NORMALIZE, axis_name
+      terms, scales, bias, NORMALIZED, axis_name
     )
     return jnp.mean(jnp.cos(total)), statistics
 
@@ -178,8 +181,8 @@ def test_two_devices_give_the_statistics_and_the_gradients_of_one():
 
 def test_bfloat16_keeps_its_statistics_in_float32():
   z = jnp.full((1, 1, 40, 40, 1), 0.1, jnp.bfloat16)
-  scale = jnp.ones((1, 1))
-  total, ((mean, _),) = normalization.normalized_sum((z,), (scale,))
+  scale = jnp.ones((1, 1, 1))
+  total, (mean, _) = normalization.normalized_sum((z,), scale)
   assert total.dtype == jnp.bfloat16
   assert mean.dtype == jnp.float32
   # A sum of 1600 terms in bfloat16 would stop at 25.
@@ -187,21 +190,22 @@ def test_bfloat16_keeps_its_statistics_in_float32():
 
 
 def test_moments_and_their_gradient(quick_jit):
-  (z, *_), _, _ = _inputs(2, (5, 6))
+  maps, _, _ = _inputs(2, (5, 6))
+  maps = maps[:2]
 
   @quick_jit
-  def compute(z):
-    def value(rule, z):
-      mean, variance = rule(z)
+  def compute(maps):
+    def value(rule, maps):
+      mean, variance = rule(maps)
       return jnp.sum(jnp.sin(mean) * jnp.cos(variance))
 
     return [
-      (rule(z), jax.grad(value, 1)(rule, z))
+      (rule(maps), jax.grad(value, 1)(rule, maps))
       for rule in (normalization.moments, _plain_moments)
     ]
 
   with jax.enable_x64(True):
-    rule, plain = compute(z)
+    rule, plain = compute(maps)
   _assert_close(rule, plain, 1e-9)
-  rule, plain = compute(np.float32(z))
+  rule, plain = compute(jax.tree.map(np.float32, maps))
   _assert_close(rule, plain, 1e-4)

@@ -74,9 +74,10 @@ def test_operations_equal_the_reference(stride, size, search, fill, reference):
           (),
           edge,
           stride,
+          [(n, edges) for n in NAMES],
           train=train,
           search=search,
-          last=((f'{name}_norm',), ''),
+          mixed=False,
         )
         np.testing.assert_allclose(
           output, expected, rtol=1e-5, atol=1e-5, err_msg=f'{name} {train}'

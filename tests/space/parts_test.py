@@ -59,20 +59,29 @@ def test_a_weighted_sum(train, affine, fill, reference):
   terms = [_random(n, 3, 4, 5, 6, seed=n) for n in (edges, 1)]
   terms.append(_random(edges, 3, 4, 5, 6, seed=5))
   weights = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]], np.float32)
-  norm = parts.NormalizedSum(
-    affine=affine, names=('a_', 'b_', 'c_'), normalize=(True, True, False)
-  )
+  norm = parts.NormalizedSum(affine=affine, num_normalized=2)
   variables = fill(norm, terms, weights, train=True)
-  names = {'a_scale', 'a_bias', 'b_scale', 'b_bias'} if affine else set()
+  names = {'scale', 'bias'} if affine else set()
   assert set(variables.get('params', {})) == names
-  assert variables['batch_stats']['b_mean'].shape == (1, 6)
+  # The rows of the statistics are those of the maps, the second of which has
+  # one; those of scale and bias are of the outputs.
+  assert variables['batch_stats']['mean'].shape == (3, 6)
   y = norm.apply(variables, terms, weights, train=train)
   for edge in range(edges):
     expected = weights[edge, 2] * terms[2][edge]
-    for index, name in enumerate(('a_', 'b_')):
+    for index, row in enumerate((edge, edges)):
       z = terms[index][edge if index == 0 else 0].astype(np.float64)
-      expected = expected + weights[edge, index] * reference.norm(
-        z, variables, (), edge, name, train
+      fields = {}
+      if affine:
+        params = variables['params']
+        of_output = index * edges + edge
+        fields['scale'] = params['scale'][of_output]
+        fields['bias'] = params['bias'][of_output]
+      if not train:
+        fields['mean'] = variables['batch_stats']['mean'][row]
+        fields['variance'] = variables['batch_stats']['var'][row]
+      expected = expected + weights[edge, index] * reference.batch_norm(
+        z, **fields
       )
     np.testing.assert_allclose(y[edge], expected, rtol=1e-5, atol=1e-5)
 

@@ -8,11 +8,6 @@ import pytest
 from ms_ranas_jax.space import reductions
 
 
-def _expected(x, others):
-  pixels = (1, 2, 3)
-  return [x.sum(pixels), *((x * other).sum(pixels) for other in others)]
-
-
 @pytest.mark.parametrize(
   'shape',
   [
@@ -25,25 +20,27 @@ def _expected(x, others):
 )
 def test_sums_equal_numpys(shape):
   rng = np.random.default_rng(0)
-  x = rng.normal(size=shape)
-  others = (rng.normal(size=shape), rng.normal(size=(1, *shape[1:])))
-  with jax.enable_x64(True):
-    total, products = reductions.sum_pixels(jnp.array(x), others)
-    assert total.dtype == jnp.float64
-  expected = _expected(x, others)
-  for actual, value in zip((total, *products), expected, strict=True):
-    np.testing.assert_allclose(actual, value, rtol=0, atol=1e-9)
-
-  total, products = reductions.sum_pixels(
-    jnp.array(x, jnp.float32), [jnp.array(o, jnp.float32) for o in others]
+  maps = [rng.normal(size=(lead, *shape[1:])) for lead in (shape[0], 1, 2)]
+  maps[2] = maps[2][: shape[0]]
+  products = ((0,), (0, 1), (1,), (2, 2))
+  factors = [[maps[i] for i in f] for f in products]
+  expected = np.concatenate(
+    [np.prod(np.broadcast_arrays(*f), 0).sum((1, 2, 3)) for f in factors]
   )
-  for actual, value in zip((total, *products), expected, strict=True):
-    assert actual.dtype == jnp.float32
-    np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-3)
+  with jax.enable_x64(True):
+    sums = reductions.sum_products(tuple(map(jnp.array, maps)), products)
+    assert sums.dtype == jnp.float64
+  np.testing.assert_allclose(sums, expected, rtol=0, atol=1e-9)
+
+  sums = reductions.sum_products(
+    tuple(jnp.array(z, jnp.float32) for z in maps), products
+  )
+  assert sums.dtype == jnp.float32
+  np.testing.assert_allclose(sums, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_bfloat16_is_summed_in_float32():
   x = jnp.ones((1, 4, 32, 32, 1), jnp.bfloat16)
-  total, (square,) = reductions.sum_pixels(x, (x,))
-  assert total.dtype == jnp.float32
-  np.testing.assert_array_equal([total, square], [[[4096.0]], [[4096.0]]])
+  sums = reductions.sum_products((x,), ((0,), (0, 0)))
+  assert sums.dtype == jnp.float32
+  np.testing.assert_array_equal(sums, [[4096.0], [4096.0]])
