@@ -94,6 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--lowering', default='auto', help='auto, taps or conv; of ours'
   )
+  parser.add_argument(
+    '--remat', action='store_true', help='less memory, more time; of ours'
+  )
   parser.add_argument('--devices', type=int, default=1, help='of ours')
   parser.add_argument(
     '--cache-dir', help='keep compiled programs there; by default nowhere'
@@ -146,6 +149,7 @@ def compare(
   case = {
     **case,
     'lowering': args.lowering,
+    'remat': args.remat,
     'devices': args.devices,
     'cache_dir': args.cache_dir,
     'channels_last': args.channels_last,

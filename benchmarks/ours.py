@@ -19,6 +19,7 @@ from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.search import loop as search_loop
 from ms_ranas_jax.space import genotype
+from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.training import initialization
 from ms_ranas_jax.training import loop as train_loop
@@ -49,6 +50,7 @@ def _config(case: Case, section: str):
   config.dataset.flip = True
   part = config[section]
   part.batch_size = case['batch']
+  part.remat = case['remat']
   part.network.update(
     channels=case['channels'],
     layers=case['layers'],
@@ -105,7 +107,8 @@ def _derived_network(case: Case, config) -> network_lib.Network:
   return network_lib.derived_network(
     settings.network_spec(config.train.network, (size, size, 3), 10),
     cells,
-    lowering=case['lowering'],
+    remat=case['remat'],
+    lowering=lowering.resolve(case['lowering']),
   )
 
 

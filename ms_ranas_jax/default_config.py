@@ -54,6 +54,7 @@ def get_config() -> ConfigDict:
   config.search.alphas_weight_decay = 1e-3  # L2 added to the gradient
   config.search.exit_weights = ()  # w_k of the loss; () is ones
   config.search.chunk_steps = 20  # steps in one call, between metrics lines
+  config.search.remat = False  # take less memory and more time for a step
   config.search.network = _network()
 
   config.train = ConfigDict()
@@ -71,6 +72,7 @@ def get_config() -> ConfigDict:
   config.train.clip = 5.0  # largest gradient norm; 0 is off
   config.train.exit_weights = ()  # w_k of the loss; () is ones
   config.train.chunk_steps = 20  # steps in one call, between metrics lines
+  config.train.remat = False  # take less memory and more time for a step
   config.train.network = _network()
 
   config.evaluate = ConfigDict()

@@ -85,6 +85,7 @@ def _optimisation(section: str) -> dict[str, _Check]:
     'clip': _number(0),
     'exit_weights': _NUMBERS,
     'chunk_steps': _int(1),
+    'remat': _FLAG,
     **{f'network.{name}': check for name, check in _NETWORK.items()},
   }
   return {f'{section}.{name}': check for name, check in fields.items()}

@@ -23,6 +23,7 @@ from ms_ranas_jax.search import alphas
 from ms_ranas_jax.search import loop as search_loop
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
@@ -34,7 +35,14 @@ Config = Any
 _CONFIG_FILE = 'config.json'
 _IMAGE_STAGES = frozenset({'search', 'train', 'evaluate'})
 # Fields that may change from one call to the next in a work directory.
-_FREE_FIELDS = ('stages', 'dataset.dir', 'num_devices', 'lowering')
+_FREE_FIELDS = (
+  'stages',
+  'dataset.dir',
+  'num_devices',
+  'lowering',
+  'search.remat',
+  'train.remat',
+)
 # How many differing fields an error lists.
 _LISTED = 6
 
@@ -115,7 +123,7 @@ class Run:
       self.spec(self.config.search.network),
       ops.PRIMITIVES,
       dtype=self.config.dtype,
-      lowering=self.config.lowering,
+      lowering=lowering.resolve(self.config.lowering),
     )
 
   def train_network(self, genotype: Genotype | None) -> network_lib.Network:
@@ -130,7 +138,8 @@ class Run:
       genotype,
       ops.OPERATIONS,
       dtype=self.config.dtype,
-      lowering=self.config.lowering,
+      remat=self.config.train.remat,
+      lowering=lowering.resolve(self.config.lowering),
     )
 
 

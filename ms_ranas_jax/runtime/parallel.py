@@ -9,8 +9,10 @@ batch is split, and the step averages what it has to over `AXIS_NAME`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import time
 from typing import Any
 
+from absl import logging
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -149,7 +151,10 @@ def compile_chunk(
       devices=jax.local_devices()[:num_devices],
     )
 
+  executable = None
+
   def run(state, data, indices):
+    nonlocal executable
     count = len(indices)
     if not 1 <= count <= chunk_steps:
       raise ValueError(f'a chunk has 1 to {chunk_steps} steps, not {count}')
@@ -158,7 +163,26 @@ def compile_chunk(
     if num_devices > 1:
       parts = indices.reshape(*indices.shape[:-1], num_devices, -1)
       indices = np.moveaxis(parts, -2, 0)
-    state, metrics = compiled(state, data, indices, np.int32(count))
+    args = (state, data, indices, np.int32(count))
+    if executable is None:
+      executable = _compile(compiled, args)
+    state, metrics = executable(*args)
     return state, unreplicate(metrics, num_devices)
 
   return run
+
+
+def _compile(function: Any, args: tuple[PyTree, ...]) -> Callable[..., Any]:
+  """Compiles ahead of the first call, to say what that takes."""
+  began = time.monotonic()
+  executable = function.lower(*args).compile()
+  seconds = time.monotonic() - began
+  memory = executable.memory_analysis()
+  needs = ''
+  if memory is not None:  # not all backends tell
+    needs = (
+      f'; a step takes {memory.temp_size_in_bytes / 1e9:.2f} GB of memory '
+      'besides its state and data'
+    )
+  logging.info('compiled in %.0f s%s', seconds, needs)
+  return executable

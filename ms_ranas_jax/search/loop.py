@@ -24,6 +24,7 @@ from ms_ranas_jax.runtime.progress import Progress
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
 from ms_ranas_jax.search.optimizers import adam_with_l2
+from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
@@ -140,7 +141,8 @@ def build_program(
     ),
     primitives,
     dtype=config.dtype,
-    lowering=config.lowering,
+    remat=search.remat,
+    lowering=lowering.resolve(config.lowering),
     axis_name=axis,
   )
   halves, steps = plan_epochs(config, dataset)

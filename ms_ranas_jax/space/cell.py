@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 
 from flax import linen as nn
 import jax
@@ -22,6 +23,7 @@ from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import parts
 from ms_ranas_jax.space import pooling
+from ms_ranas_jax.space import recompute
 from ms_ranas_jax.space.genotype import Genotype
 
 NUM_INPUTS = 2
@@ -89,9 +91,10 @@ def _slices(x: jax.Array) -> tuple[jax.Array, ...]:
   return tuple(x[n] for n in range(x.shape[0]))
 
 
-@jax.custom_vjp
-def _unstack(x: jax.Array) -> tuple[jax.Array, ...]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _unstack(x: jax.Array, choice: str) -> tuple[jax.Array, ...]:
   """Takes the leading axis apart; its gradient is one stack, not many adds."""
+  del choice
   return _slices(x)
 
 
@@ -100,7 +103,10 @@ def _stack(parts_: Sequence[jax.Array]) -> jax.Array:
   return lax.concatenate([lax.expand_dims(p, (0,)) for p in parts_], 0)
 
 
-_unstack.defvjp(lambda x: (_slices(x), None), lambda _, d: (_stack(d),))
+_unstack.defvjp(
+  lambda x, choice: (_slices(x), None),
+  lambda choice, _, d: (_stack(d, choice=choice),),
+)
 
 
 class StateEdges(nn.Module):
@@ -112,7 +118,8 @@ class StateEdges(nn.Module):
     stride: 1 or 2.
     search: BNs without scale and bias, and one after every pool.
     mixed: sum the groups with weights; they all have the same edges then.
-    lowering: see `lowering.resolve`.
+    remat: compute depthwise convolutions again on the way back.
+    lowering: see `lowering.select`.
     axis_name: the device axis that shares the BN statistics.
   """
 
@@ -121,12 +128,17 @@ class StateEdges(nn.Module):
   stride: int
   search: bool
   mixed: bool
+  remat: bool = False
   lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   def _norm(self, name: str, **fields) -> parts.NormalizedSum:
     return parts.NormalizedSum(
-      affine=not self.search, axis_name=self.axis_name, name=name, **fields
+      affine=not self.search,
+      lowering=self.lowering,
+      axis_name=self.axis_name,
+      name=name,
+      **fields,
     )
 
   def _separable(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
@@ -153,34 +165,36 @@ class StateEdges(nn.Module):
         ),
       )
 
-    pairs = [kernels(n, o.kernel, edges, 0) for n, o, edges in found]
-    first = depthwise.relu_depthwise(
-      x[None],
-      [pair[0] for pair in pairs],
-      [depthwise.Window(o.kernel, o.dilation) for _, o, _ in found],
-      self.stride,
-      self.lowering,
-    )
-    outputs = {
-      name: convolution.pointwise(y, pointwise)
-      for (name, _, _), y, (_, pointwise) in zip(
-        found, first, pairs, strict=True
-      )
-    }
+    def convolve(x, entries, repeat, stride, norm=None):
+      """One repeat of some of the operations, on the same input."""
+      shapes = [depthwise.Window(o.kernel, o.dilation) for _, o, _ in entries]
+
+      def compute(x, norm, pairs):
+        depthwise_outputs = depthwise.relu_depthwise(
+          x, [k for k, _ in pairs], shapes, stride, self.lowering, norm
+        )
+        return [
+          convolution.pointwise(y, pointwise)
+          for y, (_, pointwise) in zip(depthwise_outputs, pairs, strict=True)
+        ]
+
+      pairs = [kernels(n, o.kernel, edges, repeat) for n, o, edges in entries]
+      if self.remat:
+        compute = recompute.recompute(compute)
+      outputs = compute(x, norm, pairs)
+      return {n: y for (n, _, _), y in zip(entries, outputs, strict=True)}
+
+    outputs = convolve(x[None], found, 0, self.stride)
     for repeat in range(1, max(o.repeats for _, o, _ in found)):
       again = [entry for entry in found if entry[1].repeats > repeat]
       norms = parts.NormAffine(
         affine=not self.search,
+        lowering=self.lowering,
         axis_name=self.axis_name,
         name=f'separable_norm_{repeat - 1}',
       )([outputs[name] for name, _, _ in again], train=train)
-      for (name, operation, edges), norm in zip(again, norms, strict=True):
-        window, pointwise = kernels(name, operation.kernel, edges, repeat)
-        shape = depthwise.Window(operation.kernel, operation.dilation)
-        (y,) = depthwise.relu_depthwise(
-          outputs[name], [window], [shape], 1, self.lowering, norm
-        )
-        outputs[name] = convolution.pointwise(y, pointwise)
+      for entry, norm in zip(again, norms, strict=True):
+        outputs |= convolve(outputs[entry[0]], [entry], repeat, 1, norm)
     return outputs
 
   @nn.compact
@@ -242,14 +256,16 @@ class StateEdges(nn.Module):
       total = self._norm('norm', num_normalized=len(normalized))(
         list(terms.values()), weights[:, columns], train=train
       )
-      return (_unstack(total),)
+      return (_unstack(total, self.lowering),)
     outputs = []
     for column, (name, _, edges) in enumerate(self.groups):
       if column in normalized:
         z = self._norm(f'{name}_norm')((normalized[column],), train=train)
       else:
         z = plain[column]
-      outputs.append(_unstack(z) if z.shape[0] == edges else (z[0],) * edges)
+      outputs.append(
+        _unstack(z, self.lowering) if z.shape[0] == edges else (z[0],) * edges
+      )
     return tuple(outputs)
 
 
@@ -263,7 +279,9 @@ class Cell(nn.Module):
     reduction: stride 2 on the edges from the inputs.
     search: BNs without scale and bias, and one after every pool, as in the
       DARTS search; by default of mixed cells only.
-    lowering: see `lowering.resolve`.
+    remat: compute depthwise convolutions again on the way back, which takes
+      time and saves the memory of their outputs.
+    lowering: see `lowering.select`.
     axis_name: the device axis that shares the BN statistics.
   """
 
@@ -272,6 +290,7 @@ class Cell(nn.Module):
   channels: int
   reduction: bool = False
   search: bool | None = None
+  remat: bool = False
   lowering: str = lowering.AUTO
   axis_name: str | None = None
 
@@ -323,6 +342,7 @@ class Cell(nn.Module):
         stride=stride,
         search=search,
         mixed=wiring.mixed,
+        remat=self.remat,
         lowering=self.lowering,
         axis_name=self.axis_name,
         name=f'state_{state}',

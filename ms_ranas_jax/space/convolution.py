@@ -7,6 +7,8 @@ faster than XLA's convolution there.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -73,18 +75,30 @@ def convolution(
     x: (batch, height, width, channels).
     kernel: (rows, columns, channels, features).
     strides: of rows and columns.
-    choice: the lowering, see `lowering.resolve`.
+    choice: the lowering, see `lowering.select`.
 
   Returns:
     (batch, ceil(height / strides[0]), ceil(width / strides[1]), features).
   """
-  kernel = kernel.astype(x.dtype)
+  return lowering.select(
+    choice,
+    functools.partial(_as_product, strides=strides),
+    functools.partial(_as_convolution, strides=strides),
+    x,
+    kernel.astype(x.dtype),
+  )
+
+
+def _as_product(x, kernel, strides):
   rows, columns, channels, features = kernel.shape
-  if lowering.resolve(choice) == lowering.TAPS:
-    patches = _patches(x, (rows, columns), strides)
-    flat = kernel.reshape(rows * columns * channels, features)
-    y = patches.reshape(-1, flat.shape[0]) @ flat
-    return y.reshape(*patches.shape[:-1], features)
+  patches = _patches(x, (rows, columns), strides)
+  flat = kernel.reshape(rows * columns * channels, features)
+  y = patches.reshape(-1, flat.shape[0]) @ flat
+  return y.reshape(*patches.shape[:-1], features)
+
+
+def _as_convolution(x, kernel, strides):
+  rows, columns = kernel.shape[:2]
   return lax.conv_general_dilated(
     x,
     kernel,

@@ -77,7 +77,7 @@ def relu_depthwise(
     kernels: one (n, k, k, channels) per window; n = m where m > 1.
     shapes: the windows.
     stride: 1 or 2.
-    choice: the lowering, see `lowering.resolve`.
+    choice: the lowering, see `lowering.select`.
     affine: (factor, shift), (m, channels) each, such as those of a BN; None
       leaves x as it is. The mapped x is made where it is read and not stored.
 
@@ -85,9 +85,15 @@ def relu_depthwise(
     One (n, batch, ceil(height / stride), ceil(width / stride), channels) per
     window.
   """
+  lowering.check(choice)
   kernels = tuple(kernel.astype(x.dtype) for kernel in kernels)
-  if lowering.resolve(choice) == lowering.TAPS:
-    return _bank(x, affine, kernels, tuple(shapes), stride)
+  if choice == lowering.CONV:
+    return _convolutions(x, affine, kernels, shapes, stride)
+  return _bank(x, affine, kernels, tuple(shapes), stride, choice)
+
+
+def _convolutions(x, affine, kernels, shapes, stride):
+  """The plain form, which autodiff takes back."""
   rectified = windows.relu(_before_relu(x, affine))
   return tuple(
     _grouped_conv(rectified, kernel, shape, stride)
@@ -301,18 +307,49 @@ def _geometry(
   return 0, shape.dilation, stride, max(full) - shape.padding
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+# The rule stands around the choice, since autodiff of a choice would keep what
+# the way back needs of both.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _bank(
   x: jax.Array,
   affine: Affine | None,
   kernels: tuple[jax.Array, ...],
   shapes: tuple[Window, ...],
   stride: int,
+  choice: str,
 ) -> tuple[jax.Array, ...]:
-  return _bank_forward(x, affine, kernels, shapes, stride)[0]
+  return _bank_forward(x, affine, kernels, shapes, stride, choice)[0]
 
 
-def _bank_forward(x, affine, kernels, shapes, stride):
+def _bank_forward(x, affine, kernels, shapes, stride, choice):
+  outputs = lowering.select(
+    choice,
+    functools.partial(_taps_forward, shapes=shapes, stride=stride),
+    functools.partial(_convolutions, shapes=shapes, stride=stride),
+    x,
+    affine,
+    kernels,
+  )
+  return outputs, (x, affine, kernels)
+
+
+def _bank_backward(shapes, stride, choice, residuals, cotangents):
+  def through_convolutions(residuals, cotangents):
+    _, pull = jax.vjp(
+      functools.partial(_convolutions, shapes=shapes, stride=stride), *residuals
+    )
+    return pull(cotangents)
+
+  return lowering.select(
+    choice,
+    functools.partial(_taps_backward, shapes=shapes, stride=stride),
+    through_convolutions,
+    residuals,
+    cotangents,
+  )
+
+
+def _taps_forward(x, affine, kernels, shapes, stride):
   inputs = _padded_inputs(x, affine, shapes, stride)
   height, width = x.shape[-3:-1]
   size = -(-height // stride), -(-width // stride)
@@ -322,10 +359,10 @@ def _bank_forward(x, affine, kernels, shapes, stride):
     outputs.append(
       _fenced_taps(inputs[which], kernel, dilation, step, offset, size)
     )
-  return tuple(outputs), (x, affine, kernels)
+  return tuple(outputs)
 
 
-def _bank_backward(shapes, stride, residuals, cotangents):
+def _taps_backward(residuals, cotangents, shapes, stride):
   x, affine, kernels = residuals
   # Made again rather than kept: padded copies would be the largest residuals.
   inputs = _padded_inputs(x, affine, shapes, stride)

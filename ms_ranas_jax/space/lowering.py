@@ -15,6 +15,7 @@ import functools
 from typing import Any
 
 import jax
+from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from ms_ranas_jax.errors import UsageError
@@ -25,14 +26,24 @@ CONV = 'conv'
 CHOICES = (AUTO, TAPS, CONV)
 
 
+def check(choice: str) -> None:
+  """Refuses a lowering that there is not.
+
+  Raises:
+    UsageError: it is none of `CHOICES`.
+  """
+  if choice not in CHOICES:
+    raise UsageError(f"lowering = '{choice}': give one of {CHOICES}.")
+
+
 def resolve(choice: str = AUTO) -> str:
-  """Returns the lowering of convolutions and pools that a choice stands for.
+  """Returns what 'auto' comes to on the default backend.
+
+  A program that knows where it runs says so with this: tracing both ways, as
+  'auto' does, takes several times as long as tracing one.
 
   Args:
-    choice: 'taps' (shifted multiply-adds and matrix products, with gradients
-      of their own: for CPUs), 'conv' (XLA's convolutions and pools: for GPUs
-      and TPUs, and the plain form that tests compare with), or 'auto', by the
-      default backend.
+    choice: see `select`.
 
   Returns:
     'taps' or 'conv'.
@@ -40,11 +51,37 @@ def resolve(choice: str = AUTO) -> str:
   Raises:
     UsageError: there is no such choice.
   """
-  if choice not in CHOICES:
-    raise UsageError(f"lowering = '{choice}': give one of {CHOICES}.")
+  check(choice)
   if choice == AUTO:
     return TAPS if jax.default_backend() == 'cpu' else CONV
   return choice
+
+
+def select(
+  choice: str,
+  taps: Callable[..., Any],
+  conv: Callable[..., Any],
+  *args: Any,
+) -> Any:
+  """Calls one of two ways to compute the same.
+
+  Args:
+    choice: 'taps' (shifted multiply-adds and matrix products, with gradients
+      of their own, behind fences: for CPUs), 'conv' (XLA's convolutions and
+      pools without fences: for GPUs and TPUs, and the plain form that tests
+      compare with), or 'auto': by the platform that the program is lowered
+      for, which need not be the one that traces it.
+    taps: takes args.
+    conv: the same.
+    *args: arrays, or trees of them.
+
+  Raises:
+    UsageError: there is no such choice.
+  """
+  check(choice)
+  if choice == AUTO:
+    return lax.platform_dependent(*args, cpu=taps, default=conv)
+  return (taps if choice == TAPS else conv)(*args)
 
 
 def fence(static_argnums: tuple[int, ...] = ()) -> Callable[..., Any]:
@@ -52,6 +89,9 @@ def fence(static_argnums: tuple[int, ...] = ()) -> Callable[..., Any]:
 
   Inside, use `lax` and operators only: functions of `jax.numpy` that are
   jitted themselves (`where`, `pad`) would inherit the attribute.
+
+  The decorated function takes `choice` besides, see `select`: by default it
+  stands in the 'taps' way and is fenced; in the 'conv' way it is not.
 
   Args:
     static_argnums: arguments that are not arrays, hashable.
@@ -64,11 +104,26 @@ def fence(static_argnums: tuple[int, ...] = ()) -> Callable[..., Any]:
     jitted = jax.jit(function, static_argnums=static_argnums)
 
     @functools.wraps(function)
-    def fenced(*args: Any) -> Any:
-      if jax.default_backend() != 'cpu':
-        return function(*args)
-      with set_xla_metadata(inlineable='false'):
-        return jitted(*args)
+    def fenced(*args: Any, choice: str = TAPS) -> Any:
+      def call(function: Callable[..., Any], *arrays: Any) -> Any:
+        rest = iter(arrays)
+        return function(
+          *(
+            arg if index in static_argnums else next(rest)
+            for index, arg in enumerate(args)
+          )
+        )
+
+      def behind_fence(*arrays: Any) -> Any:
+        with set_xla_metadata(inlineable='false'):
+          return call(jitted, *arrays)
+
+      return select(
+        choice,
+        behind_fence,
+        functools.partial(call, function),
+        *(a for index, a in enumerate(args) if index not in static_argnums),
+      )
 
     return fenced
 

@@ -40,7 +40,7 @@ class CellInput(nn.Module):
     plan: the plan's entry.
     channels: output channels.
     affine: whether BNs have a scale and a bias.
-    lowering: see `lowering.resolve`.
+    lowering: see `lowering.select`.
     axis_name: the device axis that shares the BN statistics.
   """
 
@@ -52,7 +52,11 @@ class CellInput(nn.Module):
 
   def _reduce(self, x: jax.Array, features: int, name: str, train: bool):
     return parts.FactorizedReduce(
-      features, affine=self.affine, axis_name=self.axis_name, name=name
+      features,
+      affine=self.affine,
+      lowering=self.lowering,
+      axis_name=self.axis_name,
+      name=name,
     )(x, train)[0]
 
   def _conv(self, x, features: int, name: str, train: bool, **fields):
@@ -92,7 +96,8 @@ class Network(nn.Module):
     search: BNs of cells without scale and bias, see `Cell`.
     dtype: of the computation: 'float32' or 'bfloat16'. BN statistics and
       logits are float32.
-    lowering: see `lowering.resolve`.
+    remat: trade time for memory, see `Cell`.
+    lowering: see `lowering.select`.
     axis_name: the device axis that shares the BN statistics.
   """
 
@@ -102,6 +107,7 @@ class Network(nn.Module):
   operations: ops.Primitives
   search: bool
   dtype: str = 'float32'
+  remat: bool = False
   lowering: str = lowering.AUTO
   axis_name: str | None = None
 
@@ -208,6 +214,7 @@ class Network(nn.Module):
       plan.channels,
       reduction=plan.reduction,
       search=self.search,
+      remat=self.remat,
       lowering=self.lowering,
       axis_name=self.axis_name,
       name=name,

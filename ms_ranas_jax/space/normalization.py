@@ -51,9 +51,11 @@ def _mean_over(axis_name: str | None, tree):
   return tree if axis_name is None else lax.pmean(tree, axis_name)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def moments(
-  maps: Sequence[jax.Array], axis_name: str | None = None
+  maps: Sequence[jax.Array],
+  axis_name: str | None = None,
+  choice: str = lowering.AUTO,
 ) -> tuple[jax.Array, jax.Array]:
   """Mean and variance per channel over batch, height and width.
 
@@ -63,18 +65,21 @@ def moments(
   Args:
     maps: (n, batch, height, width, channels) each; n may differ.
     axis_name: the device axis to average over.
+    choice: the lowering, see `lowering.select`.
 
   Returns:
     Two arrays (rows, channels), at least float32: the n rows of the first map,
     then those of the second, and so on. The variance is biased.
   """
-  return _moments(maps, axis_name)
+  return _moments(maps, axis_name, choice)
 
 
-def _moments(maps, axis_name):
+def _moments(maps, axis_name, choice):
   numbers = range(len(maps))
   sums = reductions.sum_products(
-    tuple(maps), (*((i,) for i in numbers), *((i, i) for i in numbers))
+    tuple(maps),
+    (*((i,) for i in numbers), *((i, i) for i in numbers)),
+    choice=choice,
   )
   mean, square = jnp.split(
     _mean_over(axis_name, sums / _num_pixels(maps[0])), 2
@@ -82,12 +87,13 @@ def _moments(maps, axis_name):
   return mean, lax.max(square - mean * mean, jnp.zeros_like(mean))
 
 
-def _moments_forward(maps, axis_name):
-  mean, variance = _moments(maps, axis_name)
+def _moments_forward(maps, axis_name, choice):
+  mean, variance = _moments(maps, axis_name, choice)
   return (mean, variance), (maps, mean)
 
 
-def _moments_backward(axis_name, residuals, cotangents):
+def _moments_backward(axis_name, choice, residuals, cotangents):
+  del choice
   maps, mean = residuals
   count = _num_pixels(maps[0])
   d_mean, d_variance = _mean_over(axis_name, cotangents)
@@ -142,6 +148,7 @@ def normalized_sum(
   bias: jax.Array | None = None,
   num_normalized: int | None = None,
   axis_name: str | None = None,
+  choice: str = lowering.AUTO,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   """Sums batch-normalised terms, with the statistics of this batch.
 
@@ -153,6 +160,7 @@ def normalized_sum(
     num_normalized: so many terms, the first ones, are normalised; by default
       all.
     axis_name: the device axis that shares the statistics.
+    choice: the lowering, see `lowering.select`.
 
   Returns:
     The sum (n, batch, height, width, channels), and the mean and the biased
@@ -164,7 +172,7 @@ def normalized_sum(
   if bias is None:
     bias = jnp.zeros_like(scales[0])
   total, statistics = _normalized_sum(
-    tuple(terms), scales, bias, num_normalized, axis_name
+    tuple(terms), scales, bias, num_normalized, axis_name, choice
   )
   return total, lax.stop_gradient(statistics)
 
@@ -213,19 +221,19 @@ def _affine_maps(terms, scales, bias, statistics, num_normalized):
   return _join(scaled, scales[num_normalized:]), constant, shifts
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _normalized_sum(terms, scales, bias, num_normalized, axis_name):
-  return _sum_forward(terms, scales, bias, num_normalized, axis_name)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _normalized_sum(terms, scales, bias, num_normalized, axis_name, choice):
+  return _sum_forward(terms, scales, bias, num_normalized, axis_name, choice)[0]
 
 
-def _sum_forward(terms, scales, bias, num_normalized, axis_name):
+def _sum_forward(terms, scales, bias, num_normalized, axis_name, choice):
   statistics = (None, None)
   if num_normalized:
-    statistics = _moments(terms[:num_normalized], axis_name)
+    statistics = _moments(terms[:num_normalized], axis_name, choice)
   factors, constant, shifts = _affine_maps(
     terms, scales, bias, statistics, num_normalized
   )
-  total = _weighted_sum(terms, factors, constant)
+  total = _weighted_sum(terms, factors, constant, choice=choice)
   return (total, statistics), (terms, scales, bias, shifts)
 
 
@@ -250,11 +258,13 @@ def _weigh(terms, factors, constant):
 _weighted_sum = lowering.fence()(_weigh)
 
 
-def _sum_backward(num_normalized, axis_name, residuals, cotangents):
+def _sum_backward(num_normalized, axis_name, choice, residuals, cotangents):
   terms, scales, bias, shifts = residuals
   gradient = cotangents[0]
   products = tuple((0, 1 + index) for index in range(len(terms)))
-  sums = reductions.sum_products((gradient, *terms), ((0,), *products))
+  sums = reductions.sum_products(
+    (gradient, *terms), ((0,), *products), choice=choice
+  )
   # (1, n, channels) and (terms, n, channels)
   total, d_scales = jnp.split(sums.reshape(-1, *scales.shape[1:]), [1])
   factors, lines = scales, None
@@ -273,7 +283,9 @@ def _sum_backward(num_normalized, axis_name, residuals, cotangents):
     if any(len(z) != len(gradient) for z in terms[:num_normalized]):
       # A term that the outputs share gathers from all of them.
       lines += tuple(jnp.sum(rows, 1, keepdims=True) for rows in lines)
-  d_terms = _gradient_in_terms(gradient, terms, factors, lines, num_normalized)
+  d_terms = _gradient_in_terms(
+    gradient, terms, factors, lines, num_normalized, choice=choice
+  )
   return d_terms, d_scales.astype(scales.dtype), total[0].astype(bias.dtype)
 
 

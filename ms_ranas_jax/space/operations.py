@@ -158,7 +158,10 @@ class FactorizedConv7(nn.Module):
       )
       x = convolution.convolution(x, kernel, strides, self.lowering)
     return parts.NormalizedSum(
-      affine=self.affine, axis_name=self.axis_name, name='norm'
+      affine=self.affine,
+      lowering=self.lowering,
+      axis_name=self.axis_name,
+      name='norm',
     )((x[None],), train=train)[0]
 
 

@@ -46,11 +46,13 @@ class NormalizedSum(nn.Module):
     affine: whether normalised terms have a scale and a bias.
     num_normalized: so many terms, the first ones, are normalised; by default
       all.
+    lowering: see `lowering.select`.
     axis_name: the device axis that shares the statistics.
   """
 
   affine: bool = True
   num_normalized: int | None = None
+  lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   @nn.compact
@@ -91,7 +93,7 @@ class NormalizedSum(nn.Module):
     averages = _averages(self, terms[:count], train) if count else None
     if train:
       total, statistics = normalization.normalized_sum(
-        terms, scales, bias, count, self.axis_name
+        terms, scales, bias, count, self.axis_name, self.lowering
       )
       _update_averages(self, averages, statistics, terms, self.axis_name)
       return total
@@ -146,10 +148,12 @@ class NormAffine(nn.Module):
 
   Attributes:
     affine: whether there are a scale and a bias.
+    lowering: see `lowering.select`.
     axis_name: the device axis that shares the statistics.
   """
 
   affine: bool = True
+  lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   @nn.compact
@@ -164,7 +168,9 @@ class NormAffine(nn.Module):
     """
     averages = _averages(self, maps, train)
     if train:
-      statistics = normalization.moments(tuple(maps), self.axis_name)
+      statistics = normalization.moments(
+        tuple(maps), self.axis_name, self.lowering
+      )
       _update_averages(
         self, averages, lax.stop_gradient(statistics), maps, self.axis_name
       )
@@ -195,7 +201,7 @@ class ConvNorm(nn.Module):
     stride: 1 or 2.
     rectify: whether a ReLU stands first.
     affine: whether the BN has a scale and a bias.
-    lowering: see `lowering.resolve`.
+    lowering: see `lowering.select`.
     axis_name: the device axis that shares the BN statistics.
   """
 
@@ -224,9 +230,12 @@ class ConvNorm(nn.Module):
       x = convolution.convolution(
         x, kernel, (self.stride, self.stride), self.lowering
       )
-    return NormalizedSum(self.affine, axis_name=self.axis_name, name='norm')(
-      (x[None],), train=train
-    )[0]
+    return NormalizedSum(
+      self.affine,
+      lowering=self.lowering,
+      axis_name=self.axis_name,
+      name='norm',
+    )((x[None],), train=train)[0]
 
 
 class FactorizedReduce(nn.Module):
@@ -240,6 +249,7 @@ class FactorizedReduce(nn.Module):
     edges: how many of them, on the same input.
     affine: whether the BN has a scale and a bias.
     normalized: False leaves the BN to the caller.
+    lowering: see `lowering.select`.
     axis_name: the device axis that shares the BN statistics.
   """
 
@@ -247,6 +257,7 @@ class FactorizedReduce(nn.Module):
   edges: int = 1
   affine: bool = True
   normalized: bool = True
+  lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   @nn.compact
@@ -266,9 +277,12 @@ class FactorizedReduce(nn.Module):
     x = jnp.concatenate(halves, axis=-1)
     if not self.normalized:
       return x
-    return NormalizedSum(self.affine, axis_name=self.axis_name, name='norm')(
-      (x,), train=train
-    )
+    return NormalizedSum(
+      self.affine,
+      lowering=self.lowering,
+      axis_name=self.axis_name,
+      name='norm',
+    )((x,), train=train)
 
 
 def conv_norm_layers(

@@ -46,14 +46,15 @@ def max_pool(
   Args:
     x: (..., height, width, channels).
     stride: 1 or 2.
-    choice: the lowering, see `lowering.resolve`.
+    choice: the lowering, see `lowering.select`.
 
   Returns:
     (..., ceil(height / stride), ceil(width / stride), channels).
   """
-  if lowering.resolve(choice) == lowering.TAPS:
-    return _max_pool(x, stride)
-  return _reduce_window(x, -jnp.inf, lax.max, stride)
+  lowering.check(choice)
+  if choice == lowering.CONV:
+    return _plain_max(x, stride)
+  return _max_pool(x, stride, choice)
 
 
 def average_pool(
@@ -64,13 +65,22 @@ def average_pool(
   Args:
     x: (..., height, width, channels).
     stride: 1 or 2.
-    choice: the lowering, see `lowering.resolve`.
+    choice: the lowering, see `lowering.select`.
 
   Returns:
     (..., ceil(height / stride), ceil(width / stride), channels).
   """
-  if lowering.resolve(choice) == lowering.TAPS:
-    return _average_pool(x, stride, x.shape[-3:-1])
+  lowering.check(choice)
+  if choice == lowering.CONV:
+    return _plain_average(x, stride)
+  return _average_pool(x, stride, choice)
+
+
+def _plain_max(x, stride):
+  return _reduce_window(x, -jnp.inf, lax.max, stride)
+
+
+def _plain_average(x, stride):
   total = _reduce_window(x, 0.0, lax.add, stride)
   counts = _inverse_counts(x.shape[-3:-1], stride).astype(x.dtype)
   return total * counts.reshape((1,) * (x.ndim - 3) + counts.shape)
@@ -88,9 +98,11 @@ def _reduce_window(x, initial, function, stride):
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_pool(x, stride):
-  return _max_forward(x, stride)[0]
+# The rules stand around the choice of the lowering. What only one way back
+# needs is dead code in the other, and compiled away.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_pool(x, stride, choice):
+  return _max_forward(x, stride, choice)[0]
 
 
 @lowering.fence(static_argnums=(1,))
@@ -107,15 +119,27 @@ def _max_and_winner(x, stride):
   return best, winner
 
 
-def _max_forward(x, stride):
-  best, winner = _max_and_winner(x, stride)
-  # The size is static, but a residual has to be an array: an empty one.
-  return best, (winner, jnp.zeros((*x.shape[-3:-1], 0)))
+def _max_forward(x, stride, choice):
+  def plain(x):
+    best = _plain_max(x, stride)
+    return best, lax.full(best.shape, 0, jnp.int8)
+
+  best, winner = lowering.select(
+    choice, lambda x: _max_and_winner(x, stride), plain, x
+  )
+  return best, (x, winner)
 
 
-def _max_backward(stride, residuals, dy):
-  winner, size = residuals
-  return (_max_input_gradient(winner, dy, stride, size.shape[:2]),)
+def _max_backward(stride, choice, residuals, dy):
+  def taps(residuals, dy):
+    x, winner = residuals
+    return _max_input_gradient(winner, dy, stride, x.shape[-3:-1])
+
+  def plain(residuals, dy):
+    _, pull = jax.vjp(lambda x: _plain_max(x, stride), residuals[0])
+    return pull(dy)[0]
+
+  return (lowering.select(choice, taps, plain, residuals, dy),)
 
 
 @lowering.fence(static_argnums=(2, 3))
@@ -148,8 +172,8 @@ _max_pool.defvjp(_max_forward, _max_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _average_pool(x, stride, size):
-  return _average_forward(x, stride, size)[0]
+def _average_pool(x, stride, choice):
+  return _average_forward(x, stride, choice)[0]
 
 
 @lowering.fence(static_argnums=(1,))
@@ -164,14 +188,24 @@ def _average(x, stride):
   )
 
 
-def _average_forward(x, stride, size):
-  del size
-  return _average(x, stride), None
+def _average_forward(x, stride, choice):
+  y = lowering.select(
+    choice,
+    lambda x: _average(x, stride),
+    lambda x: _plain_average(x, stride),
+    x,
+  )
+  return y, x
 
 
-def _average_backward(stride, size, residuals, dy):
-  del residuals
-  return (_average_input_gradient(dy, stride, size),)
+def _average_backward(stride, choice, x, dy):
+  def taps(x, dy):
+    return _average_input_gradient(dy, stride, x.shape[-3:-1])
+
+  def plain(x, dy):
+    return jax.vjp(lambda x: _plain_average(x, stride), x)[1](dy)[0]
+
+  return (lowering.select(choice, taps, plain, x, dy),)
 
 
 @lowering.fence(static_argnums=(1, 2))

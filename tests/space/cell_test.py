@@ -241,7 +241,7 @@ def test_a_one_hot_mixed_cell_equals_the_derived_cell(
     np.testing.assert_allclose(one_hot, derived, rtol=1e-5, atol=1e-5)
 
 
-def test_lowerings_give_the_same_gradients(fill, mixing, quick_jit):
+def test_lowerings_and_remat_give_the_same_gradients(fill, mixing, quick_jit):
   """Of a whole mixed cell, in params, weights and inputs."""
   inputs = _inputs((5, 6))
   primitives = {
@@ -259,25 +259,30 @@ def test_lowerings_give_the_same_gradients(fill, mixing, quick_jit):
   variables = fill(_mixed(2, True, primitives), inputs, weights, train=True)
 
   def gradients(params, weights, inputs):
-    def loss(params, weights, inputs, choice):
-      output = _mixed(2, True, primitives, lowering=choice).apply(
+    def loss(params, weights, inputs, choice, remat):
+      module = _mixed(2, True, primitives, lowering=choice, remat=remat)
+      output = module.apply(
         {'params': params}, inputs, weights, train=True, mutable=['batch_stats']
       )[0]
       return jnp.sum(jnp.cos(output))
 
     return [
-      jax.grad(loss, (0, 1, 2))(params, weights, inputs, choice)
-      for choice in (lowering.TAPS, lowering.CONV)
+      jax.grad(loss, (0, 1, 2))(params, weights, inputs, choice, remat)
+      for choice, remat in (
+        (lowering.TAPS, False),
+        (lowering.CONV, False),
+        (lowering.TAPS, True),
+      )
     ]
 
   args = jax.tree.map(np.float64, (variables['params'], weights, inputs))
   with jax.enable_x64(True):
-    taps, conv = quick_jit(gradients)(*args)
-  for a, b in zip(jax.tree.leaves(taps), jax.tree.leaves(conv), strict=True):
-    assert a.dtype == b.dtype == np.float64
-    np.testing.assert_allclose(
-      a, b, rtol=0, atol=1e-9 * np.abs(b).max() + 1e-12
-    )
+    taps, conv, again = quick_jit(gradients)(*args)
+  for a, b, c in zip(*map(jax.tree.leaves, (taps, conv, again)), strict=True):
+    assert a.dtype == b.dtype == c.dtype == np.float64
+    tolerance = 1e-9 * np.abs(b).max() + 1e-12
+    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(a, c, rtol=0, atol=tolerance)
   # `none` weighs nothing.
   assert not np.any(taps[1][:, 0])
   assert np.all(taps[1][:, 1:])

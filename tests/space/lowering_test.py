@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.space import convolution
 from ms_ranas_jax.space import depthwise
 from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import normalization
@@ -21,23 +22,90 @@ def _cpu():
     pytest.skip('fences stand on CPUs only')
 
 
-def test_resolve():
-  on_cpu = jax.default_backend() == 'cpu'
-  assert lowering.resolve() == ('taps' if on_cpu else 'conv')
-  assert lowering.resolve('auto') == lowering.resolve()
-  assert lowering.resolve('taps') == 'taps'
-  assert lowering.resolve('conv') == 'conv'
+def _lowered(function, *args, platform):
+  traced = jax.jit(function).trace(*args)
+  return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_an_unknown_lowering_is_refused():
+@pytest.mark.parametrize(
+  ('operation', 'plain'),
+  [
+    (
+      lambda x, choice: depthwise.relu_depthwise(
+        x, [jnp.ones((1, 3, 3, 4))], [depthwise.Window(3)], 1, choice
+      )[0],
+      'stablehlo.convolution',
+    ),
+    (
+      lambda x, choice: convolution.convolution(
+        x[0], jnp.ones((3, 3, 4, 8)), (2, 2), choice
+      ),
+      'stablehlo.convolution',
+    ),
+    (
+      lambda x, choice: pooling.max_pool(x, 1, choice),
+      'stablehlo.reduce_window',
+    ),
+    (
+      lambda x, choice: pooling.average_pool(x, 2, choice),
+      'stablehlo.reduce_window',
+    ),
+  ],
+  ids=['depthwise', 'dense', 'max', 'average'],
+)
+def test_auto_goes_by_the_platform_of_the_program_not_of_the_tracing(
+  operation, plain
+):
+  """Forward and back, lowered here for machines that are not here."""
+  x = jnp.ones((1, 2, 6, 6, 4))
+
+  def both_ways(choice):
+    def compute(x):
+      y, pull = jax.vjp(lambda x: operation(x, choice), x)
+      return y, pull(y)
+
+    return compute
+
+  def uses_plain(choice, platform):
+    return plain in _lowered(both_ways(choice), x, platform=platform)
+
+  assert not uses_plain('auto', 'cpu')
+  assert uses_plain('auto', 'cuda')
+  assert uses_plain('auto', 'tpu')
+  for platform in ('cpu', 'tpu'):
+    assert not uses_plain('taps', platform)
+    assert uses_plain('conv', platform)
+
+
+def test_auto_is_differentiated_by_the_rule_of_its_platform():
+  def gradient(choice):
+    def loss(x):
+      y = pooling.max_pool(x, 1, choice)
+      return jnp.sum(y * jnp.arange(y.size, dtype=y.dtype).reshape(y.shape))
+
+    return jax.grad(loss)(jnp.zeros((1, 1, 3, 3, 1)))
+
+  # Of equal maxima the first one gets the gradient, as in PyTorch.
+  chosen = lowering.TAPS if jax.default_backend() == 'cpu' else lowering.CONV
+  np.testing.assert_array_equal(gradient('auto'), gradient(chosen))
+
+
+@pytest.mark.parametrize(
+  'operation',
+  [
+    lambda x: depthwise.relu_depthwise(
+      x, [jnp.ones((1, 3, 3, 4))], [depthwise.Window(3)], 1, 'fast'
+    ),
+    lambda x: convolution.convolution(
+      x[0], jnp.ones((3, 3, 4, 8)), (1, 1), 'fast'
+    ),
+    lambda x: pooling.max_pool(x, 1, 'fast'),
+    lambda x: pooling.average_pool(x, 1, 'fast'),
+  ],
+)
+def test_an_unknown_lowering_is_refused(operation):
   with pytest.raises(UsageError, match="lowering = 'fast'.*'taps'"):
-    lowering.resolve('fast')
-
-
-def test_auto_takes_the_convolutions_where_there_is_no_cpu(monkeypatch):
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert lowering.resolve('auto') == 'conv'
-  assert lowering.resolve('taps') == 'taps'
+    operation(jnp.ones((1, 2, 6, 6, 4)))
 
 
 def test_a_fenced_function_computes_what_it_says():
@@ -52,14 +120,31 @@ def test_a_fenced_function_computes_what_it_says():
   np.testing.assert_allclose(gradient, 3 * np.cos([3.0, 3.0]), rtol=1e-6)
 
 
-def test_there_is_no_fence_where_there_is_no_cpu(monkeypatch):
+def test_auto_fences_in_programs_for_cpus_only():
   @lowering.fence()
   def double(x):
     return x + x
 
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  jaxpr = jax.make_jaxpr(double)(jnp.ones(2)).jaxpr
-  assert [e.primitive.name for e in jaxpr.eqns] == ['add']
+  x = jnp.ones(2)
+
+  def fenced(choice, platform):
+    text = _lowered(lambda x: double(x, choice=choice), x, platform=platform)
+    return 'inlineable = "false"' in text
+
+  assert fenced('auto', 'cpu')
+  assert not fenced('auto', 'cuda')
+  assert not fenced('auto', 'tpu')
+  assert fenced('taps', 'cpu')
+  assert not fenced('conv', 'cpu')
+
+
+def test_resolve():
+  on_cpu = jax.default_backend() == 'cpu'
+  assert lowering.resolve() == ('taps' if on_cpu else 'conv')
+  assert lowering.resolve('taps') == 'taps'
+  assert lowering.resolve('conv') == 'conv'
+  with pytest.raises(UsageError, match="lowering = 'fast'"):
+    lowering.resolve('fast')
 
 
 def _fenced_calls(function, *args):
