@@ -70,13 +70,15 @@ def _steps(program, dataset: Dataset, indices: tuple[int, ...]) -> Served:
   )
   state = parallel.replicate(program.new_state(), program.devices)
   chunk = parallel.compile_chunk(program.step, program.devices, _CHUNK)
+  sums = parallel.zero_sums(program.metrics)
   rng = np.random.default_rng(1)
 
   def run(steps: int) -> float:
-    nonlocal state
+    nonlocal state, sums
     rows = rng.integers(0, len(dataset.train_images), (steps, *indices))
     start = time.monotonic()
-    state, _ = jax.block_until_ready(chunk(state, data, rows))
+    outcome = chunk(state, sums, data, rows)
+    state, sums = jax.block_until_ready((outcome.state, outcome.sums))
     return (time.monotonic() - start) / steps
 
   run(1)

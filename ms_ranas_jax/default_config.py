@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
   config.num_devices = 0  # local devices to use; 0 is all
   config.dtype = 'float32'  # of the computation; or 'bfloat16'
   config.lowering = 'auto'  # of convolutions and pools: 'taps', 'conv'
+  config.checkpoint_seconds = 300.0  # besides after every epoch; 0 is never
 
   config.dataset = ConfigDict()
   config.dataset.name = 'digits'  # digits, cifar10, cifar100, npz
@@ -54,6 +55,7 @@ def get_config() -> ConfigDict:
   config.search.alphas_weight_decay = 1e-3  # L2 added to the gradient
   config.search.exit_weights = ()  # w_k of the loss; () is ones
   config.search.chunk_steps = 20  # steps in one call, between metrics lines
+  config.search.on_nonfinite = 'stop'  # a loss or gradient; or 'skip' the step
   config.search.remat = False  # take less memory and more time for a step
   config.search.network = _network()
 
@@ -72,6 +74,7 @@ def get_config() -> ConfigDict:
   config.train.clip = 5.0  # largest gradient norm; 0 is off
   config.train.exit_weights = ()  # w_k of the loss; () is ones
   config.train.chunk_steps = 20  # steps in one call, between metrics lines
+  config.train.on_nonfinite = 'stop'  # a loss or gradient; or 'skip' the step
   config.train.remat = False  # take less memory and more time for a step
   config.train.network = _network()
 

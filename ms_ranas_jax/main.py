@@ -11,12 +11,15 @@ import sys
 from absl import app
 from absl import flags
 from absl import logging
+import jax
 from ml_collections import config_flags
 
 from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import interruption
+from ms_ranas_jax.runtime import processes
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -27,8 +30,19 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'The work directory; by default runs/NAME for NAME.py.'
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  '',
+  "HOST:PORT of the first of several processes; 'auto' on TPU pods and under "
+  'Slurm and GKE.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', 1, 'How many processes there are.', lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', 0, 'Which of them this is, from 0.', lower_bound=0
+)
 _BAD_INPUT = 2
-_INTERRUPTED = 130
 _FIELD_FLAG = re.compile(r'--?(?:no)?config\.([^=]*)')
 _FIELDS_FILE = 'ms_ranas_jax/default_config.py'
 
@@ -99,20 +113,31 @@ def main(argv: Sequence[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
   try:
-    stages.run_stages(
-      _CONFIG.value, _WORKDIR.value or _default_workdir(), print
-    )
+    with interruption.listen() as listener:
+      processes.join(
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+      )
+      stages.run_stages(
+        _CONFIG.value, _WORKDIR.value or _default_workdir(), print, listener
+      )
   except UsageError as error:
     _refuse(error)
   except OSError as error:
     _refuse(f'{error}; check the path, its permissions and the free space.')
-  except KeyboardInterrupt:
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    _refuse(
+      f'process {jax.process_index()} lost the others '
+      f'({str(error).splitlines()[0]}); start all of them again, and they go '
+      'on from the last checkpoint.'
+    )
+  except interruption.Interrupted:
     print(
-      '\nms_ranas_jax: interrupted; the same command goes on after the last '
-      'finished epoch.',
+      'ms_ranas_jax: interrupted and saved; the same command goes on.',
       file=sys.stderr,
     )
-    sys.exit(_INTERRUPTED)
+    sys.exit(interruption.EXIT_CODE)
 
 
 def run() -> None:

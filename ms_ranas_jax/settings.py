@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import lowering
 
@@ -86,6 +87,7 @@ def _optimisation(section: str) -> dict[str, _Check]:
     'exit_weights': _NUMBERS,
     'chunk_steps': _int(1),
     'remat': _FLAG,
+    'on_nonfinite': _one_of(*parallel.NONFINITE_CHOICES),
     **{f'network.{name}': check for name, check in _NETWORK.items()},
   }
   return {f'{section}.{name}': check for name, check in fields.items()}
@@ -100,6 +102,7 @@ _FIELDS: Mapping[str, _Check] = {
   'num_devices': _int(0),
   'dtype': _one_of('float32', 'bfloat16'),
   'lowering': _one_of(*lowering.CHOICES),
+  'checkpoint_seconds': _number(0),
   'dataset.name': _TEXT,
   'dataset.dir': _TEXT,
   'dataset.holdout': _int(1),

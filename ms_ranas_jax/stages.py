@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 from typing import Any
+
+import jax
 
 from ms_ranas_jax import settings
 from ms_ranas_jax import tables
@@ -15,10 +18,13 @@ from ms_ranas_jax.anytime import evaluation
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import page
 from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime import lock
 from ms_ranas_jax.runtime import parallel
+from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import image_format
 from ms_ranas_jax.runtime.data import load_dataset
+from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas
 from ms_ranas_jax.search import loop as search_loop
 from ms_ranas_jax.space import cost
@@ -30,6 +36,7 @@ from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import load_genotype
 from ms_ranas_jax.training import loop as train_loop
 from ms_ranas_jax.training import losses
+from ms_ranas_jax.training import steps
 
 Config = Any
 _CONFIG_FILE = 'config.json'
@@ -40,15 +47,21 @@ _FREE_FIELDS = (
   'dataset.dir',
   'num_devices',
   'lowering',
+  'checkpoint_seconds',
   'search.remat',
   'train.remat',
 )
+# Stages that all processes run; the first one runs the others alone.
+_STAGES_OF_ALL = frozenset({'search', 'train', 'evaluate'})
 # How many differing fields an error lists.
 _LISTED = 6
 
 
 def run_stages(
-  config: Config, workdir: str, say: Callable[[str], None]
+  config: Config,
+  workdir: str,
+  say: Callable[[str], None],
+  interruption: Interruption | None = None,
 ) -> None:
   """Runs the stages that the config names, in the program's order.
 
@@ -56,26 +69,49 @@ def run_stages(
     config: the whole config, a `ConfigDict`.
     workdir: the work directory; made where it is not there.
     say: told in a few lines what came out.
+    interruption: may ask to stop.
 
   Raises:
     UsageError: bad input; nothing was started or lost.
+    Interrupted: it was asked for; the same call goes on.
   """
   values = config.to_dict()
   settings.check_config(values)
+  if os.path.exists(workdir) and not os.path.isdir(workdir):
+    raise UsageError(f'--workdir={workdir} is a file; name a directory.')
   _check_same_run(values, workdir)
-  run = Run(config, workdir, say)
+  run = Run(config, workdir, say, interruption or Interruption())
   _check_networks(run)
   if _IMAGE_STAGES & set(config.stages):
     _check_images(run)
-    say(
+    run.tell(
       f'{run.dataset.name}: {len(run.dataset.train_images)} training and '
       f'{len(run.dataset.test_images)} test images'
     )
-  files.write_json(os.path.join(workdir, _CONFIG_FILE), values)
-  say(f'work directory: {workdir}')
-  for stage in settings.STAGES:
-    if stage in config.stages:
-      _STAGES[stage](run)
+  with contextlib.ExitStack() as stack:
+    if parallel.is_first_process():
+      stack.enter_context(lock.hold(workdir))
+      # Once more: who held the lock may have been of another config.
+      _check_same_run(values, workdir)
+      files.write_json(os.path.join(workdir, _CONFIG_FILE), values)
+    _check_shared(workdir)
+    run.tell(f'work directory: {workdir}')
+    for stage in settings.STAGES:
+      if stage in config.stages:
+        if stage in _STAGES_OF_ALL or parallel.is_first_process():
+          _STAGES[stage](run)
+        # The others read what the first process has written.
+        processes.wait_for_all(stage)
+
+
+def _check_shared(workdir: str) -> None:
+  """Refuses a work directory that not all processes see."""
+  processes.wait_for_all('config')
+  if not os.path.exists(os.path.join(workdir, _CONFIG_FILE)):
+    raise UsageError(
+      f'process {jax.process_index()} does not see what the first one wrote '
+      f'to {workdir}; name a --workdir that all machines share.'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +122,18 @@ class Run:
     config: the whole config.
     workdir: the work directory.
     say: told in a few lines what came out.
+    interruption: may ask to stop.
   """
 
   config: Config
   workdir: str
   say: Callable[[str], None]
+  interruption: Interruption
+
+  def tell(self, text: str) -> None:
+    """Says what came out, once for all processes."""
+    if parallel.is_first_process():
+      self.say(text)
 
   @functools.cached_property
   def dataset(self) -> Dataset:
@@ -146,8 +189,6 @@ class Run:
 def _check_same_run(values: Mapping[str, Any], workdir: str) -> None:
   """Refuses a work directory that another config made."""
   path = os.path.join(workdir, _CONFIG_FILE)
-  if os.path.exists(workdir) and not os.path.isdir(workdir):
-    raise UsageError(f'--workdir={workdir} is a file; name a directory.')
   if not os.path.exists(path):
     return
   old = files.read_json(path)
@@ -180,7 +221,7 @@ def _check_networks(run: Run) -> None:
   chosen = set(config.stages)
   if {'search', 'describe'} & chosen:
     run.search_network()
-  trained = train_loop.checkpoints(run.workdir)
+  trained = steps.checkpoints(run.workdir, 'train')
   if 'evaluate' in chosen and 'train' not in chosen:
     if not os.path.isdir(trained):
       raise UsageError(
@@ -235,15 +276,20 @@ def _describe_network(
   result = cost.network_cost(network).to_dict()
   path = os.path.join(run.workdir, 'describe', f'{name}_network.json')
   files.write_json(path, result)
-  run.say(
+  run.tell(
     f'{name} network: {result["params"]:,} params, {result["macs"]:,} macs'
     f'\n{tables.exit_table(result["exits"])}'
   )
 
 
 def _search(run: Run) -> None:
-  genotype = search_loop.run_search(run.config, run.dataset, run.workdir)
-  run.say(f'search found\n{genotype.to_json().rstrip()}')
+  genotype = search_loop.run_search(
+    run.config,
+    run.dataset,
+    run.workdir,
+    interruption=run.interruption,
+  )
+  run.tell(f'search found\n{genotype.to_json().rstrip()}')
 
 
 def _train(run: Run) -> None:
@@ -252,18 +298,21 @@ def _train(run: Run) -> None:
   if 'describe' in run.config.stages:
     # That stage came before the search, and did not know this network yet.
     _describe_network(run, 'train', network)
-  files.write_text(
-    os.path.join(run.workdir, 'train', 'genotype.json'), genotype.to_json()
+  if parallel.is_first_process():
+    files.write_text(
+      os.path.join(run.workdir, 'train', 'genotype.json'), genotype.to_json()
+    )
+  train_loop.run_training(
+    run.config, run.dataset, network, run.workdir, run.interruption
   )
-  train_loop.run_training(run.config, run.dataset, network, run.workdir)
-  run.say(f'train: finished {run.config.train.epochs} epochs')
+  run.tell(f'train: finished {run.config.train.epochs} epochs')
 
 
 def _evaluate(run: Run) -> None:
   anytime = evaluation.run_evaluation(
     run.config, run.dataset, run.train_network(run.genotype()), run.workdir
   )
-  run.say(
+  run.tell(
     f'{anytime["num_examples"]} test images of {anytime["dataset"]}; expected '
     f'accuracy {anytime["expected_accuracy"]:.2%}\n'
     f'{tables.exit_table(anytime["exits"])}'
@@ -278,7 +327,7 @@ def _report(run: Run) -> None:
     None if genotype is None else run.train_network(genotype).plan,
     tuple(ops.PRIMITIVES),
   )
-  run.say(f'report: {path}')
+  run.tell(f'report: {path}')
 
 
 _STAGES: Mapping[str, Callable[[Run], None]] = {

@@ -88,6 +88,7 @@ def test_the_work_directory_holds_what_it_should(finished):
   names = {re.sub(r'tensorboard/.*', 'tensorboard/', n) for n in names}
   names = {re.sub(r'figures/.*\.', 'figures/*.', n) for n in names}
   assert names == {
+    '.lock',
     'config.json',
     'describe/search_network.json',
     'describe/train_network.json',
@@ -146,8 +147,10 @@ def test_search_metrics(finished):
       'epoch',
       'train_loss',
       'train_accuracy',
+      'train_gradient_norm',
       'valid_loss',
       'valid_accuracy',
+      'valid_gradient_norm',
       'seconds',
     }
     assert record['epoch'] == 0 and record['seconds'] > 0
@@ -197,6 +200,7 @@ def test_train_metrics(finished):
     'epoch',
     'train_loss',
     'train_accuracy',
+    'train_gradient_norm',
     'learning_rate',
     'seconds',
   }

@@ -20,12 +20,14 @@ from ms_ranas_jax.anytime import curves
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.space import cost as cost_lib
 from ms_ranas_jax.space.network import Network
 from ms_ranas_jax.training import loop
 from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import prediction
+from ms_ranas_jax.training import steps
 
 Config = Any
 
@@ -44,25 +46,23 @@ def trained_variables(
   Raises:
     UsageError: there is no finished training in the work directory.
   """
-  directory = loop.checkpoints(workdir)
-  _, _, steps = loop.plan_epochs(config, dataset)
+  directory = steps.checkpoints(workdir, 'train')
+  program = loop.build_program(config, dataset, network)
   restored = None
   if os.path.isdir(directory):
-    template = jax.eval_shape(
-      lambda: loop.new_state(
-        network, loop.build_optimizer(config, steps), config.seed
-      )
+    template = steps.template(
+      program.new_state, program.metrics, config.train.on_nonfinite
     )
     with checkpoint.open_manager(directory, read_only=True) as manager:
       restored = checkpoint.restore_latest(manager, template)
-  wanted = steps * config.train.epochs
+  wanted = program.steps * config.train.epochs
   if restored is None or int(restored[0]) < wanted:
     found = 0 if restored is None else int(restored[0])
     raise UsageError(
       f'{directory} holds a training of {found} of {wanted} steps; run the '
       "'train' stage to its end first."
     )
-  return restored[1].variables
+  return restored[1].state.variables
 
 
 def evaluate_exits(
@@ -161,6 +161,7 @@ def run_evaluation(
     config, dataset, network, variables, held_out
   )
   directory = os.path.join(workdir, 'evaluate')
-  files.write_json(os.path.join(directory, 'anytime.json'), anytime)
-  files.write_json(os.path.join(directory, 'budgeted.json'), budgeted)
+  if parallel.is_first_process():
+    files.write_json(os.path.join(directory, 'anytime.json'), anytime)
+    files.write_json(os.path.join(directory, 'budgeted.json'), budgeted)
   return anytime

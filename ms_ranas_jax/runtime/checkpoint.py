@@ -228,6 +228,12 @@ def restore_latest(
   )
 
 
+def steps(manager: Manager) -> list[int]:
+  """Returns the steps of the checkpoints, the newest last; waits for saves."""
+  manager.orbax.wait_until_finished()
+  return sorted(manager.orbax.all_steps())
+
+
 def _named_leaves(tree: Any) -> dict[str, Any]:
   """Returns the leaves of a tree by the paths of their fields, in order."""
   leaves = {}

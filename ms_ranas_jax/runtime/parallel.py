@@ -9,6 +9,8 @@ batch is split, and the step averages what it has to over `AXIS_NAME`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -21,6 +23,9 @@ import numpy as np
 from ms_ranas_jax.errors import UsageError
 
 AXIS_NAME = 'devices'
+STOP, SKIP = 'stop', 'skip'
+# What to do about a step with a metric that is not finite.
+NONFINITE_CHOICES = (STOP, SKIP)
 
 PyTree = Any
 Metrics = Mapping[str, jax.Array]
@@ -33,10 +38,10 @@ def axis_name(num_devices: int) -> str | None:
 
 
 def choose_devices(requested: int, batch_size: int, field: str) -> int:
-  """Returns how many devices to use.
+  """Returns how many devices to use, those of all processes together.
 
   Args:
-    requested: a number of devices, or 0 for all that this process has.
+    requested: a number of devices, or 0 for all that there are.
     batch_size: of all devices together.
     field: the config field of the batch size, for the error message.
 
@@ -46,12 +51,18 @@ def choose_devices(requested: int, batch_size: int, field: str) -> int:
   Raises:
     UsageError: there are fewer, or the batch cannot be split evenly.
   """
-  available = jax.local_device_count()
+  available = jax.device_count()
+  processes = jax.process_count()
   count = requested or available
   if count > available:
     raise UsageError(
-      f'num_devices = {requested}, but this machine has {available}; set '
-      'num_devices to at most that, or to 0 for all.'
+      f'num_devices = {requested}, but there are {available}; set num_devices '
+      'to at most that, or to 0 for all.'
+    )
+  if processes > 1 and count != available:
+    raise UsageError(
+      f'num_devices = {requested}, but {processes} processes have {available} '
+      'together, and all take part; set num_devices to 0.'
     )
   if batch_size % count:
     raise UsageError(
@@ -61,25 +72,45 @@ def choose_devices(requested: int, batch_size: int, field: str) -> int:
   return count
 
 
+def is_first_process() -> bool:
+  """Returns whether this process writes the files of a run."""
+  return jax.process_index() == 0
+
+
+def _pmap(function: Callable[..., Any], num_devices: int, **fields: Any):
+  """Maps over the devices of all processes, or over some of the only one."""
+  devices = None
+  if jax.process_count() == 1:
+    devices = jax.local_devices()[:num_devices]
+  return jax.pmap(function, axis_name=AXIS_NAME, devices=devices, **fields)
+
+
+def _local_places(num_devices: int) -> list[int]:
+  """Returns the places of this process's devices on the device axis."""
+  return [
+    place
+    for place, device in enumerate(jax.devices()[:num_devices])
+    if device.process_index == jax.process_index()
+  ]
+
+
 def replicate(tree: PyTree, num_devices: int) -> PyTree:
   """Copies a tree to all devices; on one device returns it there."""
   if num_devices == 1:
     return jax.tree.map(jnp.asarray, tree)
   # A mapped argument is needed, if only to be ignored; and the axis must have
   # the chunk's name, or the chunk would compile again for its own output.
-  return jax.pmap(
-    lambda _, x: x,
-    axis_name=AXIS_NAME,
-    in_axes=(0, None),
-    devices=jax.local_devices()[:num_devices],
-  )(np.arange(num_devices), tree)
+  places = _local_places(num_devices)
+  return _pmap(lambda _, x: x, num_devices, in_axes=(0, None))(
+    np.array(places), tree
+  )
 
 
 def unreplicate(tree: PyTree, num_devices: int) -> PyTree:
-  """Returns the first device's copy of a replicated tree."""
+  """Returns the first local device's copy of a replicated tree."""
   if num_devices == 1:
     return tree
-  return jax.tree.map(lambda x: x[0], tree)
+  return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
 
 
 def global_positions(batch_size: int, axis: str | None) -> jax.Array:
@@ -106,54 +137,114 @@ def mean_over_devices(tree: PyTree, axis: str | None) -> PyTree:
   return tree if axis is None else lax.pmean(tree, axis)
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What a chunk returns.
+
+  Attributes:
+    state: after the steps, replicated.
+    sums: of the metrics, replicated; to be passed to the next chunk.
+    done: how many steps it did: all, unless metrics stopped being finite.
+    finite: whether the metrics of the last step are.
+    wishes: the largest of all processes, elementwise.
+  """
+
+  state: PyTree
+  sums: Metrics
+  done: int
+  finite: bool
+  wishes: np.ndarray
+
+
+Chunk = Callable[..., Outcome]
+
+
+def zero_sums(
+  shapes: Mapping[str, tuple[int, ...]], on_nonfinite: str = STOP
+) -> dict[str, np.ndarray]:
+  """Returns the sums of metrics before the first step.
+
+  Args:
+    shapes: of the metrics.
+    on_nonfinite: see `compile_chunk`.
+  """
+  if on_nonfinite == SKIP:
+    shapes = {**shapes, 'skipped_steps': ()}
+  return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
 def compile_chunk(
-  step: Step, num_devices: int, chunk_steps: int
-) -> Callable[[PyTree, PyTree, np.ndarray], tuple[PyTree, Metrics]]:
+  step: Step, num_devices: int, chunk_steps: int, on_nonfinite: str = STOP
+) -> Chunk:
   """Returns a function that runs up to `chunk_steps` steps in one call.
 
-  It compiles once whatever the number of steps, which is a loop bound.
+  It compiles once whatever the number of steps, which is a loop bound. Metrics
+  are added up over the steps, on from what is passed in, so that no bit depends
+  on how steps are cut into calls.
 
   Args:
     step: (state, data, indices (..., batch)) -> (state, metrics); on several
       devices it sees its part of the batch and averages over `AXIS_NAME`.
-    num_devices: 1 or more local devices.
+    num_devices: 1, or more devices of all processes.
     chunk_steps: the most steps of a call.
+    on_nonfinite: 'stop' ends the chunk after a step with a metric that is not
+      finite; 'skip' leaves it out and goes on: the state stays but for its
+      `step`, and `skipped_steps` among the sums counts it.
 
   Returns:
-    (state, data, indices (steps, ..., batch)) -> (state, metrics), state and
-    data replicated by `replicate`, the state donated, the metrics averaged
-    over the steps.
+    (state, sums, data, indices (steps, ..., batch), wishes) -> `Outcome`. State
+    and data are replicated by `replicate`; state and sums are donated. `sums`
+    are those of an earlier outcome or `zero_sums`. `wishes` is any array of
+    int32, of the same shape in every process.
   """
-  # Traced once for the shapes of the metrics and for the loop; tracing a search
-  # takes seconds.
+  # Traced once for all that it is used in; tracing a search takes seconds.
   step = jax.jit(step)
 
-  def chunk(state, data, indices, count):
-    metrics = jax.eval_shape(step, state, data, indices[0])[1]
-    sums = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
+  def chunk(state, sums, data, indices, count, wishes):
+    def proceeds(carry):
+      index, _, _, finite = carry
+      return (index < count) & finite
 
-    def body(index, carry):
-      state, sums = carry
-      state, metrics = step(state, data, indices[index])
-      return state, jax.tree.map(jnp.add, sums, metrics)
+    def body(carry):
+      index, state, sums, finite = carry
+      after, metrics = step(state, data, indices[index])
+      finite = functools.reduce(
+        jnp.logical_and,
+        (jnp.all(jnp.isfinite(m)) for m in metrics.values()),
+        jnp.bool_(True),
+      )
+      if on_nonfinite == SKIP:
+        kept = state.replace(step=after.step)
+        after = jax.tree.map(
+          lambda new, old: lax.select(finite, new, old), after, kept
+        )
+        metrics = {
+          name: jnp.where(finite, value, 0) for name, value in metrics.items()
+        }
+        metrics['skipped_steps'] = 1.0 - finite
+        finite = jnp.bool_(True)
+      sums = {name: sums[name] + value for name, value in metrics.items()}
+      return index + 1, after, sums, finite
 
-    state, sums = lax.fori_loop(0, count, body, (state, sums))
-    return state, jax.tree.map(lambda s: s / count, sums)
+    done, state, sums, finite = lax.while_loop(
+      proceeds, body, (jnp.int32(0), state, sums, jnp.bool_(True))
+    )
+    if num_devices > 1:
+      wishes = lax.pmax(wishes, AXIS_NAME)
+    return state, sums, done, finite, wishes
 
   if num_devices == 1:
-    compiled = jax.jit(chunk, donate_argnums=0)
+    compiled = jax.jit(chunk, donate_argnums=(0, 1))
   else:
-    compiled = jax.pmap(
+    compiled = _pmap(
       chunk,
-      axis_name=AXIS_NAME,
-      in_axes=(0, 0, 0, None),
-      donate_argnums=0,
-      devices=jax.local_devices()[:num_devices],
+      num_devices,
+      in_axes=(0, 0, 0, 0, None, None),
+      donate_argnums=(0, 1),
     )
-
   executable = None
 
-  def run(state, data, indices):
+  def run(state, sums, data, indices, wishes=()):
     nonlocal executable
     count = len(indices)
     if not 1 <= count <= chunk_steps:
@@ -161,13 +252,24 @@ def compile_chunk(
     padding = [(0, chunk_steps - count)] + [(0, 0)] * (indices.ndim - 1)
     indices = np.pad(indices, padding).astype(np.int32)
     if num_devices > 1:
+      places = _local_places(num_devices)
       parts = indices.reshape(*indices.shape[:-1], num_devices, -1)
-      indices = np.moveaxis(parts, -2, 0)
-    args = (state, data, indices, np.int32(count))
+      indices = np.moveaxis(parts, -2, 0)[places]
+      sums = {
+        name: np.broadcast_to(value, (len(places), *value.shape))
+        if isinstance(value, np.ndarray)
+        else value
+        for name, value in sums.items()
+      }
+    wishes = np.asarray(wishes, np.int32)
+    args = (state, sums, data, indices, np.int32(count), wishes)
     if executable is None:
-      executable = _compile(compiled, args)
-    state, metrics = executable(*args)
-    return state, unreplicate(metrics, num_devices)
+      # Ahead of time, pmap takes no arrays of one of several processes.
+      alone = jax.process_count() == 1
+      executable = _compile(compiled, args) if alone else compiled
+    state, sums, *small = executable(*args)
+    done, finite, wishes = jax.device_get(unreplicate(small, num_devices))
+    return Outcome(state, sums, int(done), bool(finite), wishes)
 
   return run
 

@@ -173,8 +173,9 @@ def search_step(
     axis_name: the device axis to average gradients and metrics over.
 
   Returns:
-    The state after the step, and the metrics: those of the loss as `train_*`
-    and `valid_*`.
+    The state after the step, and the metrics: the loss, the metrics that come
+    with it and the norm of the gradient, in params as `train_*` and in alphas
+    as `valid_*`.
 
   Raises:
     UsageError: there is no such order.
@@ -204,6 +205,7 @@ def search_step(
     lookahead if order == 2 else None,
     axis_name,
   )
+  valid_metrics['gradient_norm'] = optax.tree.norm(gradient)
   updates, alphas_opt_state = alphas_optimizer.update(
     gradient, state.alphas_opt_state, state.alphas
   )
@@ -216,8 +218,12 @@ def search_step(
   updates, params_opt_state = params_optimizer.update(
     gradient, state.params_opt_state, state.params
   )
+  train_metrics = {
+    **train_metrics,
+    'loss': value,
+    'gradient_norm': optax.tree.norm(gradient),
+  }
   metrics = {f'train_{k}': v for k, v in train_metrics.items()}
-  metrics['train_loss'] = value
   metrics |= {f'valid_{k}': v for k, v in valid_metrics.items()}
   return (
     state.replace(

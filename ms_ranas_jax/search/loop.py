@@ -8,19 +8,16 @@ import functools
 import os
 from typing import Any
 
-from absl import logging
 import jax
 import numpy as np
 
 from ms_ranas_jax import settings
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import split_indices
-from ms_ranas_jax.runtime.metrics import MetricsWriter
-from ms_ranas_jax.runtime.progress import Progress
+from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
 from ms_ranas_jax.search.optimizers import adam_with_l2
@@ -33,6 +30,7 @@ from ms_ranas_jax.training import epochs
 from ms_ranas_jax.training import initialization
 from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import optimizers
+from ms_ranas_jax.training import steps
 
 Config = Any
 GENOTYPE_FILE = 'search/genotype.json'
@@ -107,6 +105,7 @@ class Program:
     new_state: makes the state before the first step.
     step: (state, data, indices (2, batch)) -> (state, metrics), see
       `parallel.compile_chunk`; data holds all training `images` and `labels`.
+    metrics: name -> shape of what the step returns.
   """
 
   network: network_lib.Network
@@ -115,6 +114,7 @@ class Program:
   steps: int
   new_state: Callable[[], bilevel.SearchState]
   step: parallel.Step
+  metrics: Mapping[str, tuple[int, ...]]
 
 
 def build_program(
@@ -145,9 +145,9 @@ def build_program(
     lowering=lowering.resolve(config.lowering),
     axis_name=axis,
   )
-  halves, steps = plan_epochs(config, dataset)
+  halves, num_steps = plan_epochs(config, dataset)
   schedule = optimizers.epoch_cosine(
-    search.learning_rate, search.final_learning_rate, search.epochs, steps
+    search.learning_rate, search.final_learning_rate, search.epochs, num_steps
   )
   params_optimizer, lookahead_optimizer = (
     optimizers.sgd(schedule, search.momentum, search.weight_decay, clip)
@@ -208,7 +208,16 @@ def build_program(
       keys[2],
     )
 
-  return Program(network, devices, halves, steps, new_state, step)
+  exits = (network.num_exits,)
+  metrics = {
+    'train_loss': (),
+    'train_accuracy': exits,
+    'train_gradient_norm': (),
+    'valid_loss': (),
+    'valid_accuracy': exits,
+    'valid_gradient_norm': (),
+  }
+  return Program(network, devices, halves, num_steps, new_state, step, metrics)
 
 
 def run_search(
@@ -216,80 +225,80 @@ def run_search(
   dataset: Dataset,
   workdir: str,
   primitives: ops.Primitives = ops.PRIMITIVES,
+  interruption: Interruption | None = None,
 ) -> Genotype:
   """Searches, or goes on where an earlier call was interrupted.
 
   Writes `search/metrics.jsonl`, `search/alphas.npz`, `search/genotype.json`
-  and checkpoints after every epoch.
+  and checkpoints, see `steps.run`.
 
   Args:
     config: the whole config.
     dataset: its training images are split in two halves.
     workdir: the work directory.
     primitives: name -> operation, the choices on every edge.
+    interruption: may ask to stop.
 
   Returns:
     The genotype.
 
   Raises:
     UsageError: the config does not fit the data or the machine.
+    Interrupted: see `steps.run`.
   """
   search = config.search
   program = build_program(config, dataset, primitives)
-  devices, steps = program.devices, program.steps
   directory = os.path.join(workdir, 'search')
-  with checkpoint.open_manager(
-    os.path.join(directory, 'checkpoints')
-  ) as manager:
-    restored = checkpoint.restore_latest(
-      manager, jax.eval_shape(program.new_state)
-    )
-    if restored is None:
-      state = program.new_state()
-      first_epoch = 0
-      history = [_host(state.alphas)]
-    else:
-      state = restored[1]
-      first_epoch = int(state.step) // steps
-      history = _read_history(directory, first_epoch)
-    if first_epoch < search.epochs:
-      logging.info('search: %d epochs of %d steps', search.epochs, steps)
-      chunk = parallel.compile_chunk(program.step, devices, search.chunk_steps)
-      data = parallel.replicate(
-        {'images': dataset.train_images, 'labels': dataset.train_labels},
-        devices,
-      )
-      state = parallel.replicate(state, devices)
-      done = first_epoch * steps
-      with (
-        MetricsWriter(directory, done if restored else -1) as writer,
-        Progress('search', search.epochs * steps, done) as progress,
-      ):
-        for epoch in range(first_epoch, search.epochs):
-          batches = np.stack(
-            [
-              epochs.epoch_batches(
-                half, search.batch_size, steps, (config.seed, epoch, index)
-              )
-              for index, half in enumerate(program.halves)
-            ],
-            axis=1,
-          )
-          for after, record in epochs.run_epoch(
-            chunk, state, data, batches, search.chunk_steps, progress, _shown
-          ):
-            state = after
-            done += record.pop('steps')
-            writer.write({'step': done, 'epoch': epoch, **record})
-          host = parallel.unreplicate(state, devices)
-          history.append(_host(host.alphas))
-          _write_history(directory, history)
-          checkpoint.save(manager, done, host)
+  history: list[dict[str, np.ndarray]] = []
 
+  def batches(epoch: int) -> np.ndarray:
+    return np.stack(
+      [
+        epochs.epoch_batches(
+          half, search.batch_size, program.steps, (config.seed, epoch, index)
+        )
+        for index, half in enumerate(program.halves)
+      ],
+      axis=1,
+    )
+
+  def begin(state: bilevel.SearchState, epoch: int) -> None:
+    if state.step:
+      history.extend(_read_history(directory, epoch))
+    else:
+      history.append(_host(state.alphas))
+      _write_history(directory, history)
+
+  def end_epoch(state: bilevel.SearchState, epoch: int) -> dict[str, Any]:
+    del epoch
+    history.append(_host(state.alphas))
+    _write_history(directory, history)
+    return {}
+
+  steps.run(
+    steps.Work(
+      label='search',
+      epochs=search.epochs,
+      steps=program.steps,
+      line_steps=search.chunk_steps,
+      devices=program.devices,
+      new_state=program.new_state,
+      step=program.step,
+      metrics=program.metrics,
+      data={'images': dataset.train_images, 'labels': dataset.train_labels},
+      batches=batches,
+      on_nonfinite=search.on_nonfinite,
+      checkpoint_seconds=config.checkpoint_seconds,
+    ),
+    steps.Hooks(begin, lambda done: {}, end_epoch, _shown),
+    workdir,
+    interruption or Interruption(),
+  )
   genotype = alphas_lib.derive_genotype(
     alphas_lib.softmax_weights(history[-1]), primitives
   )
-  files.write_text(os.path.join(workdir, GENOTYPE_FILE), genotype.to_json())
+  if parallel.is_first_process():
+    files.write_text(os.path.join(workdir, GENOTYPE_FILE), genotype.to_json())
   return genotype
 
 
@@ -306,6 +315,8 @@ def _host(alphas: alphas_lib.Alphas) -> dict[str, np.ndarray]:
 
 
 def _write_history(directory: str, history: list) -> None:
+  if not parallel.is_first_process():
+    return
   files.write_npz(
     os.path.join(directory, 'alphas.npz'),
     **{kind: np.stack([a[kind] for a in history]) for kind in history[0]},

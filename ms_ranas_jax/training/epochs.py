@@ -1,18 +1,10 @@
-"""Going over a dataset epoch by epoch, in chunks; shared by all loops."""
+"""Going over a dataset epoch by epoch; shared by all loops."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-import time
-from typing import Any
-
-import jax
 import numpy as np
 
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.runtime.progress import Progress
-
-PyTree = Any
 
 
 def steps_per_epoch(num_examples: int, batch_size: int, field: str) -> int:
@@ -52,40 +44,3 @@ def epoch_batches(
   order = np.random.default_rng(seed).permutation(len(indices))
   chosen = indices[order[: steps * batch_size]]
   return chosen.reshape(steps, batch_size).astype(np.int32)
-
-
-def run_epoch(
-  chunk: Callable[[PyTree, PyTree, np.ndarray], tuple[PyTree, PyTree]],
-  state: PyTree,
-  data: PyTree,
-  batches: np.ndarray,
-  chunk_steps: int,
-  progress: Progress,
-  shown: Callable[[Mapping[str, Any]], Mapping[str, float]],
-) -> Iterator[tuple[PyTree, dict[str, Any]]]:
-  """Runs the chunks of one epoch.
-
-  Args:
-    chunk: a compiled chunk, see `parallel.compile_chunk`.
-    state: before the epoch; donated.
-    data: what the steps read.
-    batches: (steps, ...) indices of the epoch.
-    chunk_steps: steps of a call.
-    progress: told of every chunk.
-    shown: metrics -> what of it the progress shows.
-
-  Yields:
-    After each chunk the state, and its metrics with 'steps' and 'seconds'.
-  """
-  for start in range(0, len(batches), chunk_steps):
-    part = batches[start : start + chunk_steps]
-    began = time.monotonic()
-    state, metrics = chunk(state, data, part)
-    record = {k: np.asarray(v).tolist() for k, v in metrics.items()}
-    jax.block_until_ready(state)
-    record |= {
-      'steps': len(part),
-      'seconds': round(time.monotonic() - began, 4),
-    }
-    progress.update(len(part), shown(record))
-    yield state, record

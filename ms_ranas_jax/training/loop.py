@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-import os
 from typing import Any
 
-from absl import logging
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -16,12 +14,10 @@ import numpy as np
 import optax
 
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import split_indices
-from ms_ranas_jax.runtime.metrics import MetricsWriter
-from ms_ranas_jax.runtime.progress import Progress
+from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.space.network import Network
 from ms_ranas_jax.training import augmentation
 from ms_ranas_jax.training import epochs
@@ -29,6 +25,7 @@ from ms_ranas_jax.training import initialization
 from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import optimizers
 from ms_ranas_jax.training import prediction
+from ms_ranas_jax.training import steps
 
 Config = Any
 PyTree = Any
@@ -99,8 +96,8 @@ def train_step(
     axis_name: the device axis to average over.
 
   Returns:
-    The state after the step, and the metrics `train_loss` and
-    `train_accuracy` (one per exit).
+    The state after the step, and the metrics `train_loss`, `train_accuracy`
+    (one per exit) and `train_gradient_norm`.
   """
   key = jax.random.fold_in(state.rng, state.step)
   if axis_name is not None:
@@ -130,6 +127,7 @@ def train_step(
     ),
     axis_name,
   )
+  metrics['train_gradient_norm'] = optax.tree.norm(gradient)
   updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
   return (
     state.replace(
@@ -186,11 +184,6 @@ def plan_epochs(
   return fitted, held_out, steps
 
 
-def checkpoints(workdir: str) -> str:
-  """Returns the folder of the training's checkpoints."""
-  return os.path.join(workdir, 'train', 'checkpoints')
-
-
 def build_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
   """Returns the optimizer of `config.train`.
 
@@ -221,6 +214,7 @@ class Program:
     new_state: makes the state before the first step.
     step: (state, data, indices (batch,)) -> (state, metrics), see
       `parallel.compile_chunk`; data holds all training `images` and `labels`.
+    metrics: name -> shape of what the step returns.
   """
 
   network: Network
@@ -231,6 +225,7 @@ class Program:
   weights: tuple[float, ...]
   new_state: Callable[[], TrainState]
   step: parallel.Step
+  metrics: Mapping[str, tuple[int, ...]]
 
 
 def build_program(
@@ -252,8 +247,8 @@ def build_program(
   )
   axis = parallel.axis_name(devices)
   network = network.clone(axis_name=axis)
-  fitted, held_out, steps = plan_epochs(config, dataset)
-  optimizer = build_optimizer(config, steps)
+  fitted, held_out, num_steps = plan_epochs(config, dataset)
+  optimizer = build_optimizer(config, num_steps)
   weights = losses.exit_weights(
     train.exit_weights, network.num_exits, 'train.exit_weights'
   )
@@ -273,7 +268,7 @@ def build_program(
     )
     drop_path = None
     if train.drop_path:
-      drop_path = train.drop_path * (state.step // steps) / train.epochs
+      drop_path = train.drop_path * (state.step // num_steps) / train.epochs
     return train_step(
       state,
       images,
@@ -290,77 +285,81 @@ def build_program(
     devices=devices,
     fitted=fitted,
     held_out=held_out,
-    steps=steps,
+    steps=num_steps,
     weights=weights,
     new_state=functools.partial(new_state, network, optimizer, config.seed),
     step=step,
+    metrics={
+      'train_loss': (),
+      'train_accuracy': (network.num_exits,),
+      'train_gradient_norm': (),
+    },
   )
 
 
 def run_training(
-  config: Config, dataset: Dataset, network: Network, workdir: str
+  config: Config,
+  dataset: Dataset,
+  network: Network,
+  workdir: str,
+  interruption: Interruption | None = None,
 ) -> TrainState:
   """Trains, or goes on where an earlier call was interrupted.
 
-  Writes `train/metrics.jsonl` and checkpoints after every epoch.
+  Writes `train/metrics.jsonl` and checkpoints, see `steps.run`.
 
   Args:
     config: the whole config.
     dataset: trained on but for the held-out images.
     network: of any family; its `axis_name` is set here.
     workdir: the work directory.
+    interruption: may ask to stop.
 
   Returns:
     The state after the last epoch.
 
   Raises:
     UsageError: the config does not fit the data or the machine.
+    Interrupted: see `steps.run`.
   """
   train = config.train
   program = build_program(config, dataset, network)
-  devices, steps = program.devices, program.steps
-  directory = os.path.join(workdir, 'train')
   # One object for all epochs, so that prediction compiles once.
   apply = functools.partial(program.network.apply, train=False)
-  with checkpoint.open_manager(checkpoints(workdir)) as manager:
-    restored = checkpoint.restore_latest(
-      manager, jax.eval_shape(program.new_state)
+
+  def batches(epoch: int) -> np.ndarray:
+    seed = (config.seed, epoch, 2)
+    return epochs.epoch_batches(
+      program.fitted, train.batch_size, program.steps, seed
     )
-    state = program.new_state() if restored is None else restored[1]
-    first_epoch = int(state.step) // steps
-    if first_epoch >= train.epochs:
-      return state
-    logging.info('train: %d epochs of %d steps', train.epochs, steps)
-    chunk = parallel.compile_chunk(program.step, devices, train.chunk_steps)
-    data = parallel.replicate(
-      {'images': dataset.train_images, 'labels': dataset.train_labels},
-      devices,
-    )
-    done = first_epoch * steps
-    replicas = parallel.replicate(state, devices)
-    with (
-      MetricsWriter(directory, done if restored else -1) as writer,
-      Progress('train', train.epochs * steps, done) as progress,
-    ):
-      for epoch in range(first_epoch, train.epochs):
-        batches = epochs.epoch_batches(
-          program.fitted, train.batch_size, steps, (config.seed, epoch, 2)
-        )
-        last = steps * (epoch + 1)
-        for after, record in epochs.run_epoch(
-          chunk, replicas, data, batches, train.chunk_steps, progress, _shown
-        ):
-          replicas = after
-          done += record.pop('steps')
-          record |= {
-            'learning_rate': float(_learning_rate(config, steps, done - 1))
-          }
-          if done == last:
-            state = parallel.unreplicate(replicas, devices)
-            record |= _holdout_metrics(config, dataset, apply, state, program)
-          writer.write({'step': done, 'epoch': epoch, **record})
-        checkpoint.save(manager, done, state)
-  return state
+
+  def end_line(done: int) -> dict[str, Any]:
+    rate = _learning_rate(config, program.steps, done - 1)
+    return {'learning_rate': float(rate)}
+
+  def end_epoch(state: TrainState, epoch: int) -> dict[str, Any]:
+    del epoch
+    return _holdout_metrics(config, dataset, apply, state, program)
+
+  return steps.run(
+    steps.Work(
+      label='train',
+      epochs=train.epochs,
+      steps=program.steps,
+      line_steps=train.chunk_steps,
+      devices=program.devices,
+      new_state=program.new_state,
+      step=program.step,
+      metrics=program.metrics,
+      data={'images': dataset.train_images, 'labels': dataset.train_labels},
+      batches=batches,
+      on_nonfinite=train.on_nonfinite,
+      checkpoint_seconds=config.checkpoint_seconds,
+    ),
+    steps.Hooks(lambda *_: None, end_line, end_epoch, _shown),
+    workdir,
+    interruption or Interruption(),
+  )
 
 
 def _learning_rate(config: Config, steps: int, step: int) -> jax.Array:

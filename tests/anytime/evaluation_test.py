@@ -14,12 +14,14 @@ from ms_ranas_jax.anytime import curves
 from ms_ranas_jax.anytime import evaluation
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import checkpoint
+from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.training import loop
+from ms_ranas_jax.training import steps
 
 TRAIN, TEST, HOLDOUT, CLASSES, EXITS = 60, 40, 25, 3, 2
 EPOCHS, BATCH = 2, 10
@@ -247,15 +249,22 @@ def state(network):
   )
 
 
-def _save(workdir, state, step):
-  with checkpoint.open_manager(loop.checkpoints(str(workdir))) as manager:
-    checkpoint.save(manager, step, state.replace(step=np.int32(step)))
+def _save(workdir, state, step, dataset, network):
+  program = loop.build_program(_config(), dataset, network)
+  saved = steps.Saved(
+    state.replace(step=np.int32(step)),
+    parallel.zero_sums(program.metrics),
+    np.float32(0),
+  )
+  folder = steps.checkpoints(str(workdir), 'train')
+  with checkpoint.open_manager(folder) as manager:
+    checkpoint.save(manager, step, saved)
 
 
 def test_what_was_trained_is_evaluated_and_written(
   state, dataset, network, tmp_path
 ):
-  _save(tmp_path, state, EPOCHS * STEPS)
+  _save(tmp_path, state, EPOCHS * STEPS, dataset, network)
   returned = evaluation.run_evaluation(
     _config(), dataset, network, str(tmp_path)
   )
@@ -289,7 +298,7 @@ def test_without_a_training_it_is_refused(dataset, network, tmp_path):
 
 
 def test_an_unfinished_training_is_refused(state, dataset, network, tmp_path):
-  _save(tmp_path, state, STEPS)
+  _save(tmp_path, state, STEPS, dataset, network)
   with pytest.raises(UsageError, match="3 of 6 steps; run the 'train' stage"):
     evaluation.run_evaluation(_config(), dataset, network, str(tmp_path))
   assert os.listdir(tmp_path) == ['train']
@@ -302,13 +311,13 @@ def test_a_training_of_another_network_is_refused(
   network = network_lib.derived_network(
     SPEC, genotype.Genotype(other, (2,), other, (2,))
   )
-  _save(tmp_path, state, EPOCHS * STEPS)
+  _save(tmp_path, state, EPOCHS * STEPS, dataset, network)
   with pytest.raises(UsageError, match='of another configuration'):
     evaluation.run_evaluation(_config(), dataset, network, str(tmp_path))
 
 
 def test_reading_changes_nothing(state, dataset, network, tmp_path):
-  _save(tmp_path, state, EPOCHS * STEPS)
+  _save(tmp_path, state, EPOCHS * STEPS, dataset, network)
   before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*')}
   variables = evaluation.trained_variables(
     _config(), dataset, network, str(tmp_path)

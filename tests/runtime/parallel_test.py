@@ -12,6 +12,7 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import parallel
 
 CHUNK = 4
+SHAPES = {'loss': (), 'weight': (3,)}
 DATA = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 
 
@@ -60,8 +61,10 @@ def _run(devices, indices, sizes, calls=None):
   metrics = []
   for size in sizes:
     part, indices = indices[:size], indices[size:]
-    state, found = chunk(state, data, part)
-    metrics.append(jax.tree.map(np.asarray, found))
+    outcome = chunk(state, parallel.zero_sums(SHAPES), data, part)
+    assert (outcome.done, outcome.finite) == (size, True)
+    state, sums = outcome.state, parallel.unreplicate(outcome.sums, devices)
+    metrics.append(jax.tree.map(lambda s, n=size: np.asarray(s) / n, sums))
   assert not len(indices)
   return parallel.unreplicate(state, devices), metrics
 
@@ -99,9 +102,73 @@ def test_a_chunk_is_its_steps_one_after_the_other():
     start += size
 
 
-def test_how_steps_are_cut_into_chunks_changes_no_bit():
-  results = [_run(1, _indices(8), sizes)[0] for sizes in ([4, 4], [1, 3, 2, 2])]
-  np.testing.assert_array_equal(results[0].weight, results[1].weight)
+@pytest.mark.parametrize('devices', [1, 2])
+def test_how_steps_are_cut_into_chunks_changes_no_bit(devices):
+  """Of the state, and of the sums, that go on from call to call."""
+  step = functools.partial(_step, axis=parallel.axis_name(devices))
+  results = []
+  for sizes in [4, 4], [1, 3, 2, 2]:
+    chunk = parallel.compile_chunk(step, devices, CHUNK)
+    data = parallel.replicate({'x': DATA}, devices)
+    state = parallel.replicate(_state(), devices)
+    sums, indices = parallel.zero_sums(SHAPES), _indices(8)
+    for size in sizes:
+      part, indices = indices[:size], indices[size:]
+      outcome = chunk(state, sums, data, part)
+      state, sums = outcome.state, outcome.sums
+    results.append(parallel.unreplicate((state.weight, sums), devices))
+  jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def _until_negative(state, data, indices):
+  """Adds what it reads, and takes the root of it for a metric."""
+  value = data['x'][indices[0]]
+  after = {'step': state.step + 1, 'total': state.total + value}
+  return state.replace(**after), {'root': jnp.sqrt(value)}
+
+
+@flax.struct.dataclass
+class _Total:
+  step: jax.Array
+  total: jax.Array
+
+
+def _total(values, on_nonfinite):
+  chunk = parallel.compile_chunk(_until_negative, 1, 8, on_nonfinite)
+  return chunk(
+    _Total(jnp.int32(0), jnp.float32(0)),
+    parallel.zero_sums({'root': ()}, on_nonfinite),
+    {'x': jnp.array(values, jnp.float32)},
+    np.arange(len(values))[:, None],
+  )
+
+
+def test_steps_end_at_the_first_that_is_not_finite():
+  outcome = _total([1, 4, -1, 9], parallel.STOP)
+  assert (outcome.done, outcome.finite) == (3, False)
+  assert np.isnan(outcome.sums['root'])
+  assert int(outcome.state.step) == 3
+
+
+def test_steps_that_are_not_finite_are_left_out():
+  outcome = _total([1, 4, -1, np.nan, 9], parallel.SKIP)
+  assert (outcome.done, outcome.finite) == (5, True)
+  assert outcome.sums == {'root': 6.0, 'skipped_steps': 2.0}
+  assert (int(outcome.state.step), float(outcome.state.total)) == (5, 14.0)
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_wishes_come_back(devices):
+  step = functools.partial(_step, axis=parallel.axis_name(devices))
+  chunk = parallel.compile_chunk(step, devices, CHUNK)
+  outcome = chunk(
+    parallel.replicate(_state(), devices),
+    parallel.zero_sums(SHAPES),
+    parallel.replicate({'x': DATA}, devices),
+    _indices(1),
+    [1, -5],
+  )
+  np.testing.assert_array_equal(outcome.wishes, [1, -5])
 
 
 @pytest.mark.parametrize('devices', [1, 2])
@@ -112,7 +179,8 @@ def test_it_compiles_once_whatever_the_number_of_steps(devices):
   data = parallel.replicate({'x': DATA}, devices)
   state = parallel.replicate(_state(), devices)
   for size in (4, 1, 3, 2):
-    state, _ = chunk(state, data, _indices(size))
+    sums = parallel.zero_sums(SHAPES)
+    state = chunk(state, sums, data, _indices(size)).state
     counts.append(len(calls))
   assert counts[0] > 0
   assert counts == [counts[0]] * 4
@@ -133,11 +201,12 @@ def test_two_devices_do_what_one_does():
 
 def test_leaving_the_mean_over_devices_out_would_be_noticed():
   chunk = parallel.compile_chunk(_step, 2, CHUNK)
-  state, _ = chunk(
+  state = chunk(
     parallel.replicate(_state(), 2),
+    parallel.zero_sums(SHAPES),
     parallel.replicate({'x': DATA}, 2),
     _indices(4),
-  )
+  ).state
   expected, _ = _by_hand(_indices(4))
   wrong = parallel.unreplicate(state, 2)
   assert np.abs(wrong.weight - expected.weight).max() > 1e-2
@@ -159,7 +228,7 @@ def test_a_batch_is_split_in_order():
     },
     2,
   )
-  state, _ = chunk(state, parallel.replicate({}, 2), indices)
+  state = chunk(state, {}, parallel.replicate({}, 2), indices).state
   np.testing.assert_array_equal(
     state['indices'], [[[0, 1, 2], [6, 7, 8]], [[3, 4, 5], [9, 10, 11]]]
   )
@@ -172,7 +241,7 @@ def test_the_state_is_donated(devices):
   chunk = parallel.compile_chunk(step, devices, CHUNK)
   data = parallel.replicate({'x': DATA}, devices)
   before = parallel.replicate(_state(), devices)
-  chunk(before, data, _indices(2))
+  chunk(before, parallel.zero_sums(SHAPES), data, _indices(2))
   assert before.weight.is_deleted()
   assert not data['x'].is_deleted()
 
@@ -181,7 +250,7 @@ def test_the_state_is_donated(devices):
 def test_another_number_of_steps_is_refused(size):
   chunk = parallel.compile_chunk(_step, 1, CHUNK)
   with pytest.raises(ValueError, match=f'1 to 4 steps, not {size}'):
-    chunk(_state(), {'x': DATA}, _indices(size))
+    chunk(_state(), parallel.zero_sums(SHAPES), {'x': DATA}, _indices(size))
 
 
 @pytest.mark.parametrize('devices', [1, 2])
@@ -226,7 +295,7 @@ def test_devices_are_chosen():
 
 
 def test_more_devices_than_there_are_is_refused():
-  with pytest.raises(UsageError, match='num_devices = 3, but .* has 2'):
+  with pytest.raises(UsageError, match='num_devices = 3, but there are 2'):
     parallel.choose_devices(3, 6, 'train.batch_size')
 
 

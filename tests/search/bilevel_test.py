@@ -347,8 +347,10 @@ def test_a_step_updates_alphas_and_then_params(order):
   assert set(metrics) == {
     'train_loss',
     'train_error',
+    'train_gradient_norm',
     'valid_loss',
     'valid_error',
+    'valid_gradient_norm',
   }
   np.testing.assert_allclose(
     metrics['train_loss'], _value(state.params, alphas, _batch(TRAIN))
@@ -437,7 +439,11 @@ def test_pytrees_and_a_loss_of_ones_own(order):
   _assert_close(gradient, _central_differences(objective, alphas), 1e-8)
   assert isinstance(after.params, _Pair)
   assert after.batch_stats == {}
-  assert set(metrics) == {'train_loss', 'valid_loss'}
+  assert set(metrics) == {
+    f'{half}_{name}'
+    for half in ('train', 'valid')
+    for name in ('loss', 'gradient_norm')
+  }
 
 
 def test_the_gradient_alone_returns_what_the_validation_loss_adds():

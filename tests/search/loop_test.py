@@ -17,11 +17,15 @@ import pytest
 from ms_ranas_jax import default_config
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import metrics
+from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import load_dataset
+from ms_ranas_jax.runtime.interruption import Interrupted
+from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import loop
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import load_genotype
+from ms_ranas_jax.training import steps
 
 FEW = {
   name: ops.PRIMITIVES[name]
@@ -83,19 +87,19 @@ def finished(dataset, tmp_path_factory, quick_compilation):
   """An undisturbed run."""
   workdir = tmp_path_factory.mktemp('finished')
   batches = []
-  compile_chunk = loop.parallel.compile_chunk
+  compile_chunk = parallel.compile_chunk
 
   def watched(*args):
     chunk = compile_chunk(*args)
 
-    def run(state, data, indices):
+    def run(state, sums, data, indices, wishes):
       batches.append(np.array(indices))
-      return chunk(state, data, indices)
+      return chunk(state, sums, data, indices, wishes)
 
     return run
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop.parallel, 'compile_chunk', watched)
+    patch.setattr(parallel, 'compile_chunk', watched)
     genotype = _search(dataset, workdir)
   return _Run(workdir, genotype, np.concatenate(batches))
 
@@ -139,6 +143,8 @@ def test_there_is_a_line_of_metrics_per_chunk(finished):
       'epoch',
       'train_loss',
       'train_accuracy',
+      'train_gradient_norm',
+      'valid_gradient_norm',
       'valid_loss',
       'valid_accuracy',
       'seconds',
@@ -163,32 +169,32 @@ def test_each_half_of_the_images_has_one_use(finished, dataset):
     assert list(first) != list(second)
 
 
+class _AtCall(Interruption):
+  """Asks to stop once it has been asked so many times."""
+
+  def __init__(self, call):
+    super().__init__()
+    self.calls = call
+
+  @property
+  def requested(self):
+    self.calls -= 1
+    return self.calls < 0
+
+
 def test_an_interrupted_search_goes_on_bit_for_bit(
   finished, dataset, tmp_path, monkeypatch
 ):
-  save = loop.checkpoint.save
-
-  def interrupted(manager, step, state):
-    # All of the second epoch is computed and written but for the checkpoint.
-    if step > STEPS:
-      raise KeyboardInterrupt
-    save(manager, step, state)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(loop.checkpoint, 'save', interrupted)
-    with pytest.raises(KeyboardInterrupt):
-      _search(dataset, tmp_path)
+  """In the middle of a line of the second epoch."""
+  monkeypatch.setattr(steps, '_call_length', lambda *_: 1)
+  with pytest.raises(Interrupted):
+    loop.run_search(_config(), dataset, str(tmp_path), FEW, _AtCall(4))
   assert not (tmp_path / 'search' / 'genotype.json').exists()
-  assert [r['step'] for r in _metrics(tmp_path)] == [3, 4, 7, 8]
+  written = [r['step'] for r in _metrics(tmp_path)]
+  assert written == [3, 4]
+  assert len(_alphas(tmp_path)['normal']) == 2
 
-  begun = []
-  run_epoch = loop.epochs.run_epoch
-  monkeypatch.setattr(
-    loop.epochs, 'run_epoch', lambda *a: begun.append(a) or run_epoch(*a)
-  )
-  genotype = _search(dataset, tmp_path)
-  assert len(begun) == 1  # the second epoch alone
-  assert genotype == finished.genotype
+  assert _search(dataset, tmp_path) == finished.genotype
   expected = _alphas(finished.workdir)
   for kind, values in _alphas(tmp_path).items():
     np.testing.assert_array_equal(values, expected[kind])
@@ -201,7 +207,7 @@ def test_a_finished_search_only_answers(finished, dataset, monkeypatch):
 
   before = _metrics(finished.workdir)
   (finished.workdir / 'search' / 'genotype.json').unlink()
-  monkeypatch.setattr(loop.parallel, 'compile_chunk', forbidden)
+  monkeypatch.setattr(parallel, 'compile_chunk', forbidden)
   assert _search(dataset, finished.workdir) == finished.genotype
   assert (
     load_genotype(str(finished.workdir / 'search' / 'genotype.json'))
@@ -338,7 +344,11 @@ def test_every_half_of_every_step_is_augmented_apart(
     return state.replace(step=state.step + 1), {
       'train_loss': train_batch[0].mean(),
       'valid_loss': valid_batch[0].mean(),
-      'valid_accuracy': jnp.zeros(1),
+      **{
+        f'{half}_{name}': jnp.zeros(shape)
+        for half in ('train', 'valid')
+        for name, shape in (('accuracy', 2), ('gradient_norm', ()))
+      },
     }
 
   monkeypatch.setattr(loop.augmentation, 'augment', augment)

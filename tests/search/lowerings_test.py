@@ -32,11 +32,12 @@ def _searched(dataset, **changes):
   rows = np.random.default_rng(0).integers(
     0, len(data['labels']), (STEPS, 2, 4)
   )
-  state, _ = chunk(
+  state = chunk(
     parallel.replicate(program.new_state(), 1),
+    parallel.zero_sums(program.metrics),
     parallel.replicate(data, 1),
     rows,
-  )
+  ).state
   return jax.device_get((state.alphas, state.params))
 
 

@@ -17,7 +17,10 @@ import pytest
 from ms_ranas_jax import default_config
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import metrics
+from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import load_dataset
+from ms_ranas_jax.runtime.interruption import Interrupted
+from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
@@ -93,19 +96,19 @@ def finished(dataset, tmp_path_factory, quick_compilation):
   """An undisturbed run."""
   workdir = tmp_path_factory.mktemp('finished')
   batches = []
-  compile_chunk = loop.parallel.compile_chunk
+  compile_chunk = parallel.compile_chunk
 
   def watched(*args):
     chunk = compile_chunk(*args)
 
-    def run(state, data, indices):
+    def run(state, sums, data, indices, wishes):
       batches.append(np.array(indices))
-      return chunk(state, data, indices)
+      return chunk(state, sums, data, indices, wishes)
 
     return run
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop.parallel, 'compile_chunk', watched)
+    patch.setattr(parallel, 'compile_chunk', watched)
     state = _train(dataset, workdir)
   return _Run(workdir, state, np.concatenate(batches))
 
@@ -131,6 +134,7 @@ def test_there_is_a_line_of_metrics_per_chunk(finished):
     'step',
     'epoch',
     'train_loss',
+    'train_gradient_norm',
     'train_accuracy',
     'learning_rate',
     'seconds',
@@ -185,34 +189,29 @@ def test_the_holdout_metrics_are_those_of_the_held_out_images(
   )
 
 
+class _AtCall(Interruption):
+  """Asks to stop once it has been asked so many times."""
+
+  def __init__(self, call):
+    super().__init__()
+    self.calls = call
+
+  @property
+  def requested(self):
+    self.calls -= 1
+    return self.calls < 0
+
+
 def test_an_interrupted_training_goes_on_bit_for_bit(
-  finished, dataset, tmp_path, monkeypatch
+  finished, dataset, tmp_path
 ):
-  run_epoch = loop.epochs.run_epoch
-  begun = []
-
-  def interrupted(*args):
-    begun.append(args)
-    for index, result in enumerate(run_epoch(*args)):
-      yield result
-      # After the first chunk of the third epoch, which is written by then.
-      if len(begun) == EPOCHS and index == 0:
-        raise KeyboardInterrupt
-
-  with monkeypatch.context() as patch:
-    patch.setattr(loop.epochs, 'run_epoch', interrupted)
-    with pytest.raises(KeyboardInterrupt):
-      _train(dataset, tmp_path)
-  assert [r['step'] for r in _metrics(tmp_path)] == [25, 40, 65, 80, 105]
-
-  monkeypatch.setattr(
-    loop.epochs, 'run_epoch', lambda *a: begun.append(a) or run_epoch(*a)
-  )
-  del begun[:]
-  state = _train(dataset, tmp_path)
-  assert len(begun) == 1  # the third epoch alone
-  _assert_same(state, finished.state)
+  with pytest.raises(Interrupted):
+    loop.run_training(_config(), dataset, NETWORK, str(tmp_path), _AtCall(6))
+  before = _metrics(tmp_path)
+  assert 0 < len(before) < len(_metrics(finished.workdir))
+  _assert_same(_train(dataset, tmp_path), finished.state)
   assert _metrics(tmp_path) == _metrics(finished.workdir)
+  assert _metrics(tmp_path)[: len(before)] == before
 
 
 def test_a_finished_training_only_answers(finished, dataset, monkeypatch):
@@ -220,7 +219,7 @@ def test_a_finished_training_only_answers(finished, dataset, monkeypatch):
     raise AssertionError('nothing is left to do')
 
   before = _metrics(finished.workdir)
-  monkeypatch.setattr(loop.parallel, 'compile_chunk', forbidden)
+  monkeypatch.setattr(parallel, 'compile_chunk', forbidden)
   _assert_same(_train(dataset, finished.workdir), finished.state)
   assert _metrics(finished.workdir) == before
 
@@ -265,6 +264,7 @@ def _watch_steps(monkeypatch, observe):
     return state.replace(step=state.step + 1), {
       'train_loss': observe(state, images, labels, fields),
       'train_accuracy': jnp.zeros(2),
+      'train_gradient_norm': jnp.float32(0),
     }
 
   monkeypatch.setattr(loop, 'train_step', step)

@@ -1,0 +1,53 @@
+"""One run at a time in a work directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+import socket
+
+from ms_ranas_jax.errors import UsageError
+
+try:
+  import fcntl
+except ImportError:  # no such locks on Windows
+  fcntl = None
+
+FILE = '.lock'
+
+
+@contextlib.contextmanager
+def hold(workdir: str) -> Iterator[None]:
+  """Holds the lock of a work directory, which the system takes back at death.
+
+  Args:
+    workdir: the directory; made where it is not there. What is no local path
+      (`gs://...`) is not locked.
+
+  Raises:
+    UsageError: another process holds it.
+  """
+  if fcntl is None or '://' in workdir:
+    yield
+    return
+  folder = pathlib.Path(workdir)
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / FILE
+  with open(path, 'a+', encoding='utf-8') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      owner = file.read().strip() or 'another process'
+      raise UsageError(
+        f'{workdir} is in use by {owner}; wait for it or stop it, or name '
+        'another --workdir.'
+      ) from error
+    # The file stays when the lock is given back: another process may have
+    # opened it meanwhile.
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+    file.flush()
+    yield

@@ -1,0 +1,75 @@
+"""Several processes, on one machine or many, that are one run.
+
+`jax.distributed` connects them. Every process runs the same program on its own
+devices; the first one writes the files.
+"""
+
+from __future__ import annotations
+
+import jax
+from jax.experimental import multihost_utils
+
+from ms_ranas_jax.errors import UsageError
+
+AUTO = 'auto'
+# A process that is gone is noticed after this, and ends the others.
+_HEARTBEAT_SECONDS = 20
+_START_SECONDS = 300
+
+
+def join(coordinator: str, count: int, index: int) -> None:
+  """Connects this process with the others, before any other call of JAX.
+
+  Args:
+    coordinator: 'HOST:PORT' of the first process; 'auto' finds it, and the
+      numbers, on TPU pods and under Slurm, GKE and Open MPI; '' stays alone.
+    count: of processes; ignored with 'auto'.
+    index: of this process, from 0; ignored with 'auto'.
+
+  Raises:
+    UsageError: the numbers make no sense, or the others were not there.
+  """
+  if not coordinator:
+    if count > 1:
+      raise UsageError(
+        f'--num_processes={count} needs --coordinator=HOST:PORT, of the first '
+        "of them, or --coordinator='auto'."
+      )
+    return
+  fields = {}
+  if coordinator != AUTO:
+    if ':' not in coordinator:
+      raise UsageError(f'--coordinator={coordinator}: give HOST:PORT.')
+    if not 0 <= index < count:
+      raise UsageError(
+        f'--process_id={index} is none of --num_processes={count}; they count '
+        'from 0.'
+      )
+    fields = {
+      'coordinator_address': coordinator,
+      'num_processes': count,
+      'process_id': index,
+    }
+  try:
+    jax.distributed.initialize(
+      **fields,
+      initialization_timeout=_START_SECONDS,
+      heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+    )
+  # What it raises is not documented.
+  except (RuntimeError, ValueError) as error:
+    raise UsageError(
+      f'the processes of --coordinator={coordinator} did not come together '
+      f'({str(error).splitlines()[0]}); check the address, and that all of '
+      'them are started.'
+    ) from error
+
+
+def wait_for_all(name: str) -> None:
+  """Waits until all processes have come here.
+
+  Args:
+    name: of the place; the same in all of them.
+  """
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(f'ms_ranas_jax {name}')
