@@ -61,3 +61,28 @@ prepare_environment() {
   export GLIBC_TUNABLES JAX_COMPILATION_CACHE_DIR
   export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
 }
+
+# `find_config ARGUMENT ...` sets `args`: the same, with configs/... looked for
+# in the repository where it is not here.
+find_config() {
+  local arg path file
+  args=()
+  for arg; do
+    path="${arg#--config=}"
+    file="${path%%:*}" # a config may take an argument: configs/NAME.py:ARGUMENT
+    if [[ $file == configs/* && ! -e $file && -e $root/$file ]]; then
+      arg="${arg%"$path"}$root/$path"
+    fi
+    args+=("$arg")
+  done
+}
+
+# `run COMMAND ...` runs it, or prints it where `dry_run` is 1.
+run() {
+  if [[ ${dry_run:-} == 1 ]]; then
+    printf '%q ' "$@"
+    printf '\n'
+  else
+    "$@"
+  fi
+}

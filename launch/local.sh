@@ -26,13 +26,5 @@ fi
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 prepare_environment
 
-args=()
-for arg; do
-  path="${arg#--config=}"
-  file="${path%%:*}"  # a config may take an argument: configs/NAME.py:ARGUMENT
-  if [[ $file == configs/* && ! -e $file && -e $root/$file ]]; then
-    arg="${arg%"$path"}$root/$path"
-  fi
-  args+=("$arg")
-done
+find_config "$@"
 exec "$venv/bin/python" -m ms_ranas_jax.main ${args[@]+"${args[@]}"}

@@ -10,5 +10,5 @@ cd "$root"
 
 "$venv/bin/python" -m ruff check .
 "$venv/bin/python" -m ruff format --check .
-"$venv/bin/shellcheck" --external-sources launch/*.sh .ci/run
+"$venv/bin/shellcheck" --external-sources launch/*.sh launch/slurm.sbatch .ci/run
 [[ ${1:-} == --lint ]] || exec "$venv/bin/python" -m pytest "$@"

@@ -1,13 +1,18 @@
 """The launchers, as far as that takes no installation."""
 
 import pathlib
+import shlex
 import shutil
 import subprocess
 
 import pytest
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
-_SCRIPTS = [*sorted(_ROOT.glob('launch/*.sh')), _ROOT / '.ci/run']
+_SCRIPTS = [
+  *sorted(_ROOT.glob('launch/*.sh')),
+  _ROOT / 'launch/slurm.sbatch',
+  _ROOT / '.ci/run',
+]
 _COMMANDS = ['local.sh', 'test.sh']
 
 pytestmark = pytest.mark.skipif(
@@ -113,3 +118,137 @@ def test_every_pinned_python_has_constraints():
     pins = [line for line in text.splitlines() if not line.startswith('#')]
     assert any(pin.startswith('jax==') for pin in pins)
     assert all('==' in pin for pin in pins if pin.strip())
+
+
+def _commands(end):
+  assert (end.returncode, end.stderr) == (0, '')
+  return [shlex.split(line) for line in end.stdout.splitlines()]
+
+
+def test_processes_would_run_one_program_on_both_sides(launch):
+  end = _bash(
+    launch / 'processes.sh',
+    '2',
+    '--dry-run',
+    '--config=configs/digits.py',
+    '--config.seed=1',
+    PORT='4321',
+  )
+  python = str(launch.parent / '.venv/bin/python')
+  assert _commands(end) == [
+    [
+      python,
+      '-m',
+      'ms_ranas_jax.main',
+      '--config=configs/digits.py',
+      '--config.seed=1',
+      '--coordinator=127.0.0.1:4321',
+      '--num_processes=2',
+      f'--process_id={index}',
+    ]
+    for index in range(2)
+  ]
+
+
+@pytest.mark.parametrize('count', ['', '0', 'two', '--config=configs/x.py'])
+def test_processes_need_a_number(launch, count):
+  end = _bash(launch / 'processes.sh', count, '--dry-run')
+  _assert_refused(end, 'the number of processes first')
+
+
+def test_a_tpu_pod_would_be_made_used_and_deleted(launch):
+  end = _bash(
+    launch / 'tpu_pod.sh',
+    '--dry-run',
+    'demo',
+    '--config=configs/cifar10.py',
+    '--workdir=/mnt/runs/a b',
+    PROJECT='mine',
+    ZONE='here',
+    TYPE='v4-32',
+    VERSION='tpu-ubuntu2204-base',
+    MOUNT='mount /mnt/runs',
+  )
+  where = ['--project=mine', '--zone=here']
+  create, archive, copy, install, mount, program, fetch, delete = _commands(end)
+  tpus = ['gcloud', 'compute', 'tpus']
+  assert create == [
+    *tpus,
+    *('queued-resources', 'create', 'demo', *where, '--node-id=demo'),
+    *('--accelerator-type=v4-32', '--runtime-version=tpu-ubuntu2204-base'),
+  ]
+  assert archive[:4] == ['git', '-C', str(launch.parent), 'archive']
+  tarball = str(launch.parent / '.cache/ms_ranas_jax.tar.gz')
+  assert copy[3:7] == ['tpu-vm', 'scp', tarball, 'demo:ms_ranas_jax.tar.gz']
+  for command in (install, mount, program):
+    assert command[:-1] == [*tpus, 'tpu-vm', 'ssh', 'demo', *where] + [
+      '--worker=all'
+    ]
+  assert "pip install --quiet 'jax[tpu]' -e ." in install[-1]
+  assert mount[-1] == '--command=mount /mnt/runs'
+  assert program[-1] == (
+    '--command=cd ms_ranas_jax && .venv/bin/python -m ms_ranas_jax.main '
+    '--coordinator=auto --config=configs/cifar10.py --workdir=/mnt/runs/a\\ b'
+  )
+  assert fetch[3:] == (
+    ['tpu-vm', 'scp', '--recurse', 'demo:/mnt/runs/a b', '.', *where]
+    + ['--worker=0']
+  )
+  assert delete == [
+    *tpus,
+    *('queued-resources', 'delete', 'demo', *where, '--force', '--quiet'),
+  ]
+
+
+def test_a_tpu_pod_needs_a_name_and_a_work_directory(launch):
+  script = launch / 'tpu_pod.sh'
+  _assert_refused(_bash(script, '--dry-run', '--config=x'), 'give a name')
+  _assert_refused(_bash(script, '--dry-run', 'demo'), 'give --workdir=DIR')
+
+
+def test_a_gke_workload_would_be_submitted(launch):
+  end = _bash(
+    launch / 'gke.sh',
+    '--dry-run',
+    'cluster',
+    'demo',
+    '--config=configs/cifar10.py',
+    '--workdir=/data/demo',
+  )
+  (command,) = _commands(end)
+  assert command == [
+    *('xpk', 'workload', 'create', '--cluster=cluster', '--workload=demo'),
+    *('--tpu-type=v5litepod-16', '--base-docker-image=python:3.13-slim'),
+    *(f'--script-dir={launch.parent}', '--max-restarts=5'),
+    '--command=pip install --quiet "jax[tpu]" -e . && python -m '
+    'ms_ranas_jax.main --coordinator=auto --config=configs/cifar10.py '
+    '--workdir=/data/demo',
+  ]
+  _assert_refused(_bash(launch / 'gke.sh', '--dry-run', '--x'), 'the cluster')
+
+
+@pytest.mark.parametrize('nodes', [1, 2])
+def test_a_slurm_job_would_run_on_all_nodes(launch, nodes):
+  end = _bash(
+    launch / 'slurm.sbatch',
+    '--dry-run',
+    '--config=configs/cifar10.py',
+    SLURM_SUBMIT_DIR=str(launch.parent),
+    SLURM_NNODES=str(nodes),
+  )
+  (command,) = _commands(end)
+  assert command == [
+    *('srun', '--kill-on-bad-exit=1'),
+    *(str(launch.parent / '.venv/bin/python'), '-m', 'ms_ranas_jax.main'),
+    '--config=configs/cifar10.py',
+    *(['--coordinator=auto'] if nodes > 1 else []),
+  ]
+
+
+@pytest.mark.parametrize('script', ['processes.sh', 'tpu_pod.sh', 'gke.sh'])
+def test_help_of_the_other_launchers(launch, script):
+  end = _bash(launch / script, '--help')
+  assert (end.returncode, end.stderr) == (0, '')
+  assert end.stdout.startswith(f'Usage: launch/{script}')
+  assert '--dry-run' in end.stdout
+  assert max(map(len, end.stdout.splitlines())) <= 80

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Runs the program on a GKE cluster with xpk; --help says how.
+set -euo pipefail
+
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  cat <<'HELP'
+Usage: launch/gke.sh [--dry-run] CLUSTER NAME --config=configs/NAME.py
+           --workdir=DIR [FLAG ...]
+
+Submits a workload called NAME to a cluster that xpk made
+(github.com/AI-Hypercomputer/xpk), with this repository in its image. DIR is on
+a storage that the cluster mounts. --dry-run prints the command.
+
+Environment:
+  TPU_TYPE=v5litepod-16  of the workload
+  BASE_IMAGE=python:3.13-slim  with Python 3.11 or newer
+  RESTARTS=5             how often the workload is started again; it goes on
+                         from the last checkpoint in DIR
+HELP
+  exit
+fi
+
+# shellcheck source=launch/env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+dry_run=0
+if [[ ${1:-} == --dry-run ]]; then
+  dry_run=1
+  shift
+fi
+cluster="${1:-}" name="${2:-}"
+[[ -n $cluster && $cluster != -* && -n $name && $name != -* ]] ||
+  refuse "give the cluster and a name for the workload first; $0 --help"
+shift 2
+command='pip install --quiet "jax[tpu]" -e . && python -m ms_ranas_jax.main --coordinator=auto'
+for arg; do
+  command+=" $(printf '%q' "$arg")"
+done
+run xpk workload create "--cluster=$cluster" "--workload=$name" \
+  "--tpu-type=${TPU_TYPE:-v5litepod-16}" \
+  "--base-docker-image=${BASE_IMAGE:-python:3.13-slim}" \
+  "--script-dir=$root" "--max-restarts=${RESTARTS:-5}" "--command=$command"

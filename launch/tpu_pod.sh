@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Runs the program on a TPU pod slice of Google Cloud; --help says how.
+set -euo pipefail
+
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  cat <<'HELP'
+Usage: launch/tpu_pod.sh [--dry-run] NAME --config=configs/NAME.py
+           --workdir=DIR [FLAG ...]
+
+Asks for a TPU slice (a queued resource called NAME) and waits for it, installs
+this repository on all of its hosts, runs the program on all of them, fetches
+the work directory and deletes the slice. --dry-run prints every command
+instead, and reaches nothing.
+
+The hosts share no disk: DIR is below a file system that you mount on all of
+them, such as a bucket by gcsfuse or Filestore, which MOUNT can do.
+
+Environment:
+  PROJECT, ZONE      as of gcloud; by default those of its configuration
+  TYPE=v5litepod-16  accelerator type
+  VERSION=v2-alpha-tpuv5-lite  runtime version, see the list for the type
+  MOUNT=COMMAND      run on every host before the program
+  KEEP=1             do not delete the slice
+
+If it is interrupted, or the slice is taken away, the same command goes on from
+the last checkpoint in DIR. A slice that is still there is used again.
+HELP
+  exit
+fi
+
+# shellcheck source=launch/env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+dry_run=0
+if [[ ${1:-} == --dry-run ]]; then
+  dry_run=1
+  shift
+fi
+name="${1:-}"
+[[ $name =~ ^[a-z][a-z0-9-]*$ ]] ||
+  refuse "give a name for the slice first, of small letters, digits and '-'"
+shift
+workdir=''
+for arg; do
+  [[ $arg == --workdir=* ]] && workdir="${arg#--workdir=}"
+done
+[[ -n $workdir ]] || refuse "give --workdir=DIR, on a disk that all hosts share"
+
+where=()
+[[ -z ${PROJECT:-} ]] || where+=("--project=$PROJECT")
+[[ -z ${ZONE:-} ]] || where+=("--zone=$ZONE")
+tpus=(gcloud compute tpus)
+archive="$root/.cache/ms_ranas_jax.tar.gz"
+
+on_all() {
+  run "${tpus[@]}" tpu-vm ssh "$name" "${where[@]}" --worker=all "--command=$1"
+}
+
+state() {
+  "${tpus[@]}" queued-resources describe "$name" "${where[@]}" \
+    '--format=value(state.state)' 2>/dev/null || true
+}
+
+if [[ $dry_run == 1 || -z $(state) ]]; then
+  run "${tpus[@]}" queued-resources create "$name" "${where[@]}" \
+    "--node-id=$name" "--accelerator-type=${TYPE:-v5litepod-16}" \
+    "--runtime-version=${VERSION:-v2-alpha-tpuv5-lite}"
+fi
+if [[ $dry_run != 1 ]]; then
+  until [[ $(state) == ACTIVE ]]; do
+    case "$(state)" in
+      FAILED | SUSPENDED) refuse "the slice $name is $(state); delete it" ;;
+    esac
+    echo "launch: waiting for $name ($(state))" >&2
+    sleep 30
+  done
+  mkdir -p "$root/.cache"
+fi
+
+run git -C "$root" archive --format=tar.gz "--output=$archive" HEAD
+run "${tpus[@]}" tpu-vm scp "$archive" "$name:ms_ranas_jax.tar.gz" \
+  "${where[@]}" --worker=all
+on_all "mkdir -p ms_ranas_jax && tar xzf ms_ranas_jax.tar.gz -C ms_ranas_jax && cd ms_ranas_jax && python3 -m venv .venv && .venv/bin/pip install --quiet 'jax[tpu]' -e ."
+[[ -z ${MOUNT:-} ]] || on_all "$MOUNT"
+command='cd ms_ranas_jax && .venv/bin/python -m ms_ranas_jax.main --coordinator=auto'
+for arg; do
+  command+=" $(printf '%q' "$arg")"
+done
+on_all "$command"
+run "${tpus[@]}" tpu-vm scp --recurse "$name:$workdir" . "${where[@]}" \
+  --worker=0
+if [[ ${KEEP:-} != 1 ]]; then
+  run "${tpus[@]}" queued-resources delete "$name" "${where[@]}" --force --quiet
+fi
