@@ -1,10 +1,12 @@
-"""Two real processes with two CPU devices each, against one process.
+"""Whole runs as processes: killed ones, and several that are one.
 
-Losses agree to 2e-3 in the first line, and not to the bit: sums over the batch
+Two processes with two CPU devices each are compared with one process. Losses agree to 2e-3 in the first line, and not to the bit: sums over the batch
 run in another order, and each step starts from what rounding made of the last.
 """
 
 import os
+import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,11 +16,12 @@ import time
 import numpy as np
 import pytest
 
+from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import metrics
 
 _ARGUMENTS = (
   '--config=configs/digits.py',
-  '--config.stages=("search","train","evaluate")',
+  '--config.stages=("search","train","evaluate","report")',
   '--config.search.epochs=2',
   '--config.train.epochs=1',
   '--config.search.network.channels=4',
@@ -89,6 +92,52 @@ def one(repo_root, tmp_path_factory):
   ((code, _, err),) = _finish(_start(repo_root, workdir, 1, 1))
   assert code == 0, err
   return workdir
+
+
+def _final_bytes(workdir, stage):
+  """All of the last state, as it was saved."""
+  folder = workdir / stage / 'checkpoints'
+  with checkpoint.open_manager(folder, read_only=True) as manager:
+    last = folder / str(checkpoint.steps(manager)[-1])
+  manifest = checkpoint._read_manifest(last)
+  return manifest['fields'], checkpoint._read_bytes(last, manifest)
+
+
+def test_killed_at_random_moments_a_run_ends_the_same(one, repo_root, tmp_path):
+  """In imports, compilation, steps, saves, evaluation or report."""
+  moments = random.Random(1)
+  workdir = tmp_path / 'run'
+  kills = 0
+  often = '--config.checkpoint_seconds=0.2'
+  while True:
+    (process,) = _start(repo_root, workdir, 1, 1, often)
+    # Most of the time goes into imports and loading what is compiled.
+    patience = moments.uniform(5, 25) if kills < 6 else 300
+    try:
+      _, err = process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.communicate()
+      kills += 1
+      continue
+    assert process.returncode == 0, err
+    if kills >= 5:
+      break
+    # It got through too early: take away what the last stages made.
+    for name in ('evaluate', 'train', 'figures'):
+      shutil.rmtree(workdir / name, ignore_errors=True)
+  for stage in ('search', 'train'):
+    fields, data = _final_bytes(workdir, stage)
+    expected_fields, expected = _final_bytes(one, stage)
+    assert fields == expected_fields
+    np.testing.assert_array_equal(data, expected)
+    records = [_records(folder, stage) for folder in (workdir, one)]
+    for record in (*records[0], *records[1]):
+      del record['seconds']
+    assert records[0] == records[1]
+  for name in ('search/genotype.json', 'evaluate/anytime.json'):
+    assert (workdir / name).read_text() == (one / name).read_text()
+  assert (workdir / 'report.html').exists()
 
 
 def test_two_processes_do_what_one_does(one, repo_root, tmp_path):

@@ -13,7 +13,7 @@ A thin layer over orbax. A checkpoint is the step's folder with two items:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import json
@@ -60,8 +60,13 @@ class Manager:
   damaged: frozenset[int] = frozenset()
 
   def close(self) -> None:
-    """Waits for the saves under way and releases the folder."""
-    self.orbax.close()
+    """Waits for the saves under way and releases the folder.
+
+    Raises:
+      UsageError: a save failed.
+    """
+    with _failures_in_words(self.directory):
+      self.orbax.close()
 
   def __enter__(self) -> Manager:
     return self
@@ -135,6 +140,7 @@ def save(manager: Manager, step: int, state: Any) -> None:
   Raises:
     ValueError: a leaf is no array or number, an integer does not fit into the
       dtype that JAX gives it, or two fields have the same path.
+    UsageError: this save, or the one before, could not be written.
   """
   if manager.read_only:
     raise ValueError(f'{manager.directory} was opened to be read only')
@@ -145,19 +151,35 @@ def save(manager: Manager, step: int, state: Any) -> None:
     'fields_crc32': _fields_checksum(fields),
     'bytes_crc32': zlib.crc32(data),
   }
-  # The list of checkpoints is settled only when no save is under way.
-  manager.orbax.wait_until_finished()
-  _move_aside(manager, step)
-  manager.orbax.save(
-    step,
-    args=ocp.args.Composite(
-      **{
-        _STATE: ocp.args.StandardSave({_BYTES: data}),
-        _MANIFEST: ocp.args.JsonSave(manifest),
-      }
-    ),
-    force=True,
-  )
+  with _failures_in_words(manager.directory):
+    # The list of checkpoints is settled only when no save is under way.
+    manager.orbax.wait_until_finished()
+    _move_aside(manager, step)
+    manager.orbax.save(
+      step,
+      args=ocp.args.Composite(
+        **{
+          _STATE: ocp.args.StandardSave({_BYTES: data}),
+          _MANIFEST: ocp.args.JsonSave(manifest),
+        }
+      ),
+      force=True,
+    )
+
+
+@contextlib.contextmanager
+def _failures_in_words(directory: pathlib.Path) -> Iterator[None]:
+  """Says what a save that fails means, and what to do."""
+  try:
+    yield
+  # What orbax and tensorstore raise for a full disk is not a closed list: a
+  # ValueError is among it.
+  except (OSError, ValueError, RuntimeError) as error:
+    raise UsageError(
+      f'a checkpoint could not be written to {directory} '
+      f'({_first_line(error)}); free space there, and the same command goes on '
+      'from the last good one'
+    ) from error
 
 
 def restore_latest(
@@ -386,7 +408,12 @@ def _shorten(items: Sequence[str]) -> str:
 def _first_line(error: Exception) -> str:
   """Returns the kind of an error and the first line of what it says."""
   lines = str(error).strip().splitlines()
-  return f'{type(error).__name__}: {lines[0][:200]}' if lines else repr(error)
+  if not lines:
+    return repr(error)
+  line = lines[0]
+  if len(line) > 200:  # paths stand in the middle, the reason at the end
+    line = f'{line[:80]} ... {line[-110:]}'
+  return f'{type(error).__name__}: {line}'
 
 
 def _move_aside(manager: Manager, step: int) -> None:

@@ -3,6 +3,8 @@
 import logging as python_logging
 import os
 import shutil
+import subprocess
+import sys
 from typing import Any
 
 from absl import logging
@@ -298,3 +300,47 @@ def test_an_impossible_folder_is_refused(tmp_path):
     checkpoint.open_manager(tmp_path / 'file' / 'checkpoints')
   with pytest.raises(UsageError, match='keep'):
     checkpoint.open_manager(tmp_path, keep=0)
+
+
+_ON_A_FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import checkpoint
+
+# A limit on the size of files fails in a write, as a full disk does.
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+noise = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+try:
+  with checkpoint.open_manager(sys.argv[1]) as manager:
+    checkpoint.save(manager, 1, {'noise': noise})
+    checkpoint.steps(manager)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    checkpoint.save(manager, 2, {'noise': 2 * noise})
+    checkpoint.save(manager, 3, {'noise': 3 * noise})
+except UsageError as error:
+  sys.exit(str(error))
+"""
+
+
+def test_a_full_disk_is_reported_and_the_last_good_one_stays(tmp_path):
+  end = subprocess.run(
+    [sys.executable, '-c', _ON_A_FULL_DISK, str(tmp_path)],
+    capture_output=True,
+    check=False,
+    text=True,
+    timeout=120,
+  )
+  assert end.returncode == 1
+  last = end.stderr.strip().splitlines()[-1]
+  assert f'a checkpoint could not be written to {tmp_path}' in last
+  assert 'File too large' in last and 'free space there' in last
+  template = {'noise': np.zeros(100_000, np.float32)}
+  with checkpoint.open_manager(tmp_path) as manager:
+    step, state = checkpoint.restore_latest(manager, template)
+    assert step == 1
+    noise = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+    np.testing.assert_array_equal(state['noise'], noise)
+    # And with space again, it goes on.
+    checkpoint.save(manager, 2, state)
+    assert checkpoint.steps(manager) == [1, 2]
