@@ -1,7 +1,8 @@
 """Whole runs as processes: killed ones, and several that are one.
 
-Two processes with two CPU devices each are compared with one process. Losses agree to 2e-3 in the first line, and not to the bit: sums over the batch
-run in another order, and each step starts from what rounding made of the last.
+Two processes with two CPU devices each are compared with one process. Losses
+agree to 2e-3 in the first line, and not to the bit: sums over the batch run in
+another order, and each step starts from what rounding made of the last.
 """
 
 import os
