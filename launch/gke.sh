@@ -8,8 +8,9 @@ Usage: launch/gke.sh [--dry-run] CLUSTER NAME --config=configs/NAME.py
            --workdir=DIR [FLAG ...]
 
 Submits a workload called NAME to a cluster that xpk made
-(github.com/AI-Hypercomputer/xpk), with this repository in its image. DIR is on
-a storage that the cluster mounts. --dry-run prints the command.
+(github.com/AI-Hypercomputer/xpk), with this repository in its image. DIR is in
+a bucket, gs://BUCKET/runs/NAME, or on a storage that the cluster mounts.
+--dry-run prints the command.
 
 Environment:
   TPU_TYPE=v5litepod-16  of the workload
@@ -31,7 +32,7 @@ cluster="${1:-}" name="${2:-}"
 [[ -n $cluster && $cluster != -* && -n $name && $name != -* ]] ||
   refuse "give the cluster and a name for the workload first; $0 --help"
 shift 2
-command='pip install --quiet "jax[tpu]" -e . && python -m ms_ranas_jax.main --coordinator=auto'
+command='pip install --quiet "jax[tpu]" -e ".[gcs]" && python -m ms_ranas_jax.main --coordinator=auto'
 for arg; do
   command+=" $(printf '%q' "$arg")"
 done

@@ -12,8 +12,8 @@ this repository on all of its hosts, runs the program on all of them, fetches
 the work directory and deletes the slice. --dry-run prints every command
 instead, and reaches nothing.
 
-The hosts share no disk: DIR is below a file system that you mount on all of
-them, such as a bucket by gcsfuse or Filestore, which MOUNT can do.
+The hosts share no disk: DIR is in a bucket, gs://BUCKET/runs/NAME, or below a
+file system that you mount on all of them, such as Filestore, which MOUNT can do.
 
 Environment:
   PROJECT, ZONE      as of gcloud; by default those of its configuration
@@ -43,7 +43,8 @@ workdir=''
 for arg; do
   [[ $arg == --workdir=* ]] && workdir="${arg#--workdir=}"
 done
-[[ -n $workdir ]] || refuse "give --workdir=DIR, on a disk that all hosts share"
+[[ -n $workdir ]] ||
+  refuse "give --workdir=gs://BUCKET/NAME, or a disk that all hosts share"
 
 where=()
 [[ -z ${PROJECT:-} ]] || where+=("--project=$PROJECT")
@@ -79,15 +80,19 @@ fi
 run git -C "$root" archive --format=tar.gz "--output=$archive" HEAD
 run "${tpus[@]}" tpu-vm scp "$archive" "$name:ms_ranas_jax.tar.gz" \
   "${where[@]}" --worker=all
-on_all "mkdir -p ms_ranas_jax && tar xzf ms_ranas_jax.tar.gz -C ms_ranas_jax && cd ms_ranas_jax && python3 -m venv .venv && .venv/bin/pip install --quiet 'jax[tpu]' -e ."
+on_all "mkdir -p ms_ranas_jax && tar xzf ms_ranas_jax.tar.gz -C ms_ranas_jax && cd ms_ranas_jax && python3 -m venv .venv && .venv/bin/pip install --quiet 'jax[tpu]' -e '.[gcs]'"
 [[ -z ${MOUNT:-} ]] || on_all "$MOUNT"
 command='cd ms_ranas_jax && .venv/bin/python -m ms_ranas_jax.main --coordinator=auto'
 for arg; do
   command+=" $(printf '%q' "$arg")"
 done
 on_all "$command"
-run "${tpus[@]}" tpu-vm scp --recurse "$name:$workdir" . "${where[@]}" \
-  --worker=0
+if [[ $workdir == gs://* ]]; then
+  run gcloud storage cp --recursive "$workdir" .
+else
+  run "${tpus[@]}" tpu-vm scp --recurse "$name:$workdir" . "${where[@]}" \
+    --worker=0
+fi
 if [[ ${KEEP:-} != 1 ]]; then
   run "${tpus[@]}" queued-resources delete "$name" "${where[@]}" --force --quiet
 fi

@@ -77,7 +77,7 @@ def run_stages(
   """
   values = config.to_dict()
   settings.check_config(values)
-  if os.path.exists(workdir) and not os.path.isdir(workdir):
+  if files.is_file(workdir):
     raise UsageError(f'--workdir={workdir} is a file; name a directory.')
   _check_same_run(values, workdir)
   run = Run(config, workdir, say, interruption or Interruption())
@@ -107,7 +107,7 @@ def run_stages(
 def _check_shared(workdir: str) -> None:
   """Refuses a work directory that not all processes see."""
   processes.wait_for_all('config')
-  if not os.path.exists(os.path.join(workdir, _CONFIG_FILE)):
+  if not files.is_file(os.path.join(workdir, _CONFIG_FILE)):
     raise UsageError(
       f'process {jax.process_index()} does not see what the first one wrote '
       f'to {workdir}; name a --workdir that all machines share.'
@@ -154,7 +154,7 @@ class Run:
     path = self.config.train.genotype
     if not path:
       path = os.path.join(self.workdir, search_loop.GENOTYPE_FILE)
-      if not os.path.exists(path):
+      if not files.is_file(path):
         return None
     return load_genotype(
       path, {n for n, o in ops.OPERATIONS.items() if alphas.is_real(o)}
@@ -189,7 +189,7 @@ class Run:
 def _check_same_run(values: Mapping[str, Any], workdir: str) -> None:
   """Refuses a work directory that another config made."""
   path = os.path.join(workdir, _CONFIG_FILE)
-  if not os.path.exists(path):
+  if not files.is_file(path):
     return
   old = files.read_json(path)
   if not isinstance(old, dict):
@@ -223,7 +223,7 @@ def _check_networks(run: Run) -> None:
     run.search_network()
   trained = steps.checkpoints(run.workdir, 'train')
   if 'evaluate' in chosen and 'train' not in chosen:
-    if not os.path.isdir(trained):
+    if not files.is_directory(trained):
       raise UsageError(
         f"there is no {trained} to evaluate; run the 'train' stage first."
       )

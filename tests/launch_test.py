@@ -184,7 +184,7 @@ def test_a_tpu_pod_would_be_made_used_and_deleted(launch):
     assert command[:-1] == [*tpus, 'tpu-vm', 'ssh', 'demo', *where] + [
       '--worker=all'
     ]
-  assert "pip install --quiet 'jax[tpu]' -e ." in install[-1]
+  assert "pip install --quiet 'jax[tpu]' -e '.[gcs]'" in install[-1]
   assert mount[-1] == '--command=mount /mnt/runs'
   assert program[-1] == (
     '--command=cd ms_ranas_jax && .venv/bin/python -m ms_ranas_jax.main '
@@ -200,10 +200,19 @@ def test_a_tpu_pod_would_be_made_used_and_deleted(launch):
   ]
 
 
+def test_a_bucket_is_fetched_without_a_host(launch):
+  end = _bash(
+    launch / 'tpu_pod.sh', '--dry-run', 'demo', '--workdir=gs://mine/demo'
+  )
+  *_, program, fetch, _ = _commands(end)
+  assert program[-1].endswith('--workdir=gs://mine/demo')
+  assert fetch == 'gcloud storage cp --recursive gs://mine/demo .'.split()
+
+
 def test_a_tpu_pod_needs_a_name_and_a_work_directory(launch):
   script = launch / 'tpu_pod.sh'
   _assert_refused(_bash(script, '--dry-run', '--config=x'), 'give a name')
-  _assert_refused(_bash(script, '--dry-run', 'demo'), 'give --workdir=DIR')
+  _assert_refused(_bash(script, '--dry-run', 'demo'), 'give --workdir=gs:')
 
 
 def test_a_gke_workload_would_be_submitted(launch):
@@ -220,7 +229,7 @@ def test_a_gke_workload_would_be_submitted(launch):
     *('xpk', 'workload', 'create', '--cluster=cluster', '--workload=demo'),
     *('--tpu-type=v5litepod-16', '--base-docker-image=python:3.13-slim'),
     *(f'--script-dir={launch.parent}', '--max-restarts=5'),
-    '--command=pip install --quiet "jax[tpu]" -e . && python -m '
+    '--command=pip install --quiet "jax[tpu]" -e ".[gcs]" && python -m '
     'ms_ranas_jax.main --coordinator=auto --config=configs/cifar10.py '
     '--workdir=/data/demo',
   ]

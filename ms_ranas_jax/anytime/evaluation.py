@@ -49,7 +49,7 @@ def trained_variables(
   directory = steps.checkpoints(workdir, 'train')
   program = loop.build_program(config, dataset, network)
   restored = None
-  if os.path.isdir(directory):
+  if files.is_directory(directory):
     template = steps.template(
       program.new_state, program.metrics, config.train.on_nonfinite
     )

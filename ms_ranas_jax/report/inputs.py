@@ -20,7 +20,7 @@ KINDS = ('normal', 'reduction')
 def read_json(workdir: str, name: str) -> Any:
   """Returns the content of a file of the work directory, or None."""
   path = os.path.join(workdir, name)
-  return files.read_json(path) if os.path.isfile(path) else None
+  return files.read_json(path) if files.is_file(path) else None
 
 
 def read_object(
@@ -50,13 +50,13 @@ def read_object(
 def read_genotype(workdir: str, name: str) -> genotype_lib.Genotype | None:
   """Returns the genotype in a file of the work directory, or None."""
   path = os.path.join(workdir, name)
-  return genotype_lib.load_genotype(path) if os.path.isfile(path) else None
+  return genotype_lib.load_genotype(path) if files.is_file(path) else None
 
 
 def read_metrics(workdir: str, name: str) -> list[dict[str, Any]]:
   """Returns the records of a metrics file of the work directory, or none."""
   path = os.path.join(workdir, name)
-  return metrics.read_metrics(path) if os.path.isfile(path) else []
+  return metrics.read_metrics(path) if files.is_file(path) else []
 
 
 def read_alphas(
@@ -64,7 +64,7 @@ def read_alphas(
 ) -> dict[str, np.ndarray] | None:
   """Returns the alphas, (epochs + 1, edges, operations) by kind, or None."""
   path = os.path.join(workdir, 'search', 'alphas.npz')
-  if not os.path.isfile(path):
+  if not files.is_file(path):
     return None
   again = 'run the search stage again.'
   arrays = files.read_npz(path)

@@ -385,7 +385,7 @@ def write_report(
     UsageError: the work directory is not there, or a file in it is broken;
       the message names the file.
   """
-  if not os.path.isdir(workdir):
+  if not files.is_directory(workdir):
     raise UsageError(
       f'the work directory {workdir} is not there; run a stage that makes it '
       'or correct the path.'
@@ -434,7 +434,8 @@ def write_report(
     styles,
   )
   _config(page, config)
-  name = os.path.basename(os.path.abspath(workdir))
+  whole = workdir if files.is_remote(workdir) else os.path.abspath(workdir)
+  name = os.path.basename(whole.rstrip('/'))
   path = os.path.join(workdir, PAGE_NAME)
   files.write_text(
     path, page.markup(f'An anytime network: {name}', _lead(anytime, config))

@@ -20,12 +20,12 @@ import json
 import logging as python_logging
 import math
 import os
-import pathlib
 from types import TracebackType
 from typing import Any, TypeVar
 import zlib
 
 from absl import logging
+from etils import epath
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import files
 
 State = TypeVar('State')
 
@@ -54,7 +55,7 @@ class Manager:
     damaged: the steps that the last restore passed over.
   """
 
-  directory: pathlib.Path
+  directory: epath.Path
   orbax: ocp.CheckpointManager
   read_only: bool = False
   damaged: frozenset[int] = frozenset()
@@ -101,8 +102,9 @@ def open_manager(
   if keep < 1:
     raise UsageError(f'keep must be at least 1 checkpoint, got {keep}')
   _quiet_orbax()
-  # orbax refuses relative paths.
-  folder = pathlib.Path(directory).absolute()
+  folder = epath.Path(directory)
+  if not files.is_remote(directory):
+    folder = folder.absolute()  # orbax refuses relative paths
   if not read_only:
     try:
       folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +170,7 @@ def save(manager: Manager, step: int, state: Any) -> None:
 
 
 @contextlib.contextmanager
-def _failures_in_words(directory: pathlib.Path) -> Iterator[None]:
+def _failures_in_words(directory: epath.Path) -> Iterator[None]:
   """Says what a save that fails means, and what to do."""
   try:
     yield
@@ -359,7 +361,7 @@ def _fields_checksum(fields: Mapping[str, Any]) -> int:
   return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
 
 
-def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+def _read_manifest(folder: epath.Path) -> dict[str, Any]:
   """Reads what a checkpoint says about itself."""
   handler = ocp.JsonCheckpointHandler()
   with contextlib.closing(ocp.Checkpointer(handler)) as reader:
@@ -369,9 +371,7 @@ def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:
   return manifest
 
 
-def _read_bytes(
-  folder: pathlib.Path, manifest: Mapping[str, Any]
-) -> np.ndarray:
+def _read_bytes(folder: epath.Path, manifest: Mapping[str, Any]) -> np.ndarray:
   """Reads the bytes of a checkpoint and proves them by their checksum."""
   empty = {_BYTES: np.empty(_total(manifest['fields']), np.uint8)}
   with contextlib.closing(ocp.StandardCheckpointer()) as reader:

@@ -2,13 +2,15 @@
 
 Every writer fills a temporary file in the folder of the target, brings it to
 the disk and renames it over the target. A reader, and a run that goes on after
-a crash, therefore sees the old content or the new one, never a part.
+a crash, therefore sees the old content or the new one, never a part. In an
+object store (`gs://...`, through epath) an object is whole or absent anyway.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+import io
 import json
 import os
 import pathlib
@@ -17,9 +19,35 @@ from typing import Any, BinaryIO
 import zipfile
 import zlib
 
+from etils import epath
 import numpy as np
 
 from ms_ranas_jax.errors import UsageError
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+  """Returns whether a path is in an object store and not in a file system."""
+  return '://' in os.fspath(path)
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+  """Returns whether there is such a file, local or remote."""
+  return epath.Path(path).is_file()
+
+
+def is_directory(path: str | os.PathLike[str]) -> bool:
+  """Returns whether there is such a folder, local or remote."""
+  return epath.Path(path).is_dir()
+
+
+def make_directory(path: str | os.PathLike[str]) -> None:
+  """Makes a folder, local or remote, where it is missing."""
+  epath.Path(path).mkdir(parents=True, exist_ok=True)
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+  """Reads a file, local or remote."""
+  return epath.Path(path).read_bytes()
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -29,6 +57,9 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     path: the file to write or to replace.
     data: its whole content.
   """
+  if is_remote(path):
+    epath.Path(path).write_bytes(data)
+    return
   with _atomic(path) as file:
     file.write(data)
 
@@ -83,8 +114,9 @@ def write_npz(path: str | os.PathLike[str], /, **arrays: Any) -> None:
         f'{path} was not written: array {name!r} has dtype {array.dtype}, '
         'which npz cannot hold; convert it to float32 first'
       )
-  with _atomic(path) as file:
-    np.savez(file, **converted)
+  buffer = io.BytesIO()
+  np.savez(buffer, **converted)
+  write_bytes(path, buffer.getvalue())
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -100,7 +132,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     UsageError: the file is missing, cannot be read or is not JSON.
   """
   try:
-    text = pathlib.Path(path).read_bytes().decode('utf-8-sig')
+    text = read_bytes(path).decode('utf-8-sig')
     return json.loads(text, parse_constant=_refuse_constant)
   except FileNotFoundError as error:
     raise UsageError(
@@ -131,11 +163,8 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     UsageError: the file is missing, cannot be read or is damaged.
   """
   try:
-    # Opened here: NumPy leaves a damaged file that it opened itself open.
-    with (
-      open(path, 'rb') as file,
-      np.load(file, allow_pickle=False) as arrays,
-    ):
+    # Read here: NumPy leaves a damaged file that it opened itself open.
+    with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as arrays:
       return {name: arrays[name] for name in arrays.files}
   # A file that is no archive is loaded as one array, which is no context.
   except (

@@ -9,6 +9,7 @@ import pathlib
 import socket
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import files
 
 try:
   import fcntl
@@ -29,7 +30,7 @@ def hold(workdir: str) -> Iterator[None]:
   Raises:
     UsageError: another process holds it.
   """
-  if fcntl is None or '://' in workdir:
+  if fcntl is None or files.is_remote(workdir):
     yield
     return
   folder = pathlib.Path(workdir)

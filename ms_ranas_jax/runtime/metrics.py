@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 import json
 import math
 import os
-import pathlib
 from types import TracebackType
 from typing import Any
 
+from etils import epath
 import numpy as np
 import tensorboardX
 
@@ -28,7 +28,8 @@ class MetricsWriter:
   """Appends records to `metrics.jsonl` and to TensorBoard event files.
 
   One process of a run writes; the others leave it to that one. A record is on
-  its way to the disk when `write` returns.
+  its way to the disk when `write` returns; in an object store, where a file
+  cannot grow, when `flush` does. TensorBoard events are written to disks only.
 
   Attributes:
     path: the file of JSON lines.
@@ -49,10 +50,14 @@ class MetricsWriter:
     Raises:
       UsageError: a line other than the last is not a record.
     """
-    folder = pathlib.Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = epath.Path(directory)
+    files.make_directory(folder)
     self.path = folder / 'metrics.jsonl'
     _drop_after(self.path, resume_step)
+    self._file = self._events = None
+    if files.is_remote(directory):
+      self._text = self.path.read_text() if self.path.exists() else ''
+      return
     self._file = open(self.path, 'a', encoding='utf-8', newline='\n')
     try:
       self._events = _open_events(folder / 'tensorboard', resume_step)
@@ -84,16 +89,27 @@ class MetricsWriter:
           f'{name} is {value} at step {step}: the run has diverged; lower the '
           'learning rate, or start again with another seed'
         )
-    self._file.write(json.dumps(plain, allow_nan=False) + '\n')
+    line = json.dumps(plain, allow_nan=False) + '\n'
+    if self._file is None:
+      self._text += line
+      return
+    self._file.write(line)
     self._file.flush()
     for name, value in scalars.items():
       self._events.add_scalar(name, value, step)
     self._events.flush()
 
+  def flush(self) -> None:
+    """Brings all records to where they are kept."""
+    if self._file is None:
+      files.write_text(self.path, self._text)
+
   def close(self) -> None:
     """Closes the files; a second call does nothing."""
-    self._file.close()
-    self._events.close()
+    self.flush()
+    if self._file is not None:
+      self._file.close()
+      self._events.close()
 
   def __enter__(self) -> MetricsWriter:
     return self
@@ -121,11 +137,11 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     UsageError: the file is missing, or a line other than the last is not a
       record.
   """
-  return [record for record, _ in _read_lines(pathlib.Path(path))]
+  return [record for record, _ in _read_lines(epath.Path(path))]
 
 
 def _open_events(
-  directory: pathlib.Path, resume_step: int
+  directory: epath.Path, resume_step: int
 ) -> tensorboardX.SummaryWriter:
   """Opens a new event file, which hides the later steps of older ones."""
   directory.mkdir(parents=True, exist_ok=True)
@@ -139,7 +155,7 @@ def _open_events(
   )
 
 
-def _read_lines(path: pathlib.Path) -> list[tuple[dict[str, Any], bytes]]:
+def _read_lines(path: epath.Path) -> list[tuple[dict[str, Any], bytes]]:
   """Returns each record with its line, without a last line cut short."""
   try:
     content = path.read_bytes()
@@ -171,7 +187,7 @@ def _read_lines(path: pathlib.Path) -> list[tuple[dict[str, Any], bytes]]:
   return records
 
 
-def _drop_after(path: pathlib.Path, step: int) -> None:
+def _drop_after(path: epath.Path, step: int) -> None:
   """Rewrites the file without the records of later steps."""
   if not path.exists():
     return

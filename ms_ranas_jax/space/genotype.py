@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Container
 import dataclasses
 import json
-import os
 from typing import Any
+
+from etils import epath
 
 from ms_ranas_jax.errors import UsageError
 
@@ -204,14 +205,14 @@ def load_genotype(
   """
   if name_or_path in PUBLISHED:
     return PUBLISHED[name_or_path]
-  if not os.path.isfile(name_or_path):
+  path = epath.Path(name_or_path)
+  if not path.is_file():
     raise UsageError(
       f'genotype "{name_or_path}" is neither a published one '
       f'({", ".join(PUBLISHED)}) nor a file; correct the name or the path.'
     )
   try:
-    with open(name_or_path, encoding='utf-8') as file:
-      genotype = Genotype.from_json(file.read())
+    genotype = Genotype.from_json(path.read_bytes().decode('utf-8'))
     if known is not None:
       check_operations(genotype, known)
     return genotype

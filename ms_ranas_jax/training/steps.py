@@ -197,6 +197,8 @@ def _proceed(
     host_sums = zeros
     if sums is not zeros:
       host_sums = parallel.unreplicate(sums, work.devices)
+    if writer is not None:
+      writer.flush()  # no line may be missing before the checkpoint
     checkpoint.save(manager, done, Saved(host, host_sums, np.float32(seconds)))
     return host
 
