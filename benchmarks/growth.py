@@ -28,6 +28,7 @@ _BASE: Mapping[str, Any] = {
   'channels': 8,
   'batch': 32,
   'order': 1,
+  'mixed_derivative': 'exact',
   'exits': 'all_but_first',
   'image': 32,
   'lowering': 'auto',

@@ -97,6 +97,7 @@ def search_step(case: Case) -> Served:
   """One step of the search: alphas, then params."""
   config = _config(case, 'search')
   config.search.order = case['order']
+  config.search.mixed_derivative = case['mixed_derivative']
   dataset = _dataset(case['image'], case['batch'])
   program = search_loop.build_program(config, dataset)
   return _steps(program, dataset, (2, case['batch']))

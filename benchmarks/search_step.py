@@ -19,6 +19,11 @@ def main() -> None:
   parser.add_argument('--batch', type=int, default=64)
   parser.add_argument('--nodes', type=int, default=4)
   parser.add_argument('--order', type=int, default=1, choices=(1, 2))
+  parser.add_argument(
+    '--mixed-derivative',
+    default='exact',
+    help="of order 2: exact, or difference as the reference's",
+  )
   parser.add_argument('--scales', type=int, default=1)
   parser.add_argument('--exits', default='last', help='last or all_but_first')
   parser.add_argument('--image', type=int, default=32, help='side, pixels')
@@ -27,6 +32,7 @@ def main() -> None:
   if args.reference and (args.scales, args.exits) != (1, 'last'):
     parser.error('the reference has one scale and one exit')
   names = 'layers channels batch nodes order scales exits image'.split()
+  names.append('mixed_derivative')
   comparison.compare(
     args, 'search_step', {name: getattr(args, name) for name in names}
   )

@@ -32,6 +32,8 @@ cluster="${1:-}" name="${2:-}"
 [[ -n $cluster && $cluster != -* && -n $name && $name != -* ]] ||
   refuse "give the cluster and a name for the workload first; $0 --help"
 shift 2
+[[ " $*" == *' --config='* && " $*" == *' --workdir='* ]] ||
+  refuse "give --config=... and --workdir=..., on a storage that outlives a pod"
 command='pip install --quiet "jax[tpu]" -e ".[gcs]" && python -m ms_ranas_jax.main --coordinator=auto'
 for arg; do
   command+=" $(printf '%q' "$arg")"

@@ -49,8 +49,10 @@ pids=()
 stop() {
   kill "$@" ${pids[@]+"${pids[@]}"} 2>/dev/null || true
 }
-# A signal is passed on: the processes agree on where to stop, and save.
-trap 'stop -TERM' TERM INT
+# The processes agree on where to stop, and save. Ctrl-C reaches them by itself;
+# another signal would stop them at once.
+trap : INT
+trap 'stop -TERM' TERM
 for ((id = 0; id < count; id++)); do
   if ((id == 0)); then
     "${command[@]}" "--process_id=$id" &
@@ -64,15 +66,16 @@ status=0
 for ((left = count; left > 0; left--)); do
   while :; do
     code=0
-    wait -n "${pids[@]}" || code=$?
+    wait -n || code=$?
     # More than 128: a signal came to this shell, and not an end of a process;
     # or a process died of one.
     running="$(jobs -rp | wc -l)"
     ((running >= left)) || break
   done
-  if ((code != 0 && status == 0)); then
+  if ((code != 0 && (status == 0 || status == 75))); then
+    failed=$((code != 75 && code != status))
     status=$code
-    if ((code != 75)); then
+    if ((failed)); then
       echo "launch: a process ended with status $code (see process-*.log);" \
         "the others are stopped" >&2
       sleep 2

@@ -13,7 +13,7 @@ the work directory and deletes the slice. --dry-run prints every command
 instead, and reaches nothing.
 
 The hosts share no disk: DIR is in a bucket, gs://BUCKET/runs/NAME, or below a
-file system that you mount on all of them, such as Filestore, which MOUNT can do.
+file system that you mount on all of them, such as Filestore; MOUNT can do that.
 
 Environment:
   PROJECT, ZONE      as of gcloud; by default those of its configuration
@@ -53,23 +53,29 @@ tpus=(gcloud compute tpus)
 archive="$root/.cache/ms_ranas_jax.tar.gz"
 
 on_all() {
-  run "${tpus[@]}" tpu-vm ssh "$name" "${where[@]}" --worker=all "--command=$1"
+  run "${tpus[@]}" tpu-vm ssh "$name" ${where[@]+"${where[@]}"} --worker=all "--command=$1"
 }
 
 state() {
-  "${tpus[@]}" queued-resources describe "$name" "${where[@]}" \
+  "${tpus[@]}" queued-resources describe "$name" ${where[@]+"${where[@]}"} \
     '--format=value(state.state)' 2>/dev/null || true
 }
 
+if [[ $dry_run != 1 && $(state) =~ ^(FAILED|SUSPENDED)$ ]]; then
+  # It was taken away: another one is asked for.
+  run "${tpus[@]}" queued-resources delete "$name" ${where[@]+"${where[@]}"} \
+    --force --quiet
+fi
 if [[ $dry_run == 1 || -z $(state) ]]; then
-  run "${tpus[@]}" queued-resources create "$name" "${where[@]}" \
+  run "${tpus[@]}" queued-resources create "$name" ${where[@]+"${where[@]}"} \
     "--node-id=$name" "--accelerator-type=${TYPE:-v5litepod-16}" \
     "--runtime-version=${VERSION:-v2-alpha-tpuv5-lite}"
 fi
 if [[ $dry_run != 1 ]]; then
   until [[ $(state) == ACTIVE ]]; do
     case "$(state)" in
-      FAILED | SUSPENDED) refuse "the slice $name is $(state); delete it" ;;
+      FAILED | SUSPENDED) refuse "the slice $name is $(state); try again" ;;
+      '') refuse "gcloud does not tell the state of $name; is it logged in?" ;;
     esac
     echo "launch: waiting for $name ($(state))" >&2
     sleep 30
@@ -79,7 +85,7 @@ fi
 
 run git -C "$root" archive --format=tar.gz "--output=$archive" HEAD
 run "${tpus[@]}" tpu-vm scp "$archive" "$name:ms_ranas_jax.tar.gz" \
-  "${where[@]}" --worker=all
+  ${where[@]+"${where[@]}"} --worker=all
 on_all "mkdir -p ms_ranas_jax && tar xzf ms_ranas_jax.tar.gz -C ms_ranas_jax && cd ms_ranas_jax && python3 -m venv .venv && .venv/bin/pip install --quiet 'jax[tpu]' -e '.[gcs]'"
 [[ -z ${MOUNT:-} ]] || on_all "$MOUNT"
 command='cd ms_ranas_jax && .venv/bin/python -m ms_ranas_jax.main --coordinator=auto'
@@ -90,9 +96,9 @@ on_all "$command"
 if [[ $workdir == gs://* ]]; then
   run gcloud storage cp --recursive "$workdir" .
 else
-  run "${tpus[@]}" tpu-vm scp --recurse "$name:$workdir" . "${where[@]}" \
+  run "${tpus[@]}" tpu-vm scp --recurse "$name:$workdir" . ${where[@]+"${where[@]}"} \
     --worker=0
 fi
 if [[ ${KEEP:-} != 1 ]]; then
-  run "${tpus[@]}" queued-resources delete "$name" "${where[@]}" --force --quiet
+  run "${tpus[@]}" queued-resources delete "$name" ${where[@]+"${where[@]}"} --force --quiet
 fi

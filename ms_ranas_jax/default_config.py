@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
   # What to do, in this order: describe, search, train, evaluate, report.
   config.stages = ('describe', 'search', 'train', 'evaluate', 'report')
   config.seed = 0  # of everything random
-  config.num_devices = 0  # local devices to use; 0 is all
+  config.num_devices = 0  # devices of all processes; 0 is all
   config.dtype = 'float32'  # of the computation; or 'bfloat16'
   config.lowering = 'auto'  # of convolutions and pools: 'taps', 'conv'
   config.checkpoint_seconds = 300.0  # besides after every epoch; 0 is never
@@ -42,6 +42,9 @@ def get_config() -> ConfigDict:
 
   config.search = ConfigDict()
   config.search.order = 1  # 1, or 2: through a lookahead of the params
+  config.search.mixed_derivative = (
+    'exact'  # of order 2; 'difference' is DARTS's
+  )
   config.search.epochs = 5  # passes over the half that trains params
   config.search.batch_size = 64  # of all devices together, for each half
   config.search.train_fraction = 0.5  # of the images; the rest trains alphas
@@ -53,8 +56,17 @@ def get_config() -> ConfigDict:
   config.search.clip = 5.0  # largest gradient norm of params; 0 is off
   config.search.alphas_learning_rate = 3e-4  # Adam, constant
   config.search.alphas_weight_decay = 1e-3  # L2 added to the gradient
+  config.search.cost = ConfigDict()  # of the network that will be derived
+  config.search.cost.metric = 'macs'  # macs, flops_msdnet, params
+  config.search.cost.exit = -1  # up to this exit of config.train.network
+  config.search.cost.weight = (
+    0.0  # in the loss, of cost / cost at uniform alphas
+  )
+  config.search.cost.target = 0.0  # cost to search for, instead; 0 is none
+  config.search.cost.tolerance = 0.05  # share that the result may be off by
+  config.search.cost.temperature = 0.2  # of the expected cost; 0 is the exact
   config.search.exit_weights = ()  # w_k of the loss; () is ones
-  config.search.chunk_steps = 20  # steps in one call, between metrics lines
+  config.search.chunk_steps = 20  # steps of a line of metrics
   config.search.on_nonfinite = 'stop'  # a loss or gradient; or 'skip' the step
   config.search.remat = False  # take less memory and more time for a step
   config.search.network = _network()
@@ -73,7 +85,7 @@ def get_config() -> ConfigDict:
   config.train.weight_decay = 3e-4  # L2
   config.train.clip = 5.0  # largest gradient norm; 0 is off
   config.train.exit_weights = ()  # w_k of the loss; () is ones
-  config.train.chunk_steps = 20  # steps in one call, between metrics lines
+  config.train.chunk_steps = 20  # steps of a line of metrics
   config.train.on_nonfinite = 'stop'  # a loss or gradient; or 'skip' the step
   config.train.remat = False  # take less memory and more time for a step
   config.train.network = _network()

@@ -128,9 +128,9 @@ def main(argv: Sequence[str]) -> None:
     if jax.process_count() == 1:
       raise
     _refuse(
-      f'process {jax.process_index()} lost the others '
-      f'({str(error).splitlines()[0]}); start all of them again, and they go '
-      'on from the last checkpoint.'
+      f'process {jax.process_index()} failed, maybe because another one ended '
+      f'({_in_short(error)}); start all of them again, and they go on from the '
+      'last checkpoint.'
     )
   except interruption.Interrupted:
     print(

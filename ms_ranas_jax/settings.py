@@ -9,6 +9,7 @@ from typing import Any
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import parallel
+from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import lowering
 
@@ -109,12 +110,19 @@ _FIELDS: Mapping[str, _Check] = {
   'dataset.crop_padding': _int(0),
   'dataset.flip': _FLAG,
   'search.order': _one_of(1, 2),
+  'search.mixed_derivative': _one_of('exact', 'difference'),
   'search.train_fraction': (
     lambda v: _is_number(v) and 0 < v < 1,
     'a number between 0 and 1',
   ),
   'search.alphas_learning_rate': _number(0, open_=True),
   'search.alphas_weight_decay': _number(0),
+  'search.cost.metric': _one_of(*cost.METRICS),
+  'search.cost.exit': _int(-(2**31)),
+  'search.cost.weight': _number(0),
+  'search.cost.target': _number(0),
+  'search.cost.temperature': _number(0, open_=True),
+  'search.cost.tolerance': _number(0, 1, open_=True),
   **_optimisation('search'),
   'train.genotype': _TEXT,
   'train.drop_path': (

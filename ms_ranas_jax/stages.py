@@ -24,9 +24,11 @@ from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import image_format
 from ms_ranas_jax.runtime.data import load_dataset
+from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas
 from ms_ranas_jax.search import loop as search_loop
+from ms_ranas_jax.search.cost_term import build_cost_term
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import lowering
@@ -102,6 +104,10 @@ def run_stages(
           _STAGES[stage](run)
         # The others read what the first process has written.
         processes.wait_for_all(stage)
+        # A signal in the last step of a stage asks for this too.
+        if stage != config.stages[-1]:
+          if processes.any_of(run.interruption.requested):
+            raise Interrupted
 
 
 def _check_shared(workdir: str) -> None:
@@ -221,6 +227,8 @@ def _check_networks(run: Run) -> None:
   chosen = set(config.stages)
   if {'search', 'describe'} & chosen:
     run.search_network()
+  if 'search' in chosen:
+    build_cost_term(config, run.spec(config.train.network), ops.PRIMITIVES)
   trained = steps.checkpoints(run.workdir, 'train')
   if 'evaluate' in chosen and 'train' not in chosen:
     if not files.is_directory(trained):

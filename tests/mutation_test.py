@@ -256,6 +256,13 @@ def test_metrics_files(tmp_path_factory, changes):
   except UsageError as error:
     assert str(path) in _in_words(error)
   assert path.read_bytes() == before
+  # A run that goes on keeps what comes before its step.
+  try:
+    with metrics.MetricsWriter(path.parent, 2):
+      pass
+  except UsageError as error:
+    assert str(path) in _in_words(error)
+    assert path.read_bytes() == before
 
 
 def _saved(step):

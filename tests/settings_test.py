@@ -101,7 +101,13 @@ def _bad_values(name):
   default = _DEFAULTS[name]
   # A tuple is not of the wrong type for exits, though their default is a word.
   words = name.endswith('.exits')
-  yield from (b for b in _BAD[type(default)] if not (words and b == ('text',)))
+  # And an exit may be counted from the end.
+  last = name.endswith('.exit')
+  yield from (
+    b
+    for b in _BAD[type(default)]
+    if not (words and b == ('text',)) and not (last and b == -1)
+  )
   yield from (value for field, value in _ALSO_BAD if field == name)
 
 

@@ -142,7 +142,9 @@ def test_search_metrics(finished):
   records = metrics.read_metrics(finished / 'search/metrics.jsonl')
   assert [r['step'] for r in records] == [_CHUNK, _SEARCH_STEPS]
   for record in records:
-    assert set(record) == {
+    ends = {'derived_cost'} if record['step'] == _SEARCH_STEPS else set()
+    assert set(record) == ends | {
+      'expected_cost',
       'step',
       'epoch',
       'train_loss',
@@ -386,6 +388,7 @@ def test_describe_of_darts(tmp_path, repo_root):
 def test_describe_leaves_out_a_network_that_is_not_known(tmp_path):
   _run(_config(stages=('describe',)), tmp_path)
   assert sorted(_contents(tmp_path)) == [
+    '.lock',
     'config.json',
     'describe/search_network.json',
   ]

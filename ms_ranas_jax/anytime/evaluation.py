@@ -47,15 +47,11 @@ def trained_variables(
     UsageError: there is no finished training in the work directory.
   """
   directory = steps.checkpoints(workdir, 'train')
-  program = loop.build_program(config, dataset, network)
+  template, wanted = loop.saved_template(config, dataset, network)
   restored = None
   if files.is_directory(directory):
-    template = steps.template(
-      program.new_state, program.metrics, config.train.on_nonfinite
-    )
     with checkpoint.open_manager(directory, read_only=True) as manager:
       restored = checkpoint.restore_latest(manager, template)
-  wanted = program.steps * config.train.epochs
   if restored is None or int(restored[0]) < wanted:
     found = 0 if restored is None else int(restored[0])
     raise UsageError(

@@ -78,7 +78,13 @@ class Manager:
     error: BaseException | None,
     traceback: TracebackType | None,
   ) -> None:
-    self.close()
+    try:
+      self.close()
+    except Exception as second:
+      if error is None:
+        raise
+      # What went wrong first is what to tell.
+      logging.warning('%s', second)
 
 
 def open_manager(
@@ -177,6 +183,8 @@ def _failures_in_words(directory: epath.Path) -> Iterator[None]:
   # What orbax and tensorstore raise for a full disk is not a closed list: a
   # ValueError is among it.
   except (OSError, ValueError, RuntimeError) as error:
+    if isinstance(error, jax.errors.JaxRuntimeError):
+      raise  # another process is gone, or a device failed
     raise UsageError(
       f'a checkpoint could not be written to {directory} '
       f'({_first_line(error)}); free space there, and the same command goes on '

@@ -143,7 +143,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
       f'{path} cannot be read ({error.strerror}): check the path and its '
       'permissions'
     ) from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise UsageError(
       f'{path} is not valid JSON ({error}): mend the file, or delete it and '
       'run the stage that writes it again'

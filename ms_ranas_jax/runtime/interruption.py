@@ -83,11 +83,16 @@ def _serve(reader: int, interruption: Interruption) -> None:
     if numbers[0] not in _SIGNALS:
       continue
     if interruption.receive():
-      _say('interrupted; the same command goes on from the last checkpoint.')
-      sys.stdout.flush()
-      os._exit(EXIT_CODE)
+      try:
+        _say('interrupted; the same command goes on from the last checkpoint.')
+        with contextlib.suppress(OSError, ValueError):
+          sys.stdout.flush()
+      finally:
+        os._exit(EXIT_CODE)
     _say('stopping after this call, and saving; once more stops at once.')
 
 
 def _say(text: str) -> None:
-  print(f'\nms_ranas_jax: {text}', file=sys.stderr, flush=True)
+  # Who reads it may be gone already: `| tee` gets the same Ctrl-C.
+  with contextlib.suppress(OSError, ValueError):
+    print(f'\nms_ranas_jax: {text}', file=sys.stderr, flush=True)

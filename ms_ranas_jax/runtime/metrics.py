@@ -103,6 +103,8 @@ class MetricsWriter:
     """Brings all records to where they are kept."""
     if self._file is None:
       files.write_text(self.path, self._text)
+    elif not self._file.closed:
+      os.fsync(self._file.fileno())
 
   def close(self) -> None:
     """Closes the files; a second call does nothing."""
@@ -174,10 +176,11 @@ def _read_lines(path: epath.Path) -> list[tuple[dict[str, Any], bytes]]:
       continue
     try:
       record = json.loads(line.decode('utf-8'))
-      if not isinstance(record, dict) or 'step' not in record:
-        raise ValueError("it has no 'step'")
+      step = record.get('step') if isinstance(record, dict) else None
+      if isinstance(step, bool) or not isinstance(step, int):
+        raise ValueError("it has no integer 'step'")
       records.append((record, line))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       if number == len(lines):
         # No line end: the write of this line was cut short, or is under way.
         break

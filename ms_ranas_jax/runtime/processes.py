@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 from jax.experimental import multihost_utils
+import numpy as np
 
 from ms_ranas_jax.errors import UsageError
 
@@ -50,6 +51,8 @@ def join(coordinator: str, count: int, index: int) -> None:
       'num_processes': count,
       'process_id': index,
     }
+  # Its preemption service takes SIGTERM away from `interruption`.
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
       **fields,
@@ -60,9 +63,32 @@ def join(coordinator: str, count: int, index: int) -> None:
   except (RuntimeError, ValueError) as error:
     raise UsageError(
       f'the processes of --coordinator={coordinator} did not come together '
-      f'({str(error).splitlines()[0]}); check the address, and that all of '
+      f'({" ".join(str(error).split())}); check the address, and that all of '
       'them are started.'
     ) from error
+
+
+def any_of(flag: bool) -> bool:
+  """Returns whether a flag is set in any of the processes."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(multihost_utils.process_allgather(np.int32(flag)).max())
+
+
+def check_same_step(step: int) -> None:
+  """Refuses to go on from different steps.
+
+  Raises:
+    UsageError: another process is at another step.
+  """
+  if jax.process_count() == 1:
+    return
+  found = multihost_utils.process_allgather(np.int32(step))
+  if (found != step).any():
+    raise UsageError(
+      f'the processes read checkpoints of different steps, {found.tolist()}; '
+      'check that all of them see the same work directory, and start again.'
+    )
 
 
 def wait_for_all(name: str) -> None:

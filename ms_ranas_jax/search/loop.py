@@ -20,6 +20,8 @@ from ms_ranas_jax.runtime.data import split_indices
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
+from ms_ranas_jax.search.cost_term import CostTerm
+from ms_ranas_jax.search.cost_term import build_cost_term
 from ms_ranas_jax.search.optimizers import adam_with_l2
 from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import network as network_lib
@@ -106,6 +108,7 @@ class Program:
     step: (state, data, indices (2, batch)) -> (state, metrics), see
       `parallel.compile_chunk`; data holds all training `images` and `labels`.
     metrics: name -> shape of what the step returns.
+    cost_term: the cost of what is searched for.
   """
 
   network: network_lib.Network
@@ -115,6 +118,7 @@ class Program:
   new_state: Callable[[], bilevel.SearchState]
   step: parallel.Step
   metrics: Mapping[str, tuple[int, ...]]
+  cost_term: CostTerm
 
 
 def build_program(
@@ -144,6 +148,13 @@ def build_program(
     remat=search.remat,
     lowering=lowering.resolve(config.lowering),
     axis_name=axis,
+  )
+  cost_term = build_cost_term(
+    config,
+    settings.network_spec(
+      config.train.network, dataset.image_shape, dataset.num_classes
+    ),
+    primitives,
   )
   halves, num_steps = plan_epochs(config, dataset)
   schedule = optimizers.epoch_cosine(
@@ -176,6 +187,8 @@ def build_program(
     alphas_optimizer=alphas_optimizer,
     lookahead_optimizer=lookahead_optimizer,
     order=search.order,
+    penalty=cost_term.penalty,
+    mixed_derivative=search.mixed_derivative,
     axis_name=axis,
   )
 
@@ -216,8 +229,11 @@ def build_program(
     'valid_loss': (),
     'valid_accuracy': exits,
     'valid_gradient_norm': (),
+    'expected_cost': (),
   }
-  return Program(network, devices, halves, num_steps, new_state, step, metrics)
+  return Program(
+    network, devices, halves, num_steps, new_state, step, metrics, cost_term
+  )
 
 
 def run_search(
@@ -273,7 +289,8 @@ def run_search(
     del epoch
     history.append(_host(state.alphas))
     _write_history(directory, history)
-    return {}
+    weights = alphas_lib.softmax_weights(history[-1])
+    return {'derived_cost': program.cost_term.exact(weights)}
 
   steps.run(
     steps.Work(
@@ -294,9 +311,7 @@ def run_search(
     workdir,
     interruption or Interruption(),
   )
-  genotype = alphas_lib.derive_genotype(
-    alphas_lib.softmax_weights(history[-1]), primitives
-  )
+  genotype = program.cost_term.derive(alphas_lib.softmax_weights(history[-1]))
   if parallel.is_first_process():
     files.write_text(os.path.join(workdir, GENOTYPE_FILE), genotype.to_json())
   return genotype

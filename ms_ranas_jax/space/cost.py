@@ -23,6 +23,7 @@ from ms_ranas_jax.space import layer_cost
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import parts
+from ms_ranas_jax.space.genotype import Genotype
 
 METRICS = ('macs', 'flops_msdnet', 'params')
 _BYTES_PER_FLOAT32 = 4
@@ -412,3 +413,27 @@ def expected_cost(
     + jnp.sum(weights[network_lib.NORMAL] * tables.normal)
     + jnp.sum(weights[network_lib.REDUCTION] * tables.reduction)
   )
+
+
+def genotype_cost(
+  genotype: Genotype,
+  tables: CostTables,
+  primitives: ops.Primitives = ops.PRIMITIVES,
+) -> float:
+  """The cost of the network that a genotype stands for, from tables.
+
+  Args:
+    genotype: of operations among the primitives; all nodes concatenated.
+    tables: of the same number of nodes and the same primitives.
+    primitives: name -> operation, in the order of the tables' columns.
+
+  Returns:
+    The cost in the unit of the tables, that of `network_cost`.
+  """
+  columns = {name: column for column, name in enumerate(primitives)}
+  total = tables.base
+  for table, reduction in ((tables.normal, False), (tables.reduction, True)):
+    for index, (operation, state) in enumerate(genotype.edges(reduction)):
+      row = cell_lib.num_edges(index // 2) + state
+      total += table[row, columns[operation]]
+  return float(total)

@@ -68,7 +68,7 @@ class NormalizedSum(nn.Module):
     Args:
       terms: (n, batch, height, width, channels) each; a leading 1 where all n
         outputs share the term.
-      weights: (n, terms), factors of the normalised terms; None is ones.
+      weights: (n, terms), factors of the terms; None is ones.
       train: see the class.
 
     Returns:

@@ -27,9 +27,10 @@ _ACCUMULATORS = 524288
 _ROWS_PER_ITERATION = 4
 
 
-@lowering.fence(static_argnums=(1,))
 def sum_products(
-  maps: Sequence[jax.Array], products: tuple[tuple[int, ...], ...]
+  maps: Sequence[jax.Array],
+  products: tuple[tuple[int, ...], ...],
+  choice: str = lowering.TAPS,
 ) -> jax.Array:
   """Sums products of feature maps over batch, height and width, all at once.
 
@@ -37,11 +38,37 @@ def sum_products(
     maps: (n, batch, height, width, channels) each; the leading size may
       differ, and is 1 where a product is to repeat a map.
     products: which maps to multiply, one or two numbers each.
+    choice: the loop stands in the 'taps' way, see `lowering.select`.
 
   Returns:
     (rows, channels), float32 or wider: the rows of the first product, as many
     as the larger leading size, then those of the second, and so on.
   """
+  return lowering.select(
+    choice,
+    lambda maps: _in_one_loop(maps, products),
+    lambda maps: _plain(maps, products),
+    tuple(maps),
+  )
+
+
+def _plain(maps, products):
+  wide = jnp.promote_types(jnp.result_type(*maps), jnp.float32)
+  return jnp.concatenate(
+    [
+      jnp.sum(
+        functools.reduce(
+          lambda a, b: a * b, [maps[i].astype(wide) for i in factors]
+        ),
+        axis=(1, 2, 3),
+      )
+      for factors in products
+    ]
+  )
+
+
+@lowering.fence(static_argnums=(1,))
+def _in_one_loop(maps, products):
   *pixels, channels = maps[0].shape[1:]
   count = pixels[0] * pixels[1] * pixels[2]
   wide = jnp.promote_types(jnp.result_type(*maps), jnp.float32)

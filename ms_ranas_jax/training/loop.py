@@ -289,12 +289,36 @@ def build_program(
     weights=weights,
     new_state=functools.partial(new_state, network, optimizer, config.seed),
     step=step,
-    metrics={
-      'train_loss': (),
-      'train_accuracy': (network.num_exits,),
-      'train_gradient_norm': (),
-    },
+    metrics=_metrics(network),
   )
+
+
+def _metrics(network: Network) -> dict[str, tuple[int, ...]]:
+  return {
+    'train_loss': (),
+    'train_accuracy': (network.num_exits,),
+    'train_gradient_norm': (),
+  }
+
+
+def saved_template(
+  config: Config, dataset: Dataset, network: Network
+) -> tuple[steps.Saved, int]:
+  """Returns the shapes of a checkpoint, and the steps of a whole training.
+
+  Args:
+    config: the whole config.
+    dataset: the dataset that is trained on.
+    network: the network; the devices of this machine do not matter.
+  """
+  _, _, num_steps = plan_epochs(config, dataset)
+  optimizer = build_optimizer(config, num_steps)
+  template = steps.template(
+    functools.partial(new_state, network, optimizer, config.seed),
+    _metrics(network),
+    config.train.on_nonfinite,
+  )
+  return template, num_steps * config.train.epochs
 
 
 def run_training(

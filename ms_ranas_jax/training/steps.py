@@ -24,6 +24,7 @@ import numpy as np
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import parallel
+from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.runtime.metrics import MetricsWriter
@@ -73,7 +74,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Hooks:
-  """What a stage adds. All that it is given is on the host.
+  """What a stage adds. A state that it is given is valid until it returns.
 
   Attributes:
     begin: (state, whole epochs done) before the first step of this run.
@@ -136,7 +137,7 @@ def run(
     interruption: asked after every call.
 
   Returns:
-    The state after the last step, on the host's first device.
+    The state after the last step, one copy.
 
   Raises:
     Interrupted: after saving, where it was asked for.
@@ -144,7 +145,11 @@ def run(
   """
   total = work.epochs * work.steps
   folder = checkpoints(workdir, work.label)
-  with checkpoint.open_manager(folder, _KEPT_CHECKPOINTS) as manager:
+  with (
+    # Entered once a step is done; ends when all is written.
+    contextlib.ExitStack() as deferral,
+    checkpoint.open_manager(folder, _KEPT_CHECKPOINTS) as manager,
+  ):
     restored = checkpoint.restore_latest(
       manager, template(work.new_state, work.metrics, work.on_nonfinite)
     )
@@ -154,6 +159,7 @@ def run(
     else:
       saved = restored[1]
     done = int(saved.state.step)
+    processes.check_same_step(done)
     hooks.begin(saved.state, done // work.steps)
     if done >= total:
       return saved.state
@@ -165,9 +171,15 @@ def run(
         resumed = done if restored else -1
         writer = stack.enter_context(MetricsWriter(directory, resumed))
         progress = stack.enter_context(Progress(work.label, total, done))
-      stack.enter_context(interruption.deferred())
       return _proceed(
-        work, hooks, saved, manager, writer, progress, interruption
+        work,
+        hooks,
+        saved,
+        manager,
+        writer,
+        progress,
+        interruption,
+        deferral,
       )
 
 
@@ -179,6 +191,7 @@ def _proceed(
   writer: MetricsWriter | None,
   progress: Progress | None,
   interruption: Interruption,
+  deferral: contextlib.ExitStack,
 ) -> PyTree:
   """Does the steps after those of `saved`; see `run`."""
   zeros = parallel.zero_sums(work.metrics, work.on_nonfinite)
@@ -192,7 +205,7 @@ def _proceed(
   seconds = float(saved.seconds)
 
   def save() -> PyTree:
-    """Returns the state on the host."""
+    """Returns one copy of the state, which the next call may donate."""
     host = parallel.unreplicate(state, work.devices)
     host_sums = zeros
     if sums is not zeros:
@@ -207,6 +220,7 @@ def _proceed(
   length = wanted = 1
   saved_at = time.monotonic()
   epoch, batches = -1, None
+  deferring = False  # compiling, there is nothing to save
   while done < work.epochs * work.steps:
     if epoch != done // work.steps:
       epoch = done // work.steps
@@ -228,7 +242,12 @@ def _proceed(
     )
     state, sums = outcome.state, outcome.sums
     took = time.monotonic() - began
+    if not deferring:
+      deferral.enter_context(interruption.deferred())
+      deferring = True
     stops, saves, length = _agreed(outcome.wishes)
+    if jax.process_count() == 1:
+      stops = interruption.requested
     wanted = _call_length(took / count, work.line_steps)
     done += outcome.done
     seconds += took
@@ -247,11 +266,11 @@ def _proceed(
       record |= hooks.end_epoch(host, epoch)
     if writer is not None and record is not None:
       writer.write({'step': done, 'epoch': epoch, **record})
-    if progress is not None:
-      progress.update(count, None if record is None else hooks.shown(record))
     if stops or saves or at_end:
       host = save()
       saved_at = time.monotonic()
+    if progress is not None:
+      progress.update(count, None if record is None else hooks.shown(record))
     if stops:
       raise Interrupted
   return host
@@ -278,7 +297,13 @@ def _mean(sums: Mapping[str, Any], count: int) -> dict[str, Any]:
   record = {k: np.asarray(v) for k, v in jax.device_get(dict(sums)).items()}
   skipped = record.pop('skipped_steps', None)
   if skipped is not None:
-    count = max(count - int(skipped), 1)
+    count -= int(skipped)
+    if not count:
+      raise UsageError(
+        'the loss or gradient of no step of a line of metrics was finite: it '
+        'has diverged for good; lower the learning rate or the clip in another '
+        '--workdir.'
+      )
   means = {k: (v / np.float32(count)).tolist() for k, v in record.items()}
   if skipped is not None:
     means['skipped_steps'] = int(skipped)
@@ -294,8 +319,8 @@ def _refuse_nonfinite(
   last = f'step {steps[-1]}' if steps else 'the start'
   raise UsageError(
     f'{" and ".join(sorted(names))} is not finite at step {done} of '
-    f'{work.label}; the same command goes on from {last}, so lower '
-    f'config.{work.label}.learning_rate or set config.{work.label}.clip in '
-    f'another --workdir, or set config.{work.label}.on_nonfinite = '
-    f"'{parallel.SKIP}' to leave such steps out."
+    f'{work.label}; the same command goes on from {last}, to the same end. In '
+    f'another --workdir, lower config.{work.label}.learning_rate or '
+    f'config.{work.label}.clip, or leave such steps out with '
+    f"config.{work.label}.on_nonfinite = '{parallel.SKIP}'."
   )

@@ -460,3 +460,52 @@ def test_the_gradient_alone_returns_what_the_validation_loss_adds():
   # It was computed at the lookahead.
   ahead = _lookahead(state, optimizer, state.alphas, _batch(TRAIN))
   np.testing.assert_allclose(aux['w'], ahead['w'])
+
+
+@pytest.mark.parametrize('name', ['sgd', 'clipped'])
+def test_the_difference_is_near_the_exact_mixed_derivative(name):
+  optimizer = OPTIMIZERS[name]
+  state = _state(optimizer)
+  exact = _gradient(state, 2, optimizer)
+  near = _gradient(state, 2, optimizer, mixed_derivative='difference')
+  first = _gradient(state, 1, optimizer)
+  # The error goes with the square of the step, 0.01.
+  assert 0 < _distance(near, exact) < 1e-3
+  assert _distance(first, exact) > 10 * _distance(near, exact)
+  _assert_close(near, exact, 1e-3)
+
+
+def test_another_way_to_differentiate_is_refused():
+  optimizer = OPTIMIZERS['sgd']
+  with pytest.raises(UsageError, match="mixed_derivative = 'forward'"):
+    _gradient(_state(optimizer), 2, optimizer, mixed_derivative='forward')
+
+
+@pytest.mark.parametrize('order', [1, 2])
+def test_a_penalty_is_added_to_the_alphas_loss(order):
+  optimizer = OPTIMIZERS['sgd']
+  state = _state(optimizer)
+  state = state.replace(multiplier=jnp.float32(3))
+
+  def penalty(alphas, multiplier):
+    violation = jnp.sum(alphas['a']) - 1
+    metrics = {'size': violation + 1}
+    return multiplier * violation, (0.1 * violation, metrics)
+
+  after, metrics = bilevel.search_step(
+    state,
+    _batch(TRAIN),
+    _batch(VALID),
+    loss=_loss,
+    params_optimizer=optimizer,
+    alphas_optimizer=optax.sgd(1.0),
+    order=order,
+    penalty=penalty,
+  )
+  without = _gradient(state, order, optimizer)
+  found = jax.tree.map(jnp.subtract, state.alphas, after.alphas)
+  np.testing.assert_allclose(found['a'], without['a'] + 3, rtol=1e-9)
+  np.testing.assert_allclose(found['c'], without['c'], rtol=1e-9)
+  size = jnp.sum(state.alphas['a'])
+  np.testing.assert_allclose(metrics['size'], size)
+  np.testing.assert_allclose(after.multiplier, 3 + 0.1 * (size - 1), rtol=1e-6)

@@ -32,11 +32,12 @@ def test_sums_equal_numpys(shape):
     assert sums.dtype == jnp.float64
   np.testing.assert_allclose(sums, expected, rtol=0, atol=1e-9)
 
-  sums = reductions.sum_products(
-    tuple(jnp.array(z, jnp.float32) for z in maps), products
-  )
-  assert sums.dtype == jnp.float32
-  np.testing.assert_allclose(sums, expected, rtol=1e-4, atol=1e-3)
+  for choice in ('taps', 'conv', 'auto'):
+    sums = reductions.sum_products(
+      tuple(jnp.array(z, jnp.float32) for z in maps), products, choice
+    )
+    assert sums.dtype == jnp.float32
+    np.testing.assert_allclose(sums, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_bfloat16_is_summed_in_float32():

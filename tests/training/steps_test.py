@@ -253,6 +253,51 @@ def test_a_step_that_is_not_finite_can_be_skipped(finished, tmp_path):
   assert int(state.step) == 21
 
 
+def _never_finite(state, data, indices):
+  after, found = _step(state, data, indices)
+  return after, {**found, 'loss': found['loss'] * jnp.nan}
+
+
+def test_nothing_but_skipped_steps_ends_it(tmp_path):
+  work = _work(step=_never_finite, on_nonfinite='skip')
+  with pytest.raises(UsageError, match='has diverged for good'):
+    _run(tmp_path, work)
+  assert not _records(tmp_path)
+
+
+def test_it_stops_after_the_call_in_which_it_is_asked(tmp_path, monkeypatch):
+  """Not one later; and it compiles and ends with signals handled at once."""
+  monkeypatch.setattr(steps, '_call_length', lambda *_: 1)
+  listener = Interruption()
+  seen = []
+
+  def observed(epoch):
+    seen.append(listener._deferred)
+    return _work().batches(epoch)
+
+  chunk_of = steps.parallel.compile_chunk
+
+  def compile_chunk(*args):
+    chunk = chunk_of(*args)
+
+    def run(*args):
+      outcome = chunk(*args)
+      seen.append(listener._deferred)
+      if len(seen) == 5:
+        assert not listener.receive()  # a signal, while this call runs
+      return outcome
+
+    return run
+
+  monkeypatch.setattr(steps.parallel, 'compile_chunk', compile_chunk)
+  with pytest.raises(Interrupted):
+    _run(tmp_path, _work(batches=observed), listener)
+  # The first batches and the first call, which compiles, are not deferred.
+  assert seen == [0, 0, 1, 1, 1]
+  assert _saved(tmp_path) == [4]
+  assert listener._deferred == 0
+
+
 def test_a_checkpoint_of_another_run_is_refused(finished, tmp_path):
   with pytest.raises(UsageError, match='sums/other .absent there'):
     _run(finished[0], _work(metrics={'loss': (), 'other': ()}))

@@ -1,0 +1,134 @@
+"""The cost of the derived network as a part of the search.
+
+Either a term of the alphas loss, weight times the expected cost over that of
+uniform alphas, or a target. With a target the search solves
+
+  min over alphas of L_valid   subject to   C(alphas) = target
+
+by the method of multipliers: with v = (C - target) / (C_max - C_min), of the
+dearest and the cheapest genotype, the alphas descend L_valid + m v + k v^2 / 2,
+and the multiplier m ascends along v.
+
+C is the expected cost of `derived_cost` at a low temperature, near that of the
+network that would be derived. Its gradient is taken at temperature one, like
+that of the mixed operations: at a low one it would vanish as soon as the alphas
+prefer anything, and could not bring them back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.search import alphas as alphas_lib
+from ms_ranas_jax.search import constrained
+from ms_ranas_jax.search import derived_cost
+from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space.genotype import Genotype
+
+Config = Any
+# How fast the multiplier ascends, per step, and k.
+_MULTIPLIER_RATE = 0.1
+_DAMPING = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CostTerm:
+  """What a search knows of the cost of the network that it looks for.
+
+  Attributes:
+    config: `config.search.cost`.
+    tables: of the network to be derived.
+    primitives: name -> operation, the columns of the tables.
+  """
+
+  config: Config
+  tables: cost.CostTables
+  primitives: ops.Primitives
+
+  @property
+  def limits(self) -> tuple[float, float]:
+    """The least and the most that the derived network may cost."""
+    slack = self.config.tolerance * self.config.target
+    return self.config.target - slack, self.config.target + slack
+
+  def expected(self, alphas: alphas_lib.Alphas) -> jax.Array:
+    """The expected cost, with the gradient of that at temperature one."""
+    sharp, smooth = (
+      derived_cost.expected_derived_cost(
+        alphas, self.tables, self.primitives, temperature
+      )
+      for temperature in (self.config.temperature, 1.0)
+    )
+    return smooth + jax.lax.stop_gradient(sharp - smooth)
+
+  def penalty(
+    self, alphas: alphas_lib.Alphas, multiplier: jax.Array
+  ) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
+    """The term of the alphas loss, see `bilevel.Penalty`."""
+    expected = self.expected(alphas)
+    metrics = {'expected_cost': expected}
+    if self.config.target:
+      cheapest, dearest = constrained.cost_range(self.tables, self.primitives)
+      violation = (expected - self.config.target) / (dearest - cheapest)
+      value = multiplier * violation + _DAMPING * violation**2 / 2
+      return value, (_MULTIPLIER_RATE * violation, metrics)
+    uniform = self.expected(jax.tree.map(jnp.zeros_like, alphas))
+    value = self.config.weight * expected / uniform
+    return value, (jnp.zeros_like(multiplier), metrics)
+
+  def derive(self, weights: alphas_lib.Alphas) -> Genotype:
+    """The genotype that weights stand for, within the limits of a target."""
+    if not self.config.target:
+      return alphas_lib.derive_genotype(weights, self.primitives)
+    return constrained.derive_within(
+      weights, self.tables, *self.limits, self.primitives
+    )
+
+  def exact(self, weights: alphas_lib.Alphas) -> float:
+    """The cost of the genotype that would be derived, as DARTS derives it."""
+    genotype = alphas_lib.derive_genotype(weights, self.primitives)
+    return cost.genotype_cost(genotype, self.tables, self.primitives)
+
+
+def build_cost_term(
+  config: Config, spec: grid.NetworkSpec, primitives: ops.Primitives
+) -> CostTerm:
+  """Returns the cost term of a search.
+
+  Args:
+    config: the whole config.
+    spec: sizes of the network to be derived; the nodes are the search's.
+    primitives: name -> operation, the choices on every edge.
+
+  Raises:
+    UsageError: there is no such exit, or no network costs what it should.
+  """
+  section = config.search.cost
+  spec = dataclasses.replace(spec, nodes=config.search.network.nodes)
+  exits = len(grid.build_plan(spec, field='train.network').exits)
+  if not -exits <= section.exit < exits:
+    raise UsageError(
+      f'search.cost.exit = {section.exit}: the network of config.train.network '
+      f'has exits 0 to {exits - 1}, or -1 for the last.'
+    )
+  tables = cost.cost_tables(
+    spec, primitives, section.metric, section.exit % exits
+  )
+  term = CostTerm(section, tables, primitives)
+  if section.target:
+    cheapest, dearest = constrained.cost_range(tables, primitives)
+    low, high = term.limits
+    if high < cheapest or low > dearest:
+      raise UsageError(
+        f'search.cost.target = {section.target:,.0f}: the networks of '
+        f'config.train.network have {cheapest:,.0f} to {dearest:,.0f} '
+        f'{section.metric}; give a target between, or change their sizes.'
+      )
+  return term

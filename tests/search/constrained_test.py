@@ -1,0 +1,113 @@
+"""Deriving a genotype within a cost, against trying all of them."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.search import alphas as alphas_lib
+from ms_ranas_jax.search import constrained
+from ms_ranas_jax.space import cell
+from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import genotype as genotype_lib
+from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import operations as ops
+
+FEW = {
+  name: ops.PRIMITIVES[name]
+  for name in ('none', 'skip_connect', 'sep_conv_3x3', 'sep_conv_5x5')
+}
+
+
+def _weights(nodes, primitives, seed):
+  rng = np.random.default_rng(seed)
+  shape = cell.num_edges(nodes), len(primitives)
+  odds = np.exp(rng.normal(size=(2, *shape)))
+  odds /= odds.sum(-1, keepdims=True)
+  return dict(zip(('normal', 'reduction'), odds))
+
+
+def _value(genotype, weights, primitives):
+  names = list(primitives)
+  return sum(
+    np.log(
+      weights[kind][cell.num_edges(i // 2) + state, names.index(operation)]
+    )
+    for kind, reduction in (('normal', False), ('reduction', True))
+    for i, (operation, state) in enumerate(genotype.edges(reduction))
+  )
+
+
+def _all_genotypes(primitives):
+  """Of two nodes."""
+  real = [n for n in primitives if n != 'none']
+
+  def node(states):
+    return [
+      ((a, s), (b, t))
+      for s, t in itertools.combinations(range(states), 2)
+      for a in real
+      for b in real
+    ]
+
+  cells = [x + y for x, y in itertools.product(node(2), node(3))]
+  for normal, reduction in itertools.product(cells, cells):
+    yield genotype_lib.Genotype(normal, (2, 3), reduction, (2, 3))
+
+
+def test_it_is_the_likeliest_of_all_within_the_limits():
+  primitives = {n: FEW[n] for n in ('none', 'skip_connect', 'sep_conv_3x3')}
+  spec = grid.NetworkSpec(4, 3, 2, 1, image_shape=(8, 8, 1))
+  tables = cost.cost_tables(spec, primitives)
+  every = list(_all_genotypes(primitives))
+  costs = np.array([cost.genotype_cost(g, tables, primitives) for g in every])
+  for seed in range(3):
+    weights = _weights(2, primitives, seed)
+    values = np.array([_value(g, weights, primitives) for g in every])
+    for share in (0.2, 0.5, 0.8):
+      middle = costs.min() + share * (costs.max() - costs.min())
+      low, high = 0.97 * middle, 1.03 * middle
+      inside = (costs >= low) & (costs <= high)
+      assert inside.any()
+      found = constrained.derive_within(weights, tables, low, high, primitives)
+      assert low <= cost.genotype_cost(found, tables, primitives) <= high
+      np.testing.assert_allclose(
+        _value(found, weights, primitives), values[inside].max(), rtol=1e-9
+      )
+
+
+@pytest.mark.parametrize('nodes', [2, 4])
+def test_it_keeps_to_the_limits_with_all_primitives(nodes):
+  spec = grid.NetworkSpec(8, 5, nodes, 2)
+  tables = cost.cost_tables(spec, metric='params')
+  weights = _weights(nodes, ops.PRIMITIVES, 0)
+  plain = alphas_lib.derive_genotype(weights)
+  usual = cost.genotype_cost(plain, tables)
+  assert constrained.derive_within(weights, tables, 0, usual) == plain
+  for factor in (0.8, 1.1):
+    low, high = 0.98 * factor * usual, 1.02 * factor * usual
+    found = constrained.derive_within(weights, tables, low, high)
+    assert found != plain
+    assert low <= cost.genotype_cost(found, tables) <= high
+
+
+@pytest.mark.parametrize('factor', [0.1, 10.0])
+def test_an_impossible_cost_is_refused_with_what_can_be_had(factor):
+  spec = grid.NetworkSpec(4, 3, 2, 1)
+  tables = cost.cost_tables(spec, FEW)
+  weights = _weights(2, FEW, 0)
+  costs = [
+    cost.genotype_cost(
+      genotype_lib.Genotype(
+        ((name, 0), (name, 1)) * 2, (2, 3), ((name, 0), (name, 1)) * 2, (2, 3)
+      ),
+      tables,
+      FEW,
+    )
+    for name in ('skip_connect', 'sep_conv_5x5')
+  ]
+  middle = factor * np.mean(costs)
+  with pytest.raises(UsageError, match='no genotype costs') as caught:
+    constrained.derive_within(weights, tables, middle, 1.01 * middle, FEW)
+  assert 'the cheapest costs' in str(caught.value)
