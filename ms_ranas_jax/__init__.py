@@ -19,6 +19,9 @@ from ms_ranas_jax.search.bilevel import SearchState
 from ms_ranas_jax.search.bilevel import alphas_gradient
 from ms_ranas_jax.search.bilevel import init_state
 from ms_ranas_jax.search.bilevel import search_step
+from ms_ranas_jax.search.constrained import cost_range
+from ms_ranas_jax.search.constrained import derive_within
+from ms_ranas_jax.search.derived_cost import expected_derived_cost
 from ms_ranas_jax.search.optimizers import adam_with_l2
 from ms_ranas_jax.space.cell import Cell
 from ms_ranas_jax.space.cell import Wiring
@@ -85,12 +88,15 @@ __all__ = [
   'alphas_gradient',
   'budgeted_curve',
   'build_plan',
+  'cost_range',
   'cost_tables',
   'derive_genotype',
+  'derive_within',
   'derived_network',
   'exit_losses',
   'expected_accuracy',
   'expected_cost',
+  'expected_derived_cost',
   'fixed_wiring',
   'init_alphas',
   'init_state',

@@ -113,7 +113,7 @@ def test_killed_at_random_moments_a_run_ends_the_same(one, repo_root, tmp_path):
   while True:
     (process,) = _start(repo_root, workdir, 1, 1, often)
     # Most of the time goes into imports and loading what is compiled.
-    patience = moments.uniform(5, 25) if kills < 6 else 300
+    patience = moments.uniform(4, 14) if kills < 6 else 300
     try:
       _, err = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:

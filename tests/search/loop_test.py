@@ -190,7 +190,7 @@ def test_an_interrupted_search_goes_on_bit_for_bit(
   """In the middle of a line of the second epoch."""
   monkeypatch.setattr(steps, '_call_length', lambda *_: 1)
   with pytest.raises(Interrupted):
-    loop.run_search(_config(), dataset, str(tmp_path), FEW, _AtCall(4))
+    loop.run_search(_config(), dataset, str(tmp_path), FEW, _AtCall(8))
   assert not (tmp_path / 'search' / 'genotype.json').exists()
   written = [r['step'] for r in _metrics(tmp_path)]
   assert written == [3, 4]
