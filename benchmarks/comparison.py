@@ -71,6 +71,16 @@ class Worker:
     }
 
 
+def start_ours(task: str, case: Mapping[str, Any]) -> Worker:
+  """Starts a process that runs ours.
+
+  Args:
+    task: which function of `ours.py`.
+    case: its arguments, passed as JSON.
+  """
+  return Worker([sys.executable, str(HERE / 'ours.py'), task, json.dumps(case)])
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds what all benchmarks take."""
   parser.add_argument('--repeats', type=int, default=5, help='turns of each')
@@ -155,7 +165,7 @@ def compare(
     'channels_last': args.channels_last,
   }
   text = json.dumps(case)
-  workers = [Worker([sys.executable, str(HERE / 'ours.py'), task, text])]
+  workers = [start_ours(task, case)]
   if args.reference:
     workers.append(
       Worker(

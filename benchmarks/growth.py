@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-import json
 import math
 import statistics
-import sys
 from typing import Any
 
 import comparison
@@ -47,14 +45,7 @@ _SIZES: Mapping[str, Sequence[int]] = {
 def _measure(args: argparse.Namespace, case: Mapping[str, Any]) -> float:
   """Returns the median seconds of a step."""
   case = {**case, 'cache_dir': args.cache_dir}
-  worker = comparison.Worker(
-    [
-      sys.executable,
-      str(comparison.HERE / 'ours.py'),
-      'search_step',
-      json.dumps(case),
-    ]
-  )
+  worker = comparison.start_ours('search_step', case)
   for _ in range(args.repeats):
     worker.run(args.steps)
   return worker.stop()['median_s']

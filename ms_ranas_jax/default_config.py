@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
   )
   config.search.cost.target = 0.0  # cost to search for, instead; 0 is none
   config.search.cost.tolerance = 0.05  # share that the result may be off by
-  config.search.cost.temperature = 0.2  # of the expected cost; 0 is the exact
+  config.search.cost.temperature = 0.2  # of the expected cost; towards 0 exact
   config.search.exit_weights = ()  # w_k of the loss; () is ones
   config.search.chunk_steps = 20  # steps of a line of metrics
   config.search.on_nonfinite = 'stop'  # a loss or gradient; or 'skip' the step

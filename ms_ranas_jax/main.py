@@ -10,7 +10,6 @@ import sys
 
 from absl import app
 from absl import flags
-from absl import logging
 import jax
 from ml_collections import config_flags
 
@@ -111,7 +110,6 @@ def _default_workdir() -> str:
 def main(argv: Sequence[str]) -> None:
   """Runs the stages of the config."""
   del argv
-  logging.set_verbosity(logging.WARNING)
   try:
     with interruption.listen() as listener:
       processes.join(

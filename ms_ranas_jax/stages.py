@@ -91,23 +91,22 @@ def run_stages(
       f'{len(run.dataset.test_images)} test images'
     )
   with contextlib.ExitStack() as stack:
-    if parallel.is_first_process():
+    if processes.is_first():
       stack.enter_context(lock.hold(workdir))
       # Once more: who held the lock may have been of another config.
       _check_same_run(values, workdir)
       files.write_json(os.path.join(workdir, _CONFIG_FILE), values)
     _check_shared(workdir)
     run.tell(f'work directory: {workdir}')
-    for stage in settings.STAGES:
-      if stage in config.stages:
-        if stage in _STAGES_OF_ALL or parallel.is_first_process():
-          _STAGES[stage](run)
-        # The others read what the first process has written.
-        processes.wait_for_all(stage)
-        # A signal in the last step of a stage asks for this too.
-        if stage != config.stages[-1]:
-          if processes.any_of(run.interruption.requested):
-            raise Interrupted
+    chosen = [stage for stage in settings.STAGES if stage in config.stages]
+    for stage in chosen:
+      # A signal in the last step of a stage stops the ones that follow.
+      if processes.any_of(run.interruption.requested):
+        raise Interrupted
+      if stage in _STAGES_OF_ALL or processes.is_first():
+        _STAGES[stage](run)
+      # The others read what the first process has written.
+      processes.wait_for_all(stage)
 
 
 def _check_shared(workdir: str) -> None:
@@ -138,7 +137,7 @@ class Run:
 
   def tell(self, text: str) -> None:
     """Says what came out, once for all processes."""
-    if parallel.is_first_process():
+    if processes.is_first():
       self.say(text)
 
   @functools.cached_property
@@ -306,7 +305,7 @@ def _train(run: Run) -> None:
   if 'describe' in run.config.stages:
     # That stage came before the search, and did not know this network yet.
     _describe_network(run, 'train', network)
-  if parallel.is_first_process():
+  if processes.is_first():
     files.write_text(
       os.path.join(run.workdir, 'train', 'genotype.json'), genotype.to_json()
     )

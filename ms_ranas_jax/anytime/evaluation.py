@@ -20,7 +20,7 @@ from ms_ranas_jax.anytime import curves
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import files
-from ms_ranas_jax.runtime import parallel
+from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.space import cost as cost_lib
 from ms_ranas_jax.space.network import Network
@@ -157,7 +157,7 @@ def run_evaluation(
     config, dataset, network, variables, held_out
   )
   directory = os.path.join(workdir, 'evaluate')
-  if parallel.is_first_process():
+  if processes.is_first():
     files.write_json(os.path.join(directory, 'anytime.json'), anytime)
     files.write_json(os.path.join(directory, 'budgeted.json'), budgeted)
   return anytime

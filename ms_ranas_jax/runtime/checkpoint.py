@@ -27,13 +27,13 @@ import zlib
 from absl import logging
 from etils import epath
 import jax
-from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime import processes
 
 State = TypeVar('State')
 
@@ -435,7 +435,7 @@ def _move_aside(manager: Manager, step: int) -> None:
   ]
   if not stale:
     return
-  if jax.process_index() == 0:
+  if processes.is_first():
     for other in stale:
       folder = manager.directory / str(other)
       number = 0
@@ -445,8 +445,7 @@ def _move_aside(manager: Manager, step: int) -> None:
         aside = folder.with_name(f'{other}.aside{number}')
       folder.rename(aside)
       logging.warning('checkpoint %s is moved aside to %s', folder, aside.name)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('ms_ranas_jax_checkpoints_aside')
+  processes.wait_for_all('checkpoints aside')
   manager.orbax.reload()
   manager.damaged = frozenset()
 

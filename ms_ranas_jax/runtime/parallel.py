@@ -72,11 +72,6 @@ def choose_devices(requested: int, batch_size: int, field: str) -> int:
   return count
 
 
-def is_first_process() -> bool:
-  """Returns whether this process writes the files of a run."""
-  return jax.process_index() == 0
-
-
 def _pmap(function: Callable[..., Any], num_devices: int, **fields: Any):
   """Maps over the devices of all processes, or over some of the only one."""
   devices = None
@@ -279,6 +274,8 @@ def _compile(function: Any, args: tuple[PyTree, ...]) -> Callable[..., Any]:
   began = time.monotonic()
   executable = function.lower(*args).compile()
   seconds = time.monotonic() - began
+  if logging.get_verbosity() < logging.INFO:
+    return executable  # asking for the memory takes seconds
   memory = executable.memory_analysis()
   needs = ''
   if memory is not None:  # not all backends tell

@@ -68,6 +68,11 @@ def join(coordinator: str, count: int, index: int) -> None:
     ) from error
 
 
+def is_first() -> bool:
+  """Returns whether this process writes the files of a run."""
+  return jax.process_index() == 0
+
+
 def any_of(flag: bool) -> bool:
   """Returns whether a flag is set in any of the processes."""
   if jax.process_count() == 1:

@@ -26,7 +26,6 @@ from ms_ranas_jax.space.genotype import Genotype
 
 # Steps of cost between zero and the upper limit.
 _STEPS = 4000
-_KINDS = (network.NORMAL, network.REDUCTION)
 
 # Cost, log of the product of weights, ((operation, state), (operation, state)).
 Choice = tuple[float, float, tuple[tuple[int, int], tuple[int, int]]]
@@ -60,7 +59,7 @@ def derive_within(
     return plain
   blocks = [
     _choices(np.asarray(weights[kind]), getattr(tables, kind), primitives)
-    for kind in _KINDS
+    for kind in network.KINDS
   ]
   nodes = [choices for block in blocks for choices in block]
   cheapest, dearest = cost_range(tables, primitives)
@@ -75,7 +74,7 @@ def derive_within(
     )
   names = list(primitives)
   cells, start = {}, 0
-  for kind, block in zip(_KINDS, blocks, strict=True):
+  for kind, block in zip(network.KINDS, blocks, strict=True):
     chosen = picked[start : start + len(block)]
     start += len(block)
     cells[kind] = tuple(
@@ -98,7 +97,7 @@ def cost_range(
   """
   nodes = [
     choices
-    for kind in _KINDS
+    for kind in network.KINDS
     for choices in _choices(
       np.ones_like(getattr(tables, kind)), getattr(tables, kind), primitives
     )

@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
@@ -29,6 +30,7 @@ from ms_ranas_jax.search import constrained
 from ms_ranas_jax.search import derived_cost
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 
@@ -46,11 +48,17 @@ class CostTerm:
     config: `config.search.cost`.
     tables: of the network to be derived.
     primitives: name -> operation, the columns of the tables.
+    cheapest: cost of the cheapest genotype.
+    dearest: cost of the dearest.
+    uniform: expected cost at uniform alphas.
   """
 
   config: Config
   tables: cost.CostTables
   primitives: ops.Primitives
+  cheapest: float
+  dearest: float
+  uniform: float
 
   @property
   def limits(self) -> tuple[float, float]:
@@ -75,12 +83,12 @@ class CostTerm:
     expected = self.expected(alphas)
     metrics = {'expected_cost': expected}
     if self.config.target:
-      cheapest, dearest = constrained.cost_range(self.tables, self.primitives)
-      violation = (expected - self.config.target) / (dearest - cheapest)
+      violation = expected - self.config.target
+      # Where all genotypes cost the same there is nothing to pull.
+      violation /= max(self.dearest - self.cheapest, 1.0)
       value = multiplier * violation + _DAMPING * violation**2 / 2
       return value, (_MULTIPLIER_RATE * violation, metrics)
-    uniform = self.expected(jax.tree.map(jnp.zeros_like, alphas))
-    value = self.config.weight * expected / uniform
+    value = self.config.weight * expected / self.uniform
     return value, (jnp.zeros_like(multiplier), metrics)
 
   def derive(self, weights: alphas_lib.Alphas) -> Genotype:
@@ -121,9 +129,16 @@ def build_cost_term(
   tables = cost.cost_tables(
     spec, primitives, section.metric, section.exit % exits
   )
-  term = CostTerm(section, tables, primitives)
+  cheapest, dearest = constrained.cost_range(tables, primitives)
+  uniform = derived_cost.expected_derived_cost(
+    {kind: np.zeros_like(getattr(tables, kind)) for kind in network_lib.KINDS},
+    tables,
+    primitives,
+  )
+  term = CostTerm(
+    section, tables, primitives, cheapest, dearest, float(uniform)
+  )
   if section.target:
-    cheapest, dearest = constrained.cost_range(tables, primitives)
     low, high = term.limits
     if high < cheapest or low > dearest:
       raise UsageError(

@@ -15,6 +15,7 @@ from ms_ranas_jax import settings
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import parallel
+from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import split_indices
 from ms_ranas_jax.runtime.interruption import Interruption
@@ -293,26 +294,13 @@ def run_search(
     return {'derived_cost': program.cost_term.exact(weights)}
 
   steps.run(
-    steps.Work(
-      label='search',
-      epochs=search.epochs,
-      steps=program.steps,
-      line_steps=search.chunk_steps,
-      devices=program.devices,
-      new_state=program.new_state,
-      step=program.step,
-      metrics=program.metrics,
-      data={'images': dataset.train_images, 'labels': dataset.train_labels},
-      batches=batches,
-      on_nonfinite=search.on_nonfinite,
-      checkpoint_seconds=config.checkpoint_seconds,
-    ),
+    steps.build_work(config, 'search', dataset, program, batches),
     steps.Hooks(begin, lambda done: {}, end_epoch, _shown),
     workdir,
     interruption or Interruption(),
   )
   genotype = program.cost_term.derive(alphas_lib.softmax_weights(history[-1]))
-  if parallel.is_first_process():
+  if processes.is_first():
     files.write_text(os.path.join(workdir, GENOTYPE_FILE), genotype.to_json())
   return genotype
 
@@ -330,7 +318,7 @@ def _host(alphas: alphas_lib.Alphas) -> dict[str, np.ndarray]:
 
 
 def _write_history(directory: str, history: list) -> None:
-  if not parallel.is_first_process():
+  if not processes.is_first():
     return
   files.write_npz(
     os.path.join(directory, 'alphas.npz'),

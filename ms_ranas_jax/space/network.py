@@ -24,6 +24,7 @@ from ms_ranas_jax.space.genotype import check_operations
 
 NORMAL = 'normal'
 REDUCTION = 'reduction'
+KINDS = (NORMAL, REDUCTION)
 Weights = Mapping[str, jax.Array]
 
 

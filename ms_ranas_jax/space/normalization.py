@@ -182,6 +182,7 @@ def apply_moments(
   scales: jax.Array,
   bias: jax.Array | None,
   statistics: tuple[jax.Array, jax.Array] | None,
+  num_normalized: int | None = None,
 ) -> jax.Array:
   """Sums normalised terms, with given statistics (inference).
 
@@ -189,19 +190,20 @@ def apply_moments(
     terms: see `normalized_sum`.
     scales: (terms, n, channels).
     bias: (n, channels), or None for zero.
-    statistics: mean and variance of the terms that are normalised, the first
-      ones, see `moments`; None normalises nothing.
+    statistics: mean and variance of the terms that are normalised, see
+      `moments`; None where there are none.
+    num_normalized: see `normalized_sum`.
 
   Returns:
     (n, batch, height, width, channels).
   """
   if bias is None:
     bias = jnp.zeros_like(scales[0])
-  count, rows = 0, 0
-  while statistics is not None and rows < len(statistics[0]):
-    rows += len(terms[count])
-    count += 1
-  factors, constant, _ = _affine_maps(terms, scales, bias, statistics, count)
+  if num_normalized is None:
+    num_normalized = len(terms)
+  factors, constant, _ = _affine_maps(
+    terms, scales, bias, statistics, num_normalized
+  )
   return _weigh(terms, factors, constant)
 
 

@@ -98,7 +98,7 @@ class NormalizedSum(nn.Module):
       _update_averages(self, averages, statistics, terms, self.axis_name)
       return total
     statistics = averages and tuple(average.value for average in averages)
-    return normalization.apply_moments(terms, scales, bias, statistics)
+    return normalization.apply_moments(terms, scales, bias, statistics, count)
 
 
 Averages = tuple[nn.Variable, nn.Variable]

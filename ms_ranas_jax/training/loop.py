@@ -366,20 +366,7 @@ def run_training(
     return _holdout_metrics(config, dataset, apply, state, program)
 
   return steps.run(
-    steps.Work(
-      label='train',
-      epochs=train.epochs,
-      steps=program.steps,
-      line_steps=train.chunk_steps,
-      devices=program.devices,
-      new_state=program.new_state,
-      step=program.step,
-      metrics=program.metrics,
-      data={'images': dataset.train_images, 'labels': dataset.train_labels},
-      batches=batches,
-      on_nonfinite=train.on_nonfinite,
-      checkpoint_seconds=config.checkpoint_seconds,
-    ),
+    steps.build_work(config, 'train', dataset, program, batches),
     steps.Hooks(lambda *_: None, end_line, end_epoch, _shown),
     workdir,
     interruption or Interruption(),

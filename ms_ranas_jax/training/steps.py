@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from absl import logging
 import flax.struct
@@ -25,6 +25,7 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime import processes
+from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.runtime.metrics import MetricsWriter
@@ -105,6 +106,49 @@ class Saved:
   seconds: jax.Array
 
 
+class Program(Protocol):
+  """What the programs of the search and of the training have in common."""
+
+  devices: int
+  steps: int
+  new_state: Callable[[], PyTree]
+  step: parallel.Step
+  metrics: Mapping[str, tuple[int, ...]]
+
+
+def build_work(
+  config: Any,
+  label: str,
+  dataset: Dataset,
+  program: Program,
+  batches: Callable[[int], np.ndarray],
+) -> Work:
+  """Returns the work of a stage.
+
+  Args:
+    config: the whole config; its section `label` is read.
+    label: 'search' or 'train'.
+    dataset: whose training images and labels the steps read.
+    program: of the stage.
+    batches: epoch -> indices (steps, ..., batch).
+  """
+  section = config[label]
+  return Work(
+    label=label,
+    epochs=section.epochs,
+    steps=program.steps,
+    line_steps=section.chunk_steps,
+    devices=program.devices,
+    new_state=program.new_state,
+    step=program.step,
+    metrics=program.metrics,
+    data={'images': dataset.train_images, 'labels': dataset.train_labels},
+    batches=batches,
+    on_nonfinite=section.on_nonfinite,
+    checkpoint_seconds=config.checkpoint_seconds,
+  )
+
+
 def checkpoints(workdir: str, label: str) -> str:
   """Returns the folder of a stage's checkpoints."""
   return os.path.join(workdir, label, 'checkpoints')
@@ -166,7 +210,7 @@ def run(
     logging.info('%s: %d steps, %d of them done', work.label, total, done)
     with contextlib.ExitStack() as stack:
       writer = progress = None
-      if parallel.is_first_process():
+      if processes.is_first():
         directory = os.path.join(workdir, work.label)
         resumed = done if restored else -1
         writer = stack.enter_context(MetricsWriter(directory, resumed))

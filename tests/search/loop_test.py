@@ -20,7 +20,6 @@ from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.runtime.interruption import Interrupted
-from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import loop
 from ms_ranas_jax.space import operations as ops
@@ -171,26 +170,13 @@ def test_each_half_of_the_images_has_one_use(finished, dataset):
     assert list(first) != list(second)
 
 
-class _AtCall(Interruption):
-  """Asks to stop once it has been asked so many times."""
-
-  def __init__(self, call):
-    super().__init__()
-    self.calls = call
-
-  @property
-  def requested(self):
-    self.calls -= 1
-    return self.calls < 0
-
-
 def test_an_interrupted_search_goes_on_bit_for_bit(
-  finished, dataset, tmp_path, monkeypatch
+  finished, dataset, tmp_path, monkeypatch, stop_at_call
 ):
   """In the middle of a line of the second epoch."""
   monkeypatch.setattr(steps, '_call_length', lambda *_: 1)
   with pytest.raises(Interrupted):
-    loop.run_search(_config(), dataset, str(tmp_path), FEW, _AtCall(8))
+    loop.run_search(_config(), dataset, str(tmp_path), FEW, stop_at_call(5))
   assert not (tmp_path / 'search' / 'genotype.json').exists()
   written = [r['step'] for r in _metrics(tmp_path)]
   assert written == [3, 4]

@@ -35,6 +35,20 @@ def test_gradients_are_those_of_the_function():
     np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_forward_mode_over_its_gradient_is_that_of_the_function():
+  """As the exact second order of a search differentiates it."""
+  rng = np.random.default_rng(1)
+  x = rng.normal(size=(5, 4))
+  layers = [rng.normal(size=(64, 4)) for _ in range(2)]
+  with jax.enable_x64(True):
+    kept, again = (
+      jax.jvp(lambda x, f=f: _gradients(f, x, layers), (x,), (x,))[1]
+      for f in (_wide, recompute.recompute(_wide))
+    )
+  for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(kept), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
 def test_the_compiled_program_takes_less_memory():
   x = jnp.ones((1024, 16))
   layers = [jnp.ones((256, 16))] * 6

@@ -20,7 +20,6 @@ from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.runtime.interruption import Interrupted
-from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
@@ -189,24 +188,13 @@ def test_the_holdout_metrics_are_those_of_the_held_out_images(
   )
 
 
-class _AtCall(Interruption):
-  """Asks to stop once it has been asked so many times."""
-
-  def __init__(self, call):
-    super().__init__()
-    self.calls = call
-
-  @property
-  def requested(self):
-    self.calls -= 1
-    return self.calls < 0
-
-
 def test_an_interrupted_training_goes_on_bit_for_bit(
-  finished, dataset, tmp_path
+  finished, dataset, tmp_path, stop_at_call
 ):
   with pytest.raises(Interrupted):
-    loop.run_training(_config(), dataset, NETWORK, str(tmp_path), _AtCall(6))
+    loop.run_training(
+      _config(), dataset, NETWORK, str(tmp_path), stop_at_call(4)
+    )
   before = _metrics(tmp_path)
   assert 0 < len(before) < len(_metrics(finished.workdir))
   _assert_same(_train(dataset, tmp_path), finished.state)

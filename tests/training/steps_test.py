@@ -94,19 +94,6 @@ class _Stage:
     return {'norm': float(jnp.sum(state.weight**2))}
 
 
-class _AtCall(Interruption):
-  """Asks to stop once it has been asked so many times."""
-
-  def __init__(self, calls):
-    super().__init__()
-    self.calls = calls
-
-  @property
-  def requested(self):
-    self.calls -= 1
-    return self.calls < 0
-
-
 def _run(workdir, work=None, interruption=None):
   stage = _Stage()
   state = steps.run(
@@ -186,7 +173,7 @@ def test_a_finished_run_only_answers(finished):
 
 @pytest.mark.parametrize('length', [1, 2, 3])
 def test_wherever_it_is_interrupted_it_ends_the_same(
-  length, finished, tmp_path, monkeypatch
+  length, finished, tmp_path, monkeypatch, stop_at_call
 ):
   """At every call, also in the middle of a line, and at the last one."""
   monkeypatch.setattr(steps, '_call_length', lambda *_: length)
@@ -196,7 +183,7 @@ def test_wherever_it_is_interrupted_it_ends_the_same(
     stopped = 0
     while True:
       try:
-        state, _ = _run(workdir, interruption=_AtCall(call))
+        state, _ = _run(workdir, interruption=stop_at_call(call))
         break
       except Interrupted:
         stopped += 1
