@@ -1,0 +1,110 @@
+"""The widest network within a budget, by the cost model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import TypeVar
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.space import cost
+
+# What a budget can limit; all of the last exit.
+MACS, PARAMS, BYTES = LIMITS = 'macs', 'params', 'bytes'
+_BYTES_PER_PARAM = 4
+# Widths that make a network are not further apart, as their divisors are small.
+_GAP = 64
+_WIDEST = 2**14
+
+
+Network = TypeVar('Network')  # what `cost.network_cost` takes
+
+
+def measured(network: Network) -> dict[str, int]:
+  """Returns what a network costs of each thing that can be limited.
+
+  Args:
+    network: its params are not needed.
+
+  Returns:
+    `macs` and `params` of the last exit, and `bytes`: those of all params in
+    float32 and the peak of the activations, what a chip has to hold.
+  """
+  last = cost.network_cost(network).exits[-1]
+  return {
+    MACS: last.macs,
+    PARAMS: last.total_params,
+    BYTES: _BYTES_PER_PARAM * last.total_params + last.peak_activation_bytes,
+  }
+
+
+def widest(
+  build: Callable[[int], Network],
+  limits: Mapping[str, float],
+  field: str = 'train.budget',
+) -> tuple[int, Network]:
+  """Returns the widest network that fits.
+
+  All costs grow with the width, so the width is found by halving.
+
+  Args:
+    build: initial channels -> the network; raises `UsageError` for a width
+      that makes none.
+    limits: any of 'macs', 'params' and 'bytes' -> the most there may be, see
+      `measured`.
+    field: the config section that error messages name.
+
+  Returns:
+    The initial channels, and the network.
+
+  Raises:
+    UsageError: nothing is limited, or the narrowest network does not fit.
+  """
+  if not limits:
+    raise UsageError(
+      f'{field} limits nothing, so there is no widest network; set '
+      f'{" or ".join(f"{field}.{name}" for name in LIMITS)}.'
+    )
+
+  @functools.cache
+  def built(channels: int) -> Network | None:
+    try:
+      return build(channels)
+    except UsageError:
+      return None
+
+  def fits(channels: int) -> bool:
+    costs = measured(built(channels))
+    return all(costs[name] <= limit for name, limit in limits.items())
+
+  def next_valid(channels: int) -> int | None:
+    """The narrowest width of at least so many channels, if any is near."""
+    upwards = range(channels, min(channels + _GAP, _WIDEST))
+    return next((c for c in upwards if built(c) is not None), None)
+
+  narrowest = next_valid(1)
+  if narrowest is None:
+    build(1)  # Says why it makes no network.
+    raise UsageError(f'{field}: no width up to {_GAP} makes a network.')
+  if not fits(narrowest):
+    costs = measured(built(narrowest))
+    raise UsageError(
+      f'{field}: the narrowest network, of {narrowest} channels, has '
+      + ', '.join(
+        f'{costs[name]:,} {name} ({limit:,.0f} allowed)'
+        for name, limit in limits.items()
+      )
+      + '; allow more, or choose a smaller network.'
+    )
+  # Doubled until it does not fit, then halved between.
+  best, above = narrowest, 2 * narrowest
+  while (wider := next_valid(above)) is not None and fits(wider):
+    best, above = wider, 2 * wider
+  while best + 1 < above:
+    middle = (best + above) // 2
+    wider = next_valid(middle)
+    if wider is not None and wider < above and fits(wider):
+      best = wider
+    else:
+      above = middle
+  return best, built(best)
