@@ -27,11 +27,11 @@ from ms_ranas_jax.space.cell import Cell
 from ms_ranas_jax.space.cell import Wiring
 from ms_ranas_jax.space.cell import fixed_wiring
 from ms_ranas_jax.space.cell import mixed_wiring
-from ms_ranas_jax.space.cost import CostTables
 from ms_ranas_jax.space.cost import NetworkCost
-from ms_ranas_jax.space.cost import cost_tables
-from ms_ranas_jax.space.cost import expected_cost
 from ms_ranas_jax.space.cost import network_cost
+from ms_ranas_jax.space.cost_tables import CostTables
+from ms_ranas_jax.space.cost_tables import cost_tables
+from ms_ranas_jax.space.cost_tables import expected_cost
 from ms_ranas_jax.space.genotype import AMOEBANET
 from ms_ranas_jax.space.genotype import DARTS_V1
 from ms_ranas_jax.space.genotype import DARTS_V2

@@ -23,7 +23,7 @@ from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.space import cost as cost_lib
-from ms_ranas_jax.space.network import Network
+from ms_ranas_jax.space.family import AnytimeNetwork
 from ms_ranas_jax.training import loop
 from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import prediction
@@ -33,7 +33,7 @@ Config = Any
 
 
 def trained_variables(
-  config: Config, dataset: Dataset, network: Network, workdir: str
+  config: Config, dataset: Dataset, network: AnytimeNetwork, workdir: str
 ) -> dict[str, Any]:
   """Reads the params and batch_stats of a finished training.
 
@@ -64,7 +64,7 @@ def trained_variables(
 def evaluate_exits(
   config: Config,
   dataset: Dataset,
-  network: Network,
+  network: AnytimeNetwork,
   variables: dict[str, Any],
   held_out: np.ndarray,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -138,7 +138,7 @@ def _confidence(logits: np.ndarray) -> np.ndarray:
 
 
 def run_evaluation(
-  config: Config, dataset: Dataset, network: Network, workdir: str
+  config: Config, dataset: Dataset, network: AnytimeNetwork, workdir: str
 ) -> dict[str, Any]:
   """Writes `evaluate/anytime.json` and `evaluate/budgeted.json`.
 

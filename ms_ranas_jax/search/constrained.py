@@ -19,7 +19,7 @@ import numpy as np
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.space import cell
-from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import network
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
@@ -33,7 +33,7 @@ Choice = tuple[float, float, tuple[tuple[int, int], tuple[int, int]]]
 
 def derive_within(
   weights: Mapping[str, np.ndarray | jax.Array],
-  tables: cost.CostTables,
+  tables: cost_tables.CostTables,
   lowest: float,
   highest: float,
   primitives: ops.Primitives = ops.PRIMITIVES,
@@ -42,7 +42,7 @@ def derive_within(
 
   Args:
     weights: {'normal': (edges, operations), 'reduction': ...}, softmax weights.
-    tables: of the network to be derived, see `cost.cost_tables`.
+    tables: of the network to be derived, see `cost_tables.cost_tables`.
     lowest: the least cost allowed, in the unit of the tables.
     highest: the most.
     primitives: name -> operation, in the order of the columns.
@@ -55,7 +55,7 @@ def derive_within(
     UsageError: no genotype costs so much; the message says what can be had.
   """
   plain = alphas_lib.derive_genotype(weights, primitives)
-  if lowest <= cost.genotype_cost(plain, tables, primitives) <= highest:
+  if lowest <= cost_tables.genotype_cost(plain, tables, primitives) <= highest:
     return plain
   blocks = [
     _choices(np.asarray(weights[kind]), getattr(tables, kind), primitives)
@@ -87,12 +87,12 @@ def derive_within(
 
 
 def cost_range(
-  tables: cost.CostTables, primitives: ops.Primitives = ops.PRIMITIVES
+  tables: cost_tables.CostTables, primitives: ops.Primitives = ops.PRIMITIVES
 ) -> tuple[float, float]:
   """Returns what the cheapest and the dearest genotype cost.
 
   Args:
-    tables: of the network to be derived, see `cost.cost_tables`.
+    tables: of the network to be derived, see `cost_tables.cost_tables`.
     primitives: name -> operation, in the order of the columns.
   """
   nodes = [

@@ -28,7 +28,7 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import constrained
 from ms_ranas_jax.search import derived_cost
-from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
@@ -54,7 +54,7 @@ class CostTerm:
   """
 
   config: Config
-  tables: cost.CostTables
+  tables: cost_tables.CostTables
   primitives: ops.Primitives
   cheapest: float
   dearest: float
@@ -102,7 +102,7 @@ class CostTerm:
   def exact(self, weights: alphas_lib.Alphas) -> float:
     """The cost of the genotype that would be derived, as DARTS derives it."""
     genotype = alphas_lib.derive_genotype(weights, self.primitives)
-    return cost.genotype_cost(genotype, self.tables, self.primitives)
+    return cost_tables.genotype_cost(genotype, self.tables, self.primitives)
 
 
 def build_cost_term(
@@ -126,7 +126,7 @@ def build_cost_term(
       f'search.cost.exit = {section.exit}: the network of config.train.network '
       f'has exits 0 to {exits - 1}, or -1 for the last.'
     )
-  tables = cost.cost_tables(
+  tables = cost_tables.cost_tables(
     spec, primitives, section.metric, section.exit % exits
   )
   cheapest, dearest = constrained.cost_range(tables, primitives)

@@ -12,8 +12,8 @@ derivation itself as the temperature T goes to zero:
   operation other than none, by which DARTS ranks edges. With P the softmax of
   log s / T,  P(e is kept) = P_e + sum_j P_j P_e / (1 - P_j).
 
-Costs are sums over edges and operations (`cost.CostTables`), so the expectation
-is that of the probabilities put in for weights.
+Costs are sums over edges and operations (`CostTables`), so the expectation is
+that of the probabilities put in for weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.space import cell
-from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import operations as ops
 
 
@@ -76,7 +76,7 @@ def _kept(logits: jax.Array) -> jax.Array:
 
 def expected_derived_cost(
   alphas: alphas_lib.Alphas,
-  tables: cost.CostTables,
+  tables: cost_tables.CostTables,
   primitives: ops.Primitives = ops.PRIMITIVES,
   temperature: float = 1.0,
 ) -> jax.Array:
@@ -84,13 +84,13 @@ def expected_derived_cost(
 
   Args:
     alphas: {'normal': (edges, operations), 'reduction': ...}.
-    tables: of the network to be derived, see `cost.cost_tables`.
+    tables: of the network to be derived, see `cost_tables.cost_tables`.
     primitives: name -> operation, in the order of the columns.
     temperature: T, above 0; towards 0 it is the cost of the derived network.
 
   Returns:
     A scalar in the unit of the tables.
   """
-  return cost.expected_cost(
+  return cost_tables.expected_cost(
     derived_probabilities(alphas, primitives, temperature), tables
   )

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import cell as cell_lib
+from ms_ranas_jax.space import family
 from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import grid_tasks
 from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import parts
@@ -117,6 +119,16 @@ class Network(nn.Module):
     """The number of exits."""
     return len(self.plan.exits)
 
+  def tasks(self) -> tuple[family.Task, ...]:
+    """Returns what is computed, for the cost model."""
+    return grid_tasks.tasks(
+      self.plan, self.normal, self.reduction, self.operations, self.search
+    )
+
+  def tensors(self) -> Mapping[str, tuple[str, ...]]:
+    """Returns the tensors that a cell's output consists of, by its name."""
+    return grid_tasks.tensors(self.plan, self.normal, self.reduction)
+
   @nn.compact
   def __call__(
     self,
@@ -144,16 +156,8 @@ class Network(nn.Module):
       Logits (exits, batch, classes), float32.
     """
     spec = self.plan.spec
-    if images.shape[1:] != spec.image_shape:
-      raise UsageError(
-        f'the network is planned for images of shape {spec.image_shape}, not '
-        f'{images.shape[1:]}.'
-      )
-    last = self.num_exits - 1 if last_exit is None else last_exit
-    if not 0 <= last < self.num_exits:
-      raise UsageError(
-        f'last_exit = {last}: the network has exits 0 to {self.num_exits - 1}.'
-      )
+    family.check_images(self.plan, images)
+    last = family.last_exit_of(self.num_exits, last_exit)
     images = images.astype(jnp.dtype(self.dtype))
     features: dict[tuple[int, int], jax.Array] = {}
     for stem in self.plan.stems:

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ms_ranas_jax.space.network import Network
+from ms_ranas_jax.space.family import AnytimeNetwork
 from ms_ranas_jax.space.network import Weights
 
 
 def init_variables(
-  network: Network, key: jax.Array, weights: Weights | None = None
+  network: AnytimeNetwork, key: jax.Array, weights: Weights | None = None
 ) -> dict[str, Mapping[str, Any]]:
   """Draws params and sets up batch_stats, without computing the network.
 

@@ -18,7 +18,7 @@ from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import split_indices
 from ms_ranas_jax.runtime.interruption import Interruption
-from ms_ranas_jax.space.network import Network
+from ms_ranas_jax.space.family import AnytimeNetwork
 from ms_ranas_jax.training import augmentation
 from ms_ranas_jax.training import epochs
 from ms_ranas_jax.training import initialization
@@ -56,7 +56,7 @@ class TrainState:
 
 
 def new_state(
-  network: Network, optimizer: optax.GradientTransformation, seed: int
+  network: AnytimeNetwork, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
   """Returns the state before the first step."""
   # Another stream than the search's, which has the same seed.
@@ -77,7 +77,7 @@ def train_step(
   images: jax.Array,
   labels: jax.Array,
   *,
-  network: Network,
+  network: AnytimeNetwork,
   optimizer: optax.GradientTransformation,
   weights: tuple[float, ...],
   drop_path: jax.Array | float | None = None,
@@ -217,7 +217,7 @@ class Program:
     metrics: name -> shape of what the step returns.
   """
 
-  network: Network
+  network: AnytimeNetwork
   devices: int
   fitted: np.ndarray
   held_out: np.ndarray
@@ -229,7 +229,7 @@ class Program:
 
 
 def build_program(
-  config: Config, dataset: Dataset, network: Network
+  config: Config, dataset: Dataset, network: AnytimeNetwork
 ) -> Program:
   """Returns the program of a training.
 
@@ -293,7 +293,7 @@ def build_program(
   )
 
 
-def _metrics(network: Network) -> dict[str, tuple[int, ...]]:
+def _metrics(network: AnytimeNetwork) -> dict[str, tuple[int, ...]]:
   return {
     'train_loss': (),
     'train_accuracy': (network.num_exits,),
@@ -302,7 +302,7 @@ def _metrics(network: Network) -> dict[str, tuple[int, ...]]:
 
 
 def saved_template(
-  config: Config, dataset: Dataset, network: Network
+  config: Config, dataset: Dataset, network: AnytimeNetwork
 ) -> tuple[steps.Saved, int]:
   """Returns the shapes of a checkpoint, and the steps of a whole training.
 
@@ -324,7 +324,7 @@ def saved_template(
 def run_training(
   config: Config,
   dataset: Dataset,
-  network: Network,
+  network: AnytimeNetwork,
   workdir: str,
   interruption: Interruption | None = None,
 ) -> TrainState:

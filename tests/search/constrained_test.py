@@ -9,7 +9,7 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import constrained
 from ms_ranas_jax.space import cell
-from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import genotype as genotype_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import operations as ops
@@ -59,9 +59,11 @@ def _all_genotypes(primitives):
 def test_it_is_the_likeliest_of_all_within_the_limits():
   primitives = {n: FEW[n] for n in ('none', 'skip_connect', 'sep_conv_3x3')}
   spec = grid.NetworkSpec(4, 3, 2, 1, image_shape=(8, 8, 1))
-  tables = cost.cost_tables(spec, primitives)
+  tables = cost_tables.cost_tables(spec, primitives)
   every = list(_all_genotypes(primitives))
-  costs = np.array([cost.genotype_cost(g, tables, primitives) for g in every])
+  costs = np.array(
+    [cost_tables.genotype_cost(g, tables, primitives) for g in every]
+  )
   for seed in range(3):
     weights = _weights(2, primitives, seed)
     values = np.array([_value(g, weights, primitives) for g in every])
@@ -71,7 +73,7 @@ def test_it_is_the_likeliest_of_all_within_the_limits():
       inside = (costs >= low) & (costs <= high)
       assert inside.any()
       found = constrained.derive_within(weights, tables, low, high, primitives)
-      assert low <= cost.genotype_cost(found, tables, primitives) <= high
+      assert low <= cost_tables.genotype_cost(found, tables, primitives) <= high
       np.testing.assert_allclose(
         _value(found, weights, primitives), values[inside].max(), rtol=1e-9
       )
@@ -80,25 +82,25 @@ def test_it_is_the_likeliest_of_all_within_the_limits():
 @pytest.mark.parametrize('nodes', [2, 4])
 def test_it_keeps_to_the_limits_with_all_primitives(nodes):
   spec = grid.NetworkSpec(8, 5, nodes, 2)
-  tables = cost.cost_tables(spec, metric='params')
+  tables = cost_tables.cost_tables(spec, metric='params')
   weights = _weights(nodes, ops.PRIMITIVES, 0)
   plain = alphas_lib.derive_genotype(weights)
-  usual = cost.genotype_cost(plain, tables)
+  usual = cost_tables.genotype_cost(plain, tables)
   assert constrained.derive_within(weights, tables, 0, usual) == plain
   for factor in (0.8, 1.1):
     low, high = 0.98 * factor * usual, 1.02 * factor * usual
     found = constrained.derive_within(weights, tables, low, high)
     assert found != plain
-    assert low <= cost.genotype_cost(found, tables) <= high
+    assert low <= cost_tables.genotype_cost(found, tables) <= high
 
 
 @pytest.mark.parametrize('factor', [0.1, 10.0])
 def test_an_impossible_cost_is_refused_with_what_can_be_had(factor):
   spec = grid.NetworkSpec(4, 3, 2, 1)
-  tables = cost.cost_tables(spec, FEW)
+  tables = cost_tables.cost_tables(spec, FEW)
   weights = _weights(2, FEW, 0)
   costs = [
-    cost.genotype_cost(
+    cost_tables.genotype_cost(
       genotype_lib.Genotype(
         ((name, 0), (name, 1)) * 2, (2, 3), ((name, 0), (name, 1)) * 2, (2, 3)
       ),

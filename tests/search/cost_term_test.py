@@ -14,6 +14,7 @@ from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import cost_term
 from ms_ranas_jax.search import loop
 from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
@@ -130,7 +131,7 @@ def test_a_search_finds_what_it_was_asked_for(tmp_path):
     config.train.network, dataset.image_shape, dataset.num_classes
   )
   cheapest, dearest = cost_term.constrained.cost_range(
-    cost.cost_tables(spec, FEW), FEW
+    cost_tables.cost_tables(spec, FEW), FEW
   )
   # All edges of one of the two cells.
   for share in (0.3, 0.7):

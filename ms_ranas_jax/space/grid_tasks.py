@@ -1,0 +1,187 @@
+"""The grid of cells spelled out as the tasks that the cost model adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ms_ranas_jax.space import cell as cell_lib
+from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import layer_cost
+from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space import parts
+from ms_ranas_jax.space.family import Task
+
+
+def _input_tasks(
+  source: grid.CellInput, plan: grid.Cell, state: str, affine: bool
+) -> Iterator[Task]:
+  """The preprocessing of one input of a cell."""
+  name = plan.output.name
+
+  def conv(feature: grid.Feature, features: int, **fields):
+    return parts.conv_norm_layers(
+      feature.channels,
+      features,
+      feature.height,
+      feature.width,
+      affine=affine,
+      **fields,
+    )
+
+  level = source.horizontal
+  features = plan.channels
+  if source.diagonal is not None:
+    features //= 2
+    layers = conv(source.diagonal, features, kernel=3, stride=2)
+    if source.halve:
+      layers += parts.factorized_reduce_layers(
+        features, features, level.height, level.width, affine
+      )
+    yield Task(
+      (source.diagonal.name,),
+      f'{state}.diagonal',
+      plan.height * plan.width * features,
+      layers,
+      plan.step,
+      name,
+    )
+  if source.halve:
+    layers = parts.factorized_reduce_layers(
+      level.channels, features, level.height, level.width, affine
+    )
+  else:
+    layers = conv(level, features)
+  yield Task(
+    (level.name,),
+    f'{state}.horizontal',
+    plan.height * plan.width * features,
+    layers,
+    plan.step,
+    name,
+  )
+
+
+def _cell_tasks(
+  plan: grid.Cell,
+  wiring: cell_lib.Wiring,
+  operations: ops.Primitives,
+  search: bool,
+) -> Iterator[Task]:
+  name = plan.output.name
+  state_names: list[tuple[str, ...]] = []
+  for position, source in enumerate(plan.inputs):
+    made = list(
+      _input_tasks(source, plan, f'{name}/{position}', affine=not search)
+    )
+    yield from made
+    state_names.append(tuple(task.output for task in made))
+  elements = plan.output.height * plan.output.width * plan.channels
+  for node in range(wiring.nodes):
+    state = f'{name}/{cell_lib.NUM_INPUTS + node}'
+    for row, edge in enumerate(wiring.edges):
+      if edge.node != node:
+        continue
+      strided = plan.reduction and edge.state < cell_lib.NUM_INPUTS
+      first = edge.state < cell_lib.NUM_INPUTS
+      height = plan.height if first else plan.output.height
+      width = plan.width if first else plan.output.width
+      for operation in edge.operations:
+        if isinstance(operations[operation], ops.Zero):
+          continue
+        yield Task(
+          state_names[edge.state],
+          state,
+          elements,
+          operations[operation].layers(
+            plan.channels, 2 if strided else 1, height, width, search
+          ),
+          plan.step,
+          name,
+          (row, operation),
+        )
+    state_names.append((state,))
+
+
+def tasks(
+  plan: grid.Plan,
+  normal: cell_lib.Wiring,
+  reduction: cell_lib.Wiring,
+  operations: ops.Primitives,
+  search: bool,
+) -> tuple[Task, ...]:
+  """Spells out a network.
+
+  Args:
+    plan: the grid.
+    normal: wiring of the normal cells.
+    reduction: wiring of the reduction cells.
+    operations: name -> operation.
+    search: whether the BNs of cells have no scale and bias.
+
+  Returns:
+    The tasks in an order in which they can be run, step after step. The tensor
+    of a cell's node i is named `FEATURE/i`; a cell's feature is the nodes that
+    it concatenates, which `tensors` resolves.
+  """
+  rows = []
+  for stem in plan.stems:
+    source = plan.stems[stem.output.scale - 1].output
+    height, width, channels = plan.spec.image_shape
+    if stem.output.scale:
+      height, width, channels = source.height, source.width, source.channels
+    rows.append(
+      Task(
+        (source.name if stem.output.scale else 'images',),
+        stem.output.name,
+        stem.output.height * stem.output.width * stem.output.channels,
+        parts.conv_norm_layers(
+          channels,
+          stem.output.channels,
+          height,
+          width,
+          kernel=3,
+          stride=2 if stem.output.scale else 1,
+          rectify=False,
+        ),
+        stem.step,
+        stem.output.name,
+      )
+    )
+  for cell in plan.cells:
+    rows += _cell_tasks(
+      cell,
+      reduction if cell.reduction else normal,
+      operations,
+      search,
+    )
+  for exit_ in plan.exits:
+    feature = exit_.feature
+    rows.append(
+      Task(
+        (feature.name,),
+        exit_.name,
+        plan.spec.num_classes,
+        (
+          layer_cost.global_pool(
+            feature.height, feature.width, feature.channels
+          ),
+          layer_cost.dense(feature.channels, plan.spec.num_classes),
+        ),
+        exit_.index,
+        exit_.name,
+      )
+    )
+  return tuple(sorted(rows, key=lambda task: task.step))
+
+
+def tensors(
+  plan: grid.Plan, normal: cell_lib.Wiring, reduction: cell_lib.Wiring
+) -> dict[str, tuple[str, ...]]:
+  """Returns the name of a cell's feature -> the tensors it consists of."""
+  return {
+    cell.output.name: tuple(
+      f'{cell.output.name}/{state}'
+      for state in (reduction if cell.reduction else normal).concat
+    )
+    for cell in plan.cells
+  }
