@@ -16,7 +16,7 @@ from ms_ranas_jax.space.family import AnytimeNetwork
 from ms_ranas_jax.space.family import Task
 
 METRICS = ('macs', 'flops_msdnet', 'params')
-_BYTES_PER_FLOAT32 = 4
+BYTES_PER_FLOAT32 = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,16 @@ class NetworkCost:
     }
 
 
+def working_elements(task: Task) -> int:
+  """Returns the most elements alive inside a task, beside its inputs."""
+  most = working = 0
+  for layer in task.layers:
+    if not layer.in_place:
+      most = max(most, working + layer.elements)
+      working = layer.elements
+  return most
+
+
 def _peak_elements(
   rows: Sequence[Task], tensors: Mapping[str, tuple[str, ...]], image: int
 ) -> int:
@@ -82,15 +92,11 @@ def _peak_elements(
   for index, task in enumerate(rows):
     held = sum(alive.values())
     adds = task.output in alive
-    working = 0
-    for layer in task.layers:
-      if layer.in_place:
-        continue
-      peak = max(peak, held + working + layer.elements)
-      working = layer.elements
+    needed = working_elements(task)
     if not adds:
+      needed = max(needed, task.elements)
       alive[task.output] = task.elements
-    peak = max(peak, held + (working if adds else task.elements))
+    peak = max(peak, held + needed)
     alive = {
       tensor: size
       for tensor, size in alive.items()
@@ -120,7 +126,7 @@ def network_cost(network: AnytimeNetwork) -> NetworkCost:
         exit=exit_.index,
         layer=exit_.layer,
         total_params=total_params,
-        peak_activation_bytes=_BYTES_PER_FLOAT32
+        peak_activation_bytes=BYTES_PER_FLOAT32
         * _peak_elements(needed, tensors, image),
         **{m: sum(task.total(m) for task in needed) for m in METRICS},
       )

@@ -1,12 +1,13 @@
 """The cost of the network to be derived, as a function of a search's weights.
 
-Costs add up over edges and operations, so one table per kind of cell holds
-them all.
+All costs but the peak of the activations add up over edges and operations, so
+one table per kind of cell holds them; for the peak see `peak_tables`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,17 @@ import numpy as np
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import cell as cell_lib
+from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
-from ms_ranas_jax.space.cost import METRICS
+from ms_ranas_jax.space import peak_tables
+from ms_ranas_jax.space.cost import BYTES_PER_FLOAT32
 from ms_ranas_jax.space.genotype import Genotype
+
+WEIGHT_BYTES, PEAK = 'weight_bytes', 'peak_activation_bytes'
+# What a search can be aware of.
+METRICS = (*cost.METRICS, WEIGHT_BYTES, PEAK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,19 +43,44 @@ class CostTables:
   normal: np.ndarray
   reduction: np.ndarray
 
+  def expected(self, weights: network_lib.Weights) -> jax.Array:
+    """Returns the cost under the weights, see `expected_cost`."""
+    return (
+      self.base
+      + jnp.sum(weights[network_lib.NORMAL] * self.normal)
+      + jnp.sum(weights[network_lib.REDUCTION] * self.reduction)
+    )
+
+  def of_genotype(
+    self, genotype: Genotype, primitives: ops.Primitives
+  ) -> float:
+    """Returns the cost of a genotype, see `genotype_cost`."""
+    columns = {name: column for column, name in enumerate(primitives)}
+    total = self.base
+    for table, reduction in ((self.normal, False), (self.reduction, True)):
+      for index, (operation, state) in enumerate(genotype.edges(reduction)):
+        row = cell_lib.num_edges(index // 2) + state
+        total += table[row, columns[operation]]
+    return float(total)
+
+
+# Both give the `expected` cost and that `of_genotype`.
+Tables = CostTables | peak_tables.PeakTables
+
 
 def cost_tables(
   spec: grid.NetworkSpec,
   primitives: ops.Primitives = ops.PRIMITIVES,
   metric: str = 'macs',
   exit_index: int | None = None,
-) -> CostTables:
+) -> Tables:
   """Returns the cost of the derived network for any choice of operations.
 
   Args:
     spec: the sizes of the network to be derived.
     primitives: name -> operation, in the order of the columns of the weights.
-    metric: 'macs', 'flops_msdnet' or 'params'.
+    metric: one of `METRICS`; bytes are of float32, and the peak that of the
+      network cut off after the exit.
     exit_index: count up to this exit; None is the last.
 
   Returns:
@@ -70,23 +102,33 @@ def cost_tables(
     )
   kinds = {c.output.name: c.reduction for c in network.plan.cells}
   columns = {name: column for column, name in enumerate(primitives)}
+  tasks = [task for task in network.tasks() if task.step <= last]
+  if metric == PEAK:
+    return peak_tables.peak_tables(
+      tasks,
+      network.tensors(),
+      {name for name, reduction in kinds.items() if reduction},
+      cell_lib.num_edges(spec.nodes),
+      columns,
+      math.prod(spec.image_shape),
+    )
+  scale = 1
+  if metric == WEIGHT_BYTES:
+    metric, scale = 'params', BYTES_PER_FLOAT32
   shape = cell_lib.num_edges(spec.nodes), len(primitives)
   tables = {False: np.zeros(shape), True: np.zeros(shape)}
   base = 0
-  for task in network.tasks():
-    if task.step > last:
-      continue
+  for task in tasks:
+    total = scale * task.total(metric)
     if task.edge is None:
-      base += task.total(metric)
+      base += total
     else:
       row, operation = task.edge
-      tables[kinds[task.where]][row, columns[operation]] += task.total(metric)
+      tables[kinds[task.where]][row, columns[operation]] += total
   return CostTables(float(base), tables[False], tables[True])
 
 
-def expected_cost(
-  weights: network_lib.Weights, tables: CostTables
-) -> jax.Array:
+def expected_cost(weights: network_lib.Weights, tables: Tables) -> jax.Array:
   """The expected cost under the weights; differentiable, exact at one-hot.
 
   An edge with weight one on `none` costs nothing, so that one-hot weights on
@@ -99,16 +141,12 @@ def expected_cost(
   Returns:
     A scalar in the unit of the tables.
   """
-  return (
-    tables.base
-    + jnp.sum(weights[network_lib.NORMAL] * tables.normal)
-    + jnp.sum(weights[network_lib.REDUCTION] * tables.reduction)
-  )
+  return tables.expected(weights)
 
 
 def genotype_cost(
   genotype: Genotype,
-  tables: CostTables,
+  tables: Tables,
   primitives: ops.Primitives = ops.PRIMITIVES,
 ) -> float:
   """The cost of the network that a genotype stands for, from tables.
@@ -121,10 +159,4 @@ def genotype_cost(
   Returns:
     The cost in the unit of the tables, that of `network_cost`.
   """
-  columns = {name: column for column, name in enumerate(primitives)}
-  total = tables.base
-  for table, reduction in ((tables.normal, False), (tables.reduction, True)):
-    for index, (operation, state) in enumerate(genotype.edges(reduction)):
-      row = cell_lib.num_edges(index // 2) + state
-      total += table[row, columns[operation]]
-  return float(total)
+  return tables.of_genotype(genotype, primitives)

@@ -78,9 +78,9 @@ def _cell_tasks(
   elements = plan.output.height * plan.output.width * plan.channels
   for node in range(wiring.nodes):
     state = f'{name}/{cell_lib.NUM_INPUTS + node}'
-    for row, edge in enumerate(wiring.edges):
-      if edge.node != node:
-        continue
+    incoming = [e for e in enumerate(wiring.edges) if e[1].node == node]
+    # By their states, however a genotype lists them.
+    for row, edge in sorted(incoming, key=lambda e: e[1].state):
       strided = plan.reduction and edge.state < cell_lib.NUM_INPUTS
       first = edge.state < cell_lib.NUM_INPUTS
       height = plan.height if first else plan.output.height
