@@ -86,3 +86,25 @@ run() {
     "$@"
   fi
 }
+
+# `take_dry_run "$@"` sets `dry_run`, and `args` to the arguments without the
+# flag, which comes first.
+take_dry_run() {
+  dry_run=0
+  if [[ ${1:-} == --dry-run ]]; then
+    dry_run=1
+    shift
+  fi
+  args=("$@")
+}
+
+# `pack_sources` packs the repository into `archive`: what is committed, what is
+# changed and what is new, and nothing that git ignores.
+pack_sources() {
+  archive="$root/.cache/ms_ranas_jax.tar.gz"
+  run mkdir -p "$root/.cache"
+  # shellcheck disable=SC2016
+  run bash -o pipefail -c \
+    'git -C "$1" ls-files -coz --exclude-standard | tar -C "$1" --null -czf "$2" -T -' \
+    pack "$root" "$archive"
+}

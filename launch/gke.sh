@@ -10,7 +10,7 @@ Usage: launch/gke.sh [--dry-run] CLUSTER NAME --config=configs/NAME.py
 Submits a workload called NAME to a cluster that xpk made
 (github.com/AI-Hypercomputer/xpk), with this repository in its image. DIR is in
 a bucket, gs://BUCKET/runs/NAME, or on a storage that the cluster mounts.
---dry-run prints the command.
+--dry-run prints the commands.
 
 Environment:
   TPU_TYPE=v5litepod-16  of the workload
@@ -23,11 +23,8 @@ fi
 
 # shellcheck source=launch/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-dry_run=0
-if [[ ${1:-} == --dry-run ]]; then
-  dry_run=1
-  shift
-fi
+take_dry_run "$@"
+set -- ${args[@]+"${args[@]}"}
 cluster="${1:-}" name="${2:-}"
 [[ -n $cluster && $cluster != -* && -n $name && $name != -* ]] ||
   refuse "give the cluster and a name for the workload first; $0 --help"
@@ -38,7 +35,12 @@ command='pip install --quiet "jax[tpu]" -e ".[gcs]" && python -m ms_ranas_jax.ma
 for arg; do
   command+=" $(printf '%q' "$arg")"
 done
+pack_sources
+image="$root/.cache/gke"
+run rm -rf "$image"
+run mkdir "$image"
+run tar -xzf "$archive" -C "$image"
 run xpk workload create "--cluster=$cluster" "--workload=$name" \
   "--tpu-type=${TPU_TYPE:-v5litepod-16}" \
   "--base-docker-image=${BASE_IMAGE:-python:3.13-slim}" \
-  "--script-dir=$root" "--max-restarts=${RESTARTS:-5}" "--command=$command"
+  "--script-dir=$image" "--max-restarts=${RESTARTS:-5}" "--command=$command"

@@ -25,15 +25,13 @@ count="${1:-}"
 [[ $count =~ ^[1-9][0-9]*$ ]] ||
   refuse "give the number of processes first: $0 2 --config=configs/digits.py"
 shift
-dry_run=0
-if [[ ${1:-} == --dry-run ]]; then
-  dry_run=1
+take_dry_run "$@"
+if [[ $dry_run == 1 ]]; then
   venv="$root/.venv"
-  shift
 else
   prepare_environment
 fi
-find_config "$@"
+find_config ${args[@]+"${args[@]}"}
 
 port="${PORT:-$((20000 + RANDOM % 20000))}"
 command=("$venv/bin/python" -m ms_ranas_jax.main ${args[@]+"${args[@]}"}

@@ -30,11 +30,8 @@ fi
 
 # shellcheck source=launch/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-dry_run=0
-if [[ ${1:-} == --dry-run ]]; then
-  dry_run=1
-  shift
-fi
+take_dry_run "$@"
+set -- ${args[@]+"${args[@]}"}
 name="${1:-}"
 [[ $name =~ ^[a-z][a-z0-9-]*$ ]] ||
   refuse "give a name for the slice first, of small letters, digits and '-'"
@@ -50,7 +47,6 @@ where=()
 [[ -z ${PROJECT:-} ]] || where+=("--project=$PROJECT")
 [[ -z ${ZONE:-} ]] || where+=("--zone=$ZONE")
 tpus=(gcloud compute tpus)
-archive="$root/.cache/ms_ranas_jax.tar.gz"
 
 on_all() {
   run "${tpus[@]}" tpu-vm ssh "$name" ${where[@]+"${where[@]}"} --worker=all "--command=$1"
@@ -80,10 +76,9 @@ if [[ $dry_run != 1 ]]; then
     echo "launch: waiting for $name ($(state))" >&2
     sleep 30
   done
-  mkdir -p "$root/.cache"
 fi
 
-run git -C "$root" archive --format=tar.gz "--output=$archive" HEAD
+pack_sources
 run "${tpus[@]}" tpu-vm scp "$archive" "$name:ms_ranas_jax.tar.gz" \
   ${where[@]+"${where[@]}"} --worker=all
 on_all "mkdir -p ms_ranas_jax && tar xzf ms_ranas_jax.tar.gz -C ms_ranas_jax && cd ms_ranas_jax && python3 -m venv .venv && .venv/bin/pip install --quiet 'jax[tpu]' -e '.[gcs]'"

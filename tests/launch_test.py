@@ -170,15 +170,18 @@ def test_a_tpu_pod_would_be_made_used_and_deleted(launch):
     MOUNT='mount /mnt/runs',
   )
   where = ['--project=mine', '--zone=here']
-  create, archive, copy, install, mount, program, fetch, delete = _commands(end)
+  create, *archive, copy, install, mount, program, fetch, delete = _commands(
+    end
+  )
   tpus = ['gcloud', 'compute', 'tpus']
   assert create == [
     *tpus,
     *('queued-resources', 'create', 'demo', *where, '--node-id=demo'),
     *('--accelerator-type=v4-32', '--runtime-version=tpu-ubuntu2204-base'),
   ]
-  assert archive[:4] == ['git', '-C', str(launch.parent), 'archive']
   tarball = str(launch.parent / '.cache/ms_ranas_jax.tar.gz')
+  assert archive[0] == ['mkdir', '-p', str(launch.parent / '.cache')]
+  assert archive[1][-3:] == ['pack', str(launch.parent), tarball]
   assert copy[3:7] == ['tpu-vm', 'scp', tarball, 'demo:ms_ranas_jax.tar.gz']
   for command in (install, mount, program):
     assert command[:-1] == [*tpus, 'tpu-vm', 'ssh', 'demo', *where] + [
@@ -224,16 +227,50 @@ def test_a_gke_workload_would_be_submitted(launch):
     '--config=configs/cifar10.py',
     '--workdir=/data/demo',
   )
-  (command,) = _commands(end)
+  cache = launch.parent / '.cache'
+  *_, command = commands = _commands(end)
+  assert commands[1][-1] == str(cache / 'ms_ranas_jax.tar.gz')
+  assert commands[4] == [
+    *('tar', '-xzf', commands[1][-1], '-C', str(cache / 'gke'))
+  ]
   assert command == [
     *('xpk', 'workload', 'create', '--cluster=cluster', '--workload=demo'),
     *('--tpu-type=v5litepod-16', '--base-docker-image=python:3.13-slim'),
-    *(f'--script-dir={launch.parent}', '--max-restarts=5'),
+    *(f'--script-dir={cache}/gke', '--max-restarts=5'),
     '--command=pip install --quiet "jax[tpu]" -e ".[gcs]" && python -m '
     'ms_ranas_jax.main --coordinator=auto --config=configs/cifar10.py '
     '--workdir=/data/demo',
   ]
   _assert_refused(_bash(launch / 'gke.sh', '--dry-run', '--x'), 'the cluster')
+
+
+@pytest.mark.skipif(shutil.which('git') is None, reason='there is no git here')
+def test_what_is_packed_is_what_git_does_not_ignore(launch, tmp_path):
+  root = launch.parent
+  (root / '.gitignore').write_text('/.cache/\nruns/\n')
+  (root / 'runs').mkdir()
+  (root / 'runs/large').write_text('x')
+  (root / 'configs').mkdir()
+  (root / 'configs/committed.py').write_text('old')
+
+  def git(*arguments):
+    who = ('-c', 'user.name=me', '-c', 'user.email=me@example.com')
+    subprocess.run(['git', *who, *arguments], cwd=root, check=True)
+
+  git('init', '--quiet')
+  git('add', '.')
+  git('commit', '--quiet', '-m', 'first')
+  (root / 'configs/committed.py').write_text('changed')
+  (root / 'configs/new one.py').write_text('new')
+  end = _bash('-c', f'source "{launch}/env.sh"; pack_sources')
+  assert (end.returncode, end.stderr) == (0, '')
+  out = tmp_path / 'out'
+  shutil.unpack_archive(root / '.cache/ms_ranas_jax.tar.gz', out)
+  assert (out / 'configs/committed.py').read_text() == 'changed'
+  assert (out / 'configs/new one.py').read_text() == 'new'
+  assert (out / 'launch/env.sh').is_file()
+  assert not (out / 'runs').exists()
+  assert not (out / '.cache').exists()
 
 
 @pytest.mark.parametrize('nodes', [1, 2])
