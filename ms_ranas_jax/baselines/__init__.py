@@ -1,0 +1,1 @@
+"""Networks of others to compare with, built of the same parts."""

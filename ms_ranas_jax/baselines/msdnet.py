@@ -1,0 +1,306 @@
+"""MSDNet: the network of an MSDNet plan, and what it costs.
+
+`params` are keyed by the names of the plan's features: `stem_S`, `layer_L_S`
+with its convolutions, `FEATURE_bottleneck` with the 1x1 convolutions on a
+feature, and `exit_L`. First params are drawn as PyTorch draws them by default,
+which is also what the public code trains from: its own initialization reaches
+no convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.baselines import msdnet_tasks
+from ms_ranas_jax.space import convolution
+from ms_ranas_jax.space import family
+from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space import parts
+from ms_ranas_jax.space import pooling
+from ms_ranas_jax.space import windows
+
+
+class _Part(nn.Module):
+  """What all parts share.
+
+  Attributes:
+    lowering: see `lowering.select`.
+    axis_name: the device axis that shares the BN statistics.
+  """
+
+  lowering: str = lowering.AUTO
+  axis_name: str | None = None
+
+  def _norm_relu(self, x: jax.Array, name: str, train: bool) -> jax.Array:
+    x = parts.NormalizedSum(
+      lowering=self.lowering, axis_name=self.axis_name, name=name
+    )((x[None],), train=train)[0]
+    return windows.relu(x)
+
+  def _kernel(self, name: str, size: int, channels: int, features: int):
+    return self.param(
+      name,
+      parts.uniform_fan_in(size**2 * channels),
+      (size, size, channels, features),
+    )
+
+  def _convolve(
+    self, x: jax.Array, name: str, size: int, features: int, stride: int = 1
+  ) -> jax.Array:
+    kernel = self._kernel(name, size, x.shape[-1], features)
+    if size == 1:
+      return convolution.pointwise(x[None], kernel[0])[0]
+    return convolution.convolution(x, kernel, (stride, stride), self.lowering)
+
+
+class ConvNormReLU(_Part):
+  """Convolution, BN, ReLU.
+
+  Attributes:
+    features: output channels.
+    kernel: size of the window.
+    stride: 1 or 2.
+  """
+
+  features: int = 0
+  kernel: int = 1
+  stride: int = 1
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps (batch, height, width, channels) to `features` channels."""
+    x = self._convolve(x, 'kernel', self.kernel, self.features, self.stride)
+    return self._norm_relu(x, 'norm', train)
+
+
+class ImageNetStem(_Part):
+  """7x7 convolution of stride 2 with bias, BN, ReLU, 3x3 max pool of stride 2.
+
+  The bias has no effect before a BN; the public code has it, and counts it.
+
+  Attributes:
+    features: output channels.
+  """
+
+  features: int = 0
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps (batch, height, width, channels) to a quarter of both sides."""
+    size = 7
+    bound = parts.uniform_fan_in(size**2 * x.shape[-1])
+    x = self._convolve(x, 'kernel', size, self.features, 2)
+    bias = self.param('bias', bound, (self.features,))
+    x = x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
+    x = self._norm_relu(x, 'norm', train)
+    return pooling.max_pool(x, 2, self.lowering)
+
+
+class Node(_Part):
+  """A place of a layer, see `msdnet_plan.Node`.
+
+  Attributes:
+    plan: the plan's entry.
+  """
+
+  plan: msdnet_plan.Node | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    source: jax.Array,
+    diagonal: jax.Array | None,
+    horizontal: jax.Array,
+    train: bool,
+  ) -> jax.Array:
+    """Puts new features beside the source.
+
+    Args:
+      source: (batch, height, width, channels), of the same scale.
+      diagonal: what the 3x3 convolution of stride 2 reads, if there is one.
+      horizontal: what the one of stride 1 reads.
+      train: see `family.AnytimeNetwork`.
+    """
+    plan = self.plan
+    new = self._convolve(horizontal, 'horizontal', 3, plan.horizontal.features)
+    if diagonal is not None:
+      down = self._convolve(diagonal, 'diagonal', 3, plan.diagonal.features, 2)
+      new = jnp.concatenate([down, new], axis=-1)
+    new = self._norm_relu(new, 'norm', train)
+    x = jnp.concatenate([source, new], axis=-1)
+    if plan.transition:
+      x = self._convolve(x, 'transition', 1, plan.output.channels)
+      x = self._norm_relu(x, 'transition_norm', train)
+    return x
+
+
+class ExitHead(_Part):
+  """A classifier, see `msdnet_plan.Exit`.
+
+  Attributes:
+    channels: of the convolutions.
+    num_classes: classes.
+  """
+
+  channels: int = 0
+  num_classes: int = 0
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps (batch, height, width, channels) to (batch, classes), float32."""
+    for index in range(2):
+      x = self._convolve(x, f'kernel_{index}', 3, self.channels, 2)
+      x = self._norm_relu(x, f'norm_{index}', train)
+    # Two by two pixels are left of the published sizes; others are averaged
+    # just the same.
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    pooled = jnp.mean(x, axis=(1, 2), dtype=wide)
+    bound = parts.uniform_fan_in(self.channels)
+    return nn.Dense(
+      self.num_classes, kernel_init=bound, bias_init=bound, name='dense'
+    )(pooled)
+
+
+class MSDNet(nn.Module):
+  """A multi-scale dense network with an exit after every block.
+
+  Attributes:
+    plan: the plan.
+    dtype: of the computation: 'float32' or 'bfloat16'. BN statistics and
+      logits are float32.
+    lowering: see `lowering.select`.
+    axis_name: the device axis that shares the BN statistics.
+  """
+
+  plan: msdnet_plan.Plan
+  dtype: str = 'float32'
+  lowering: str = lowering.AUTO
+  axis_name: str | None = None
+
+  @property
+  def num_exits(self) -> int:
+    """The number of exits."""
+    return len(self.plan.exits)
+
+  def tasks(self) -> tuple[family.Task, ...]:
+    """Returns what is computed, for the cost model."""
+    return msdnet_tasks.tasks(self.plan)
+
+  def tensors(self) -> Mapping[str, tuple[str, ...]]:
+    """Returns the tensors that lie side by side in a feature, by its name."""
+    return msdnet_tasks.tensors(self.plan)
+
+  @nn.compact
+  def __call__(
+    self,
+    images: jax.Array,
+    weights: Any = None,
+    *,
+    train: bool,
+    drop_path: jax.Array | float | None = None,
+    last_exit: int | None = None,
+  ) -> jax.Array:
+    """Computes the exits.
+
+    With `train`, BNs normalise with the statistics of the batch, and write
+    their running averages if the collection `batch_stats` is mutable.
+
+    Args:
+      images: (batch, height, width, channels), normalised.
+      weights: None; there are no mixed cells.
+      train: see above.
+      drop_path: None or zero; there are no operations to drop.
+      last_exit: compute the steps up to this exit only; None is all.
+
+    Returns:
+      Logits (exits, batch, classes), float32.
+    """
+    del weights, drop_path
+    family.check_images(self.plan, images)
+    last = family.last_exit_of(self.num_exits, last_exit)
+    shared = {'lowering': self.lowering, 'axis_name': self.axis_name}
+    x = images.astype(jnp.dtype(self.dtype))
+    features: dict[int, jax.Array] = {}
+    for stem in self.plan.stems:
+      scale, name = stem.output.scale, stem.output.name
+      channels = stem.output.channels
+      if not scale and self.plan.spec.stem == msdnet_plan.IMAGENET:
+        module = ImageNetStem(features=channels, name=name, **shared)
+      else:
+        stride = 2 if scale else 1
+        module = ConvNormReLU(
+          features=channels, kernel=3, stride=stride, name=name, **shared
+        )
+      x = features[scale] = module(x, train)
+
+    logits = []
+    for step, exit_ in enumerate(self.plan.exits[: last + 1]):
+      for layer in msdnet_plan.layers_of_step(self.plan, step):
+        inner = self._bottlenecks(layer, features, train, shared)
+        features = {
+          node.output.scale: Node(plan=node, name=node.output.name, **shared)(
+            features[node.output.scale],
+            None if node.diagonal is None else inner[node.diagonal],
+            inner[node.horizontal],
+            train,
+          )
+          for node in layer
+        }
+      logits.append(
+        ExitHead(
+          channels=exit_.channels,
+          num_classes=self.plan.spec.num_classes,
+          name=exit_.name,
+          **shared,
+        )(features[exit_.feature.scale], train)
+      )
+    return jnp.stack(logits)
+
+  def _bottlenecks(
+    self, layer, features, train, shared
+  ) -> dict[msdnet_plan.Convolution, jax.Array]:
+    """Computes what the 3x3 convolutions of a layer read.
+
+    The 1x1 convolutions on one feature are one matrix product and one BN.
+    """
+    inner = {}
+    readers: dict[int, list[msdnet_plan.Convolution]] = {}
+    for node in layer:
+      for conv in node.convolutions:
+        if conv.inner:
+          readers.setdefault(conv.source.scale, []).append(conv)
+        else:
+          inner[conv] = features[conv.source.scale]
+    for scale, convs in readers.items():
+      x = ConvNormReLU(
+        features=sum(conv.inner for conv in convs),
+        name=f'{convs[0].source.name}_bottleneck',
+        **shared,
+      )(features[scale], train)
+      start = 0
+      for conv in convs:
+        inner[conv] = x[..., start : start + conv.inner]
+        start += conv.inner
+    return inner
+
+
+def build_msdnet(
+  spec: msdnet_plan.MSDNetSpec, *, field: str = 'network', **fields
+) -> MSDNet:
+  """Returns the network of some sizes.
+
+  Args:
+    spec: the sizes.
+    field: the config section that error messages name.
+    **fields: further attributes of `MSDNet`.
+
+  Raises:
+    UsageError: the sizes make no network.
+  """
+  return MSDNet(plan=msdnet_plan.build_plan(spec, field), **fields)
