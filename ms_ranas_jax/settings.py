@@ -7,13 +7,17 @@ import math
 import sys
 from typing import Any
 
+from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import lowering
+from ms_ranas_jax.training import optimizers
 
 STAGES = ('describe', 'search', 'train', 'evaluate', 'report')
+GRID = 'grid'
+MSDNET = 'msdnet'
 
 _Check = tuple[Callable[[Any], bool], str]
 
@@ -75,6 +79,26 @@ _NETWORK: dict[str, _Check] = {
 }
 
 
+_MSDNET: dict[str, _Check] = {
+  'family': _one_of(GRID, MSDNET),
+  'blocks': _int(1),
+  'base': _int(1),
+  'step': _int(1),
+  'step_mode': _one_of(*msdnet_plan.STEP_MODES),
+  'growth': _int(1),
+  'growth_factors': (
+    _is_sequence_of(lambda v: _is_int(v) and v >= 1),
+    'a tuple of whole numbers of at least 1',
+  ),
+  'bottleneck_factors': (
+    _is_sequence_of(lambda v: _is_int(v) and v >= 0),
+    'a tuple of whole numbers of at least 0',
+  ),
+  'prune': _one_of(*msdnet_plan.PRUNES),
+  'stem': _one_of(*msdnet_plan.STEMS),
+}
+
+
 def _optimisation(section: str) -> dict[str, _Check]:
   fields = {
     'epochs': _int(1),
@@ -129,7 +153,9 @@ _FIELDS: Mapping[str, _Check] = {
     lambda v: _is_number(v) and 0 <= v < 1,
     'a number of at least 0 and below 1',
   ),
+  'train.schedule': _one_of(*optimizers.SCHEDULES),
   **_optimisation('train'),
+  **{f'train.network.{name}': check for name, check in _MSDNET.items()},
   'evaluate.batch_size': _int(1),
   'evaluate.budget_range': (
     lambda v: _NUMBERS[0](v) and (len(v) == 0 or (len(v) == 2 and v[0] < v[1])),
@@ -180,7 +206,7 @@ def network_spec(
   image_shape: tuple[int, int, int],
   num_classes: int,
 ) -> grid.NetworkSpec:
-  """Returns the sizes of a network section.
+  """Returns the sizes of a grid.
 
   Args:
     network: `config.search.network` or `config.train.network`.
@@ -195,6 +221,35 @@ def network_spec(
     scales=network['scales'],
     scale_growth=network['scale_growth'],
     exits=exits if isinstance(exits, str) else tuple(exits),
+    image_shape=image_shape,
+    num_classes=num_classes,
+  )
+
+
+def msdnet_spec(
+  network: Mapping[str, Any],
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+) -> msdnet_plan.MSDNetSpec:
+  """Returns the sizes of an MSDNet.
+
+  Args:
+    network: `config.train.network`.
+    image_shape: (height, width, channels) of the images.
+    num_classes: how many classes there are.
+  """
+  return msdnet_plan.MSDNetSpec(
+    channels=network['channels'],
+    scales=network['scales'],
+    blocks=network['blocks'],
+    base=network['base'],
+    step=network['step'],
+    step_mode=network['step_mode'],
+    growth=network['growth'],
+    growth_factors=tuple(network['growth_factors']),
+    bottleneck_factors=tuple(network['bottleneck_factors']),
+    prune=network['prune'],
+    stem=network['stem'],
     image_shape=image_shape,
     num_classes=num_classes,
   )

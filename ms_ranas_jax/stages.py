@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from ms_ranas_jax import families
 from ms_ranas_jax import settings
 from ms_ranas_jax import tables
 from ms_ranas_jax.anytime import evaluation
@@ -34,6 +35,7 @@ from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space.family import AnytimeNetwork
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import load_genotype
 from ms_ranas_jax.training import loop as train_loop
@@ -150,12 +152,19 @@ class Run:
     """What a network has to know of the images; CIFAR is not read for it."""
     return image_format(self.config.dataset.name, self.config.dataset.dir)
 
+  @property
+  def family(self) -> families.Family:
+    """The family of the network to train."""
+    return families.FAMILIES[self.config.train.network.family]
+
   def spec(self, network: Any) -> grid.NetworkSpec:
-    """Returns the sizes of a network section of the config."""
+    """Returns the sizes of a grid in a section of the config."""
     return settings.network_spec(network, *self.image_format)
 
   def genotype(self) -> Genotype | None:
-    """Returns the genotype to train, None where it is still to be found."""
+    """Returns the genotype to train, None if there is none, or none yet."""
+    if not self.family.takes_genotype:
+      return None
     path = self.config.train.genotype
     if not path:
       path = os.path.join(self.workdir, search_loop.GENOTYPE_FILE)
@@ -174,19 +183,30 @@ class Run:
       lowering=lowering.resolve(self.config.lowering),
     )
 
-  def train_network(self, genotype: Genotype | None) -> network_lib.Network:
-    """Returns the network that a genotype stands for."""
-    if genotype is None:
+  def train_network(self) -> AnytimeNetwork:
+    """Returns the network to train.
+
+    Raises:
+      UsageError: its genotype is still to be found, or it is impossible.
+    """
+    network = self.known_network()
+    if network is None:
       raise UsageError(
         f'there is no {search_loop.GENOTYPE_FILE} in {self.workdir}; run the '
         "'search' stage first, or set config.train.genotype."
       )
-    return network_lib.derived_network(
-      self.spec(self.config.train.network),
+    return network
+
+  def known_network(self) -> AnytimeNetwork | None:
+    """Returns the network to train, None where its genotype is not found."""
+    genotype = self.genotype()
+    if genotype is None and self.family.takes_genotype:
+      return None
+    return self.family.build(
+      self.config,
+      self.image_format,
       genotype,
-      ops.OPERATIONS,
       dtype=self.config.dtype,
-      remat=self.config.train.remat,
       lowering=lowering.resolve(self.config.lowering),
     )
 
@@ -224,7 +244,12 @@ def _check_networks(run: Run) -> None:
   """Refuses impossible networks before anything long is started."""
   config = run.config
   chosen = set(config.stages)
-  if {'search', 'describe'} & chosen:
+  if 'search' in chosen and not run.family.takes_genotype:
+    raise UsageError(
+      "config.stages has 'search', but config.train.network.family = "
+      f'{config.train.network.family!r} takes no genotype; remove the stage.'
+    )
+  if {'search', 'describe'} & chosen and run.family.takes_genotype:
     run.search_network()
   if 'search' in chosen:
     build_cost_term(config, run.spec(config.train.network), ops.PRIMITIVES)
@@ -234,13 +259,11 @@ def _check_networks(run: Run) -> None:
       raise UsageError(
         f"there is no {trained} to evaluate; run the 'train' stage first."
       )
-  genotype = run.genotype()
   needed = {'train', 'evaluate'} & chosen
-  if genotype is not None or (needed and 'search' not in chosen):
-    run.train_network(genotype)
+  if run.known_network() is not None or not needed:
     return
-  if not needed:
-    return
+  if 'search' not in chosen:
+    run.train_network()  # tells what is missing
   searched, derived = config.search.network, config.train.network
   if searched.nodes != derived.nodes:
     raise UsageError(
@@ -248,7 +271,7 @@ def _check_networks(run: Run) -> None:
       f'cells of config.search.network.nodes = {searched.nodes} nodes; make '
       'them equal, or set config.train.genotype.'
     )
-  grid.build_plan(run.spec(derived), field='train.network')
+  run.family.plan(config, run.image_format)
 
 
 def _check_images(run: Run) -> None:
@@ -264,22 +287,24 @@ def _check_images(run: Run) -> None:
       config.num_devices, section.batch_size, f'{stage}.batch_size'
     )
     loop.plan_epochs(config, run.dataset)
-    plan = grid.build_plan(run.spec(section.network), field=f'{stage}.network')
+    if stage == 'train':
+      plan = run.family.plan(config, run.image_format)
+    else:
+      plan = run.search_network().plan
     losses.exit_weights(
       section.exit_weights, len(plan.exits), f'{stage}.exit_weights'
     )
 
 
 def _describe(run: Run) -> None:
-  _describe_network(run, 'search', run.search_network())
-  genotype = run.genotype()
-  if genotype is not None:
-    _describe_network(run, 'train', run.train_network(genotype))
+  if run.family.takes_genotype:
+    _describe_network(run, 'search', run.search_network())
+  network = run.known_network()
+  if network is not None:
+    _describe_network(run, 'train', network)
 
 
-def _describe_network(
-  run: Run, name: str, network: network_lib.Network
-) -> None:
+def _describe_network(run: Run, name: str, network: AnytimeNetwork) -> None:
   result = cost.network_cost(network).to_dict()
   path = os.path.join(run.workdir, 'describe', f'{name}_network.json')
   files.write_json(path, result)
@@ -301,11 +326,11 @@ def _search(run: Run) -> None:
 
 def _train(run: Run) -> None:
   genotype = run.genotype()
-  network = run.train_network(genotype)
-  if 'describe' in run.config.stages:
+  network = run.train_network()
+  if 'search' in run.config.stages and 'describe' in run.config.stages:
     # That stage came before the search, and did not know this network yet.
     _describe_network(run, 'train', network)
-  if processes.is_first():
+  if genotype is not None and processes.is_first():
     files.write_text(
       os.path.join(run.workdir, 'train', 'genotype.json'), genotype.to_json()
     )
@@ -317,7 +342,7 @@ def _train(run: Run) -> None:
 
 def _evaluate(run: Run) -> None:
   anytime = evaluation.run_evaluation(
-    run.config, run.dataset, run.train_network(run.genotype()), run.workdir
+    run.config, run.dataset, run.train_network(), run.workdir
   )
   run.tell(
     f'{anytime["num_examples"]} test images of {anytime["dataset"]}; expected '
@@ -327,11 +352,11 @@ def _evaluate(run: Run) -> None:
 
 
 def _report(run: Run) -> None:
-  genotype = run.genotype()
+  network = run.known_network()
   path = page.write_report(
     run.workdir,
-    run.search_network().plan,
-    None if genotype is None else run.train_network(genotype).plan,
+    run.search_network().plan if run.family.takes_genotype else None,
+    None if network is None else network.plan,
     tuple(ops.PRIMITIVES),
   )
   run.tell(f'report: {path}')

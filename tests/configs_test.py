@@ -20,7 +20,17 @@ pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
 _PATHS = sorted(
   (pathlib.Path(__file__).resolve().parent.parent / 'configs').glob('*.py')
 )
-_NAMES = {'cifar10', 'cifar100', 'cifar10_cpu', 'darts', 'default', 'digits'}
+_NAMES = {
+  'cifar10',
+  'cifar100',
+  'cifar10_cpu',
+  'darts',
+  'darts_exits',
+  'default',
+  'digits',
+  'msdnet_cifar10',
+  'msdnet_cifar100',
+}
 # The recipe of DARTS, which the paper follows.
 _SGD = {'momentum': 0.9, 'weight_decay': 3e-4, 'clip': 5.0}
 _DARTS_SEARCH = _SGD | {
@@ -141,14 +151,59 @@ def test_the_paper(load, name):
   }
   # Section 4.2: "only three scales and seven layers", two nodes.
   _has(config.train, _DARTS_TRAIN | {'genotype': '', 'exit_weights': ()})
-  assert config.train.network.to_dict() == {
+  assert {
+    'family': 'grid',
     'channels': 16,
     'layers': 7,
     'nodes': 2,
     'scales': 3,
     'scale_growth': 2,
     'exits': 'all_but_first',
-  }
+  }.items() <= config.train.network.to_dict().items()
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
+def test_msdnet_has_its_own_recipe(load, name):
+  config = load(f'msdnet_{name}')
+  assert config.dataset.name == name
+  _has(config.dataset, {'crop_padding': 4, 'flip': True, 'holdout': 5000})
+  assert config.stages == ('describe', 'train', 'evaluate', 'report')
+  _has(
+    config.train,
+    {
+      'epochs': 300,
+      'batch_size': 64,
+      'learning_rate': 0.1,
+      'schedule': 'step',
+      'momentum': 0.9,
+      'weight_decay': 1e-4,
+      'clip': 0.0,
+      'cutout': 0,
+      'exit_weights': (),
+    },
+  )
+  assert {
+    'family': 'msdnet',
+    'blocks': 11,
+    'base': 4,
+    'step': 2,
+    'step_mode': 'even',
+    'channels': 16,
+    'growth': 6,
+    'scales': 3,
+    'growth_factors': (1, 2, 4),
+    'bottleneck_factors': (1, 2, 4),
+    'prune': 'max',
+    'stem': 'cifar',
+  }.items() <= config.train.network.to_dict().items()
+
+
+def test_darts_with_exits(load):
+  config = load('darts_exits')
+  _has(config.train, _DARTS_TRAIN | {'genotype': 'DARTS_V2'})
+  network = config.train.network
+  assert (network.family, network.scales, network.nodes) == ('grid', 1, 4)
+  assert len(network.exits) > 1
 
 
 def test_darts(load):
@@ -197,10 +252,11 @@ def _fields_of_source(tree):
   for node in ast.walk(functions['get_config']):
     if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Call):
       yield ast.unparse(node.targets[0]), node.lineno, node.end_lineno
-  for node in ast.walk(functions['_network']):
-    if isinstance(node, ast.Dict):
-      for key, value in zip(node.keys, node.values):
-        yield key.value, key.lineno, value.end_lineno
+  for function in ('_network', '_train_network'):
+    for node in ast.walk(functions[function]):
+      if isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values):
+          yield key.value, key.lineno, value.end_lineno
 
 
 def test_every_field_is_commented():

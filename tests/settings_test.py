@@ -6,7 +6,9 @@ import math
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import families
 from ms_ranas_jax import settings
+from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import data
 from ms_ranas_jax.space import grid
@@ -34,6 +36,18 @@ _ALSO_BAD = [
   ('search.train_fraction', 1),
   ('search.alphas_learning_rate', 0.0),
   ('train.drop_path', 1.0),
+  ('train.schedule', 'linear'),
+  ('train.network.family', 'resnet'),
+  ('train.network.blocks', 0),
+  ('train.network.base', 0),
+  ('train.network.step', 0),
+  ('train.network.step_mode', 'odd'),
+  ('train.network.growth', 0),
+  ('train.network.growth_factors', (0,)),
+  ('train.network.bottleneck_factors', (1.0,)),
+  ('train.network.bottleneck_factors', (-1,)),
+  ('train.network.prune', 'none'),
+  ('train.network.stem', 'vgg'),
   ('evaluate.batch_size', 0),
   ('evaluate.budget_range', (1.0,)),
   ('evaluate.budget_range', (2.0, 1.0)),
@@ -78,6 +92,13 @@ _ALSO_GOOD = [
   ('train.network.exits', (1, 3)),
   ('train.network.exits', [1, 3]),
   ('train.drop_path', 0),
+  ('train.schedule', 'step'),
+  ('train.network.family', 'msdnet'),
+  ('train.network.growth_factors', [1, 2]),
+  ('train.network.bottleneck_factors', (0, 0)),
+  ('train.network.prune', 'min'),
+  ('train.network.step_mode', 'lin_grow'),
+  ('train.network.stem', 'imagenet'),
   ('evaluate.budget_range', (0, 1e6)),
 ]
 
@@ -188,6 +209,38 @@ def test_network_spec_takes_the_sizes_over(exits):
   )
 
 
+def test_msdnet_spec_takes_the_sizes_over():
+  section = {
+    'channels': 6,
+    'scales': 2,
+    'blocks': 4,
+    'base': 3,
+    'step': 2,
+    'step_mode': 'lin_grow',
+    'growth': 4,
+    'growth_factors': [1, 2],
+    'bottleneck_factors': [0, 3],
+    'prune': 'min',
+    'stem': 'imagenet',
+    'layers': 99,
+  }
+  assert settings.msdnet_spec(section, (9, 10, 2), 7) == msdnet_plan.MSDNetSpec(
+    channels=6,
+    scales=2,
+    blocks=4,
+    base=3,
+    step=2,
+    step_mode='lin_grow',
+    growth=4,
+    growth_factors=(1, 2),
+    bottleneck_factors=(0, 3),
+    prune='min',
+    stem='imagenet',
+    image_shape=(9, 10, 2),
+    num_classes=7,
+  )
+
+
 def test_exits_may_be_set_to_layers():
   """The type of the default does not stand in the way."""
   config = default_config.get_config()
@@ -209,10 +262,12 @@ def test_every_shipped_config_is_possible(repo_root):
     config = module.get_config()
     settings.check_config(config.to_dict())
     image_format = data.image_format(config.dataset.name, config.dataset.dir)
-    for section in (config.search, config.train):
-      plan = grid.build_plan(
-        settings.network_spec(section.network, *image_format)
-      )
-      assert plan.exits[-1].layer == section.network.layers - 1, path
+    family = families.FAMILIES[config.train.network.family]
+    plans = {'train': family.plan(config, image_format)}
+    if family.takes_genotype:
+      spec = settings.network_spec(config.search.network, *image_format)
+      plans['search'] = grid.build_plan(spec)
+    for plan in plans.values():
+      assert plan.exits[-1].layer == plan.spec.layers - 1, path
     # What the search finds fits the network that is trained.
     assert config.search.network.nodes == config.train.network.nodes, path

@@ -1,17 +1,21 @@
-"""The grid of cells: what each step computes, and where the exits stand.
+"""A network's layers and scales: what each step computes, where exits stand.
 
 Layers run to the right, scales downwards, the finest on top. A square is a
-cell (a round one the stem); its colour is that of the step, that is of the
-first exit that needs it. Squares that no exit needs are not built: they are
-dotted.
+cell of the grid, or the features of a layer of MSDNet (a round one the stem);
+its colour is that of the step, that is of the first exit that needs it. Squares
+that are not built are dotted.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
 
 from matplotlib import patches
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.report import figures
 from ms_ranas_jax.space import grid
 
@@ -22,6 +26,83 @@ _PITCH_Y = 78.0
 _SMALL = figures.FONT_SIZE - 2
 _LEFT = 56.0
 _TOP = 46.0
+
+Place = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Square:
+  """A square: the feature that it makes, from the squares at some places."""
+
+  feature: grid.Feature | msdnet_plan.Feature
+  step: int
+  sources: tuple[Place, ...]
+
+  @property
+  def place(self) -> Place:
+    return self.feature.layer, self.feature.scale
+
+
+@dataclasses.dataclass(frozen=True)
+class _Picture:
+  """What is drawn of a plan.
+
+  Attributes:
+    layers: how many.
+    scales: how many.
+    squares: those of the stem first.
+    marks: layer -> the word above it.
+  """
+
+  layers: int
+  scales: int
+  squares: tuple[_Square, ...]
+  marks: Mapping[int, str]
+
+
+def _stems(plan: grid.Plan | msdnet_plan.Plan) -> list[_Square]:
+  return [
+    _Square(
+      stem.output,
+      stem.step,
+      ((grid.STEM_LAYER, stem.output.scale - 1),) if stem.output.scale else (),
+    )
+    for stem in plan.stems
+  ]
+
+
+def _places(
+  features: set[grid.Feature | msdnet_plan.Feature | None],
+) -> tuple[Place, ...]:
+  return tuple(sorted((f.layer, f.scale) for f in features if f is not None))
+
+
+def _picture(plan: grid.Plan | msdnet_plan.Plan) -> _Picture:
+  spec = plan.spec
+  if isinstance(plan, grid.Plan):
+    layers = grid.reduction_layers(spec.layers)
+    marks = dict.fromkeys(layers, 'reduction')
+    # The first cell reads the stem twice; one link says so.
+    rest = [
+      _Square(
+        cell.output,
+        cell.step,
+        _places({f for i in cell.inputs for f in (i.horizontal, i.diagonal)}),
+      )
+      for cell in plan.cells
+    ]
+  else:
+    layers = msdnet_plan.transition_layers(spec)
+    marks = dict.fromkeys(layers, 'transition')
+    rest = [
+      _Square(
+        node.output,
+        node.step,
+        _places({conv.source for conv in node.convolutions}),
+      )
+      for node in plan.nodes
+    ]
+  return _Picture(spec.layers, spec.scales, (*_stems(plan), *rest), marks)
 
 
 def _center(layer: int, scale: int) -> tuple[float, float]:
@@ -66,7 +147,9 @@ def _link(
   )
 
 
-def _box(axes: Axes, feature: grid.Feature, color: str, rounded: bool) -> None:
+def _box(axes: Axes, square: _Square, color: str) -> None:
+  feature = square.feature
+  rounded = feature.layer == grid.STEM_LAYER
   x, y = _center(feature.layer, feature.scale)
   axes.add_patch(
     patches.FancyBboxPatch(
@@ -94,23 +177,24 @@ def _box(axes: Axes, feature: grid.Feature, color: str, rounded: bool) -> None:
 
 
 @figures.styled()
-def draw(plan: grid.Plan) -> Figure:
+def draw(plan: grid.Plan | msdnet_plan.Plan) -> Figure:
   """Draws a plan.
 
   Args:
-    plan: the network.
+    plan: the network, of either family.
 
   Returns:
-    The figure, as large as the grid needs. Each square says height x width
+    The figure, as large as the network needs. Each square says height x width
     and, below, the channels of what it computes.
   """
-  layers, scales = plan.spec.layers, plan.spec.scales
+  picture = _picture(plan)
+  layers, scales = picture.layers, picture.scales
   right = _LEFT + (layers + 1) * _PITCH_X + 4
   exits_y = _TOP + scales * _PITCH_Y + 13
   figure, axes = figures.canvas(right, exits_y + 17)
   colors = figures.exit_colors(len(plan.exits))
 
-  for layer in grid.reduction_layers(layers):
+  for layer, word in picture.marks.items():
     x, _ = _center(layer, 0)
     axes.add_patch(
       patches.Rectangle(
@@ -122,9 +206,7 @@ def draw(plan: grid.Plan) -> Figure:
         zorder=0,
       )
     )
-    axes.text(
-      x, 30, 'reduction', ha='center', va='center_baseline', fontsize=_SMALL
-    )
+    axes.text(x, 30, word, ha='center', va='center_baseline', fontsize=_SMALL)
   for layer in range(grid.STEM_LAYER, layers):
     axes.text(
       _center(layer, 0)[0],
@@ -142,30 +224,11 @@ def draw(plan: grid.Plan) -> Figure:
       va='center_baseline',
     )
 
-  for stem in plan.stems:
-    feature = stem.output
-    _box(axes, feature, colors[stem.step], rounded=True)
-    if feature.scale:
-      _link(
-        axes,
-        (feature.layer, feature.scale - 1),
-        (feature.layer, feature.scale),
-        long=False,
-      )
-  built = set()
-  for cell in plan.cells:
-    end = (cell.output.layer, cell.output.scale)
-    built.add(end)
-    _box(axes, cell.output, colors[cell.step], rounded=False)
-    # The first cell reads the stem twice; one link says so.
-    sources = {
-      (feature.layer, feature.scale)
-      for cell_input in cell.inputs
-      for feature in (cell_input.horizontal, cell_input.diagonal)
-      if feature is not None
-    }
-    for start in sorted(sources):
-      _link(axes, start, end, long=end[0] - start[0] > 1)
+  for square in picture.squares:
+    _box(axes, square, colors[square.step])
+    for start in square.sources:
+      _link(axes, start, square.place, long=square.place[0] - start[0] > 1)
+  built = {square.place for square in picture.squares}
   for layer in range(layers):
     for scale in range(scales):
       if (layer, scale) not in built:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ms_ranas_jax import settings
+from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import alphas
 from ms_ranas_jax.report import cells
@@ -30,6 +31,7 @@ from ms_ranas_jax.space import genotype as genotype_lib
 from ms_ranas_jax.space import grid
 
 PAGE_NAME = 'report.html'
+AnyPlan = grid.Plan | msdnet_plan.Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,18 +213,27 @@ def _spoken_state(state: int) -> str:
 
 def _grid_figure(
   page: html_page.Page,
-  plan: grid.Plan,
+  plan: AnyPlan,
   stage: str,
   what: str,
   cost: Mapping[str, Any] | None,
 ) -> None:
   caption = (
-    f'The network {what}: layers to the right, scales downwards. Colours tell '
-    'the step of computation, that is the first exit that needs a cell; a '
-    'dotted cell is needed by none and not built. Numbers: height × width, '
-    'and channels. Dark links come from the layer before, light ones from the '
-    'layer before that.'
+    f'The network {what}: layers to the right, scales downwards. Numbers: '
+    'height × width, and channels. Colours tell the step of computation, '
   )
+  if isinstance(plan, grid.Plan):
+    caption += (
+      'that is the first exit that needs a cell; a dotted cell is needed by '
+      'none and not built. Dark links come from the layer before, light ones '
+      'from the layer before that.'
+    )
+  else:
+    caption += (
+      'that is the block; an exit ends it. A square hands on all features of '
+      'its scale, side by side with new ones; at a transition a 1×1 '
+      'convolution halves them. Dotted squares are scales that have ended.'
+    )
   if cost is not None and {'params', 'macs'} <= set(cost):
     caption += (
       f' {cost["params"]:,} params, {cost["macs"] / 1e6:,.4g} · 10⁶ macs.'
@@ -231,7 +242,7 @@ def _grid_figure(
   page.figure(
     grid_picture.draw(plan),
     f'{stage}_grid',
-    f'Grid of {spec.layers} layers and {spec.scales} scales with '
+    f'{spec.layers} layers and {spec.scales} scales with '
     f'{len(plan.exits)} exits.',
     caption,
   )
@@ -239,7 +250,7 @@ def _grid_figure(
 
 def _network(
   page: html_page.Page,
-  plan: grid.Plan | None,
+  plan: AnyPlan | None,
   cost: Mapping[str, Any] | None,
   evaluated: bool,
 ) -> None:
@@ -367,7 +378,7 @@ def _lead(anytime: Mapping[str, Any] | None, config: Any) -> list[str]:
 def write_report(
   workdir: str,
   plan_search: grid.Plan | None,
-  plan_train: grid.Plan | None,
+  plan_train: AnyPlan | None,
   primitives: Sequence[str],
 ) -> str:
   """Writes `figures/` and `report.html` from what a work directory holds.
@@ -375,7 +386,8 @@ def write_report(
   Args:
     workdir: the work directory; read where the stages write, see the README.
     plan_search: the network of the search, or None to leave it out.
-    plan_train: the derived network, or None to leave it out.
+    plan_train: the network to train, or None to leave it out. What only
+      networks of cells have is left out where it is of another family.
     primitives: the operations of the search, in the order of the alphas.
 
   Returns:
@@ -421,18 +433,21 @@ def write_report(
   page = html_page.Page(workdir)
   _results(page, anytime, budgeted)
   _network(page, plan_train, cost_train, evaluated=anytime is not None)
-  _cells(page, found, trained, styles)
+  of_cells = plan_train is None or isinstance(plan_train, grid.Plan)
+  if of_cells:
+    _cells(page, found, trained, styles)
   _training(page, train_records)
-  _search(
-    page,
-    search_records,
-    found_alphas,
-    found,
-    plan_search,
-    cost_search,
-    primitives,
-    styles,
-  )
+  if of_cells:
+    _search(
+      page,
+      search_records,
+      found_alphas,
+      found,
+      plan_search,
+      cost_search,
+      primitives,
+      styles,
+    )
   _config(page, config)
   whole = workdir if files.is_remote(workdir) else os.path.abspath(workdir)
   name = os.path.basename(whole.rstrip('/'))

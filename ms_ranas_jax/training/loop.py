@@ -89,7 +89,7 @@ def train_step(
     state: before the step.
     images: (batch, height, width, channels), normalised.
     labels: (batch,) int.
-    network: a derived network.
+    network: of any family.
     optimizer: updates params.
     weights: w_k, one per exit.
     drop_path: probability to drop an operation; None is never.
@@ -192,11 +192,17 @@ def build_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
     steps: steps of an epoch.
   """
   train = config.train
-  schedule = optimizers.epoch_cosine(
-    train.learning_rate, train.final_learning_rate, train.epochs, steps
-  )
   return optimizers.sgd(
-    schedule, train.momentum, train.weight_decay, train.clip
+    _schedule(config, steps), train.momentum, train.weight_decay, train.clip
+  )
+
+
+def _schedule(config: Config, steps: int) -> Callable[[jax.Array], jax.Array]:
+  train = config.train
+  if train.schedule == 'step':
+    return optimizers.epoch_steps(train.learning_rate, train.epochs, steps)
+  return optimizers.epoch_cosine(
+    train.learning_rate, train.final_learning_rate, train.epochs, steps
   )
 
 
@@ -358,7 +364,7 @@ def run_training(
     )
 
   def end_line(done: int) -> dict[str, Any]:
-    rate = _learning_rate(config, program.steps, done - 1)
+    rate = _schedule(config, program.steps)(jnp.int32(done - 1))
     return {'learning_rate': float(rate)}
 
   def end_epoch(state: TrainState, epoch: int) -> dict[str, Any]:
@@ -371,13 +377,6 @@ def run_training(
     workdir,
     interruption or Interruption(),
   )
-
-
-def _learning_rate(config: Config, steps: int, step: int) -> jax.Array:
-  train = config.train
-  return optimizers.epoch_cosine(
-    train.learning_rate, train.final_learning_rate, train.epochs, steps
-  )(jnp.int32(step))
 
 
 def _holdout_metrics(

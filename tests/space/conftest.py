@@ -6,7 +6,6 @@ layout of its params.
 """
 
 import collections
-import functools
 import types
 
 import jax
@@ -283,40 +282,6 @@ def reference():
 
 
 @pytest.fixture(scope='session')
-def quick_jit():
-  """`jax.jit` that optimises little, for what is compiled to run once."""
-  return functools.partial(
-    jax.jit, compiler_options={'xla_backend_optimization_level': 0}
-  )
-
-
-def random_variables(module, *args, seed=0, **kwargs):
-  """Variables of a module, every one of them random, without compiling.
-
-  Scales and variances are positive; nothing is 0 or 1, so that a variable that
-  is not read, or read in the wrong place, shows.
-  """
-  shapes = jax.eval_shape(
-    lambda *a: module.init({'params': jax.random.key(0)}, *a, **kwargs), *args
-  )
-  rng = np.random.default_rng(seed)
-
-  def leaf(path, shape):
-    name = path[-1].key
-    if name.endswith(('scale', 'var')):
-      return rng.uniform(0.5, 1.5, shape.shape).astype(np.float32)
-    return (0.4 * rng.normal(size=shape.shape)).astype(np.float32)
-
-  return jax.tree_util.tree_map_with_path(leaf, dict(shapes))
-
-
-@pytest.fixture(scope='session')
-def fill():
-  """`random_variables`: (module, *call arguments, seed) -> variables."""
-  return random_variables
-
-
-@pytest.fixture(scope='session')
 def params_of():
   """(network) -> the shapes of its params, from an abstract init."""
 
@@ -344,58 +309,3 @@ def mixing():
     return (rows / rows.sum(1, keepdims=True)).astype(np.float32)
 
   return weights
-
-
-def _nested(value):
-  """Yields the jaxprs in a parameter of an equation."""
-  if isinstance(value, (tuple, list)):
-    for entry in value:
-      yield from _nested(entry)
-  elif hasattr(value, 'eqns'):
-    yield value
-  elif hasattr(value, 'jaxpr'):
-    yield value.jaxpr
-
-
-def _jaxpr_macs(jaxpr):
-  total = 0
-  for equation in jaxpr.eqns:
-    name = equation.primitive.name
-    if name == 'conv_general_dilated':
-      kernel = equation.invars[1].aval.shape
-      spec = equation.params['dimension_numbers'].rhs_spec
-      per_output = np.prod(kernel) // kernel[spec[0]]
-      total += int(equation.outvars[0].aval.size * per_output)
-    elif name == 'dot_general':
-      (contracted, _), _ = equation.params['dimension_numbers']
-      shape = equation.invars[0].aval.shape
-      per_output = np.prod([shape[axis] for axis in contracted])
-      total += int(equation.outvars[0].aval.size * per_output)
-    elif name in ('while', 'scan', 'cond'):
-      raise NotImplementedError(name)
-    else:
-      for value in equation.params.values():
-        total += sum(map(_jaxpr_macs, _nested(value)))
-  return total
-
-
-@pytest.fixture(scope='session')
-def count_macs():
-  """(function, *arguments) -> multiply-adds of its convolutions and products.
-
-  Counted in its jaxpr. A padded pixel counts, as it does in the cost model.
-  """
-  return lambda function, *args: _jaxpr_macs(
-    jax.make_jaxpr(function)(*args).jaxpr
-  )
-
-
-@pytest.fixture(scope='session')
-def params_count():
-  """(variables) -> the number of params in them."""
-
-  def count(variables):
-    leaves = jax.tree.leaves(variables.get('params', {}))
-    return sum(int(np.prod(leaf.shape)) for leaf in leaves)
-
-  return count

@@ -104,3 +104,15 @@ def test_the_schedule_reaches_the_optimizer():
   # Two steps of 0.4, two of 0.2, and none after the end.
   for name, value in PARAMS.items():
     np.testing.assert_allclose(params[name], value - 1.2, rtol=1e-5, atol=1e-6)
+
+
+def test_msdnets_schedule_falls_at_a_half_and_three_quarters():
+  schedule = optimizers.epoch_steps(0.1, 300, 7)
+  rates = [float(schedule(jnp.int32(7 * e + 6))) for e in (0, 149, 150, 224)]
+  assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01])
+  rates = [float(schedule(jnp.int32(step))) for step in (7 * 225, 7 * 300)]
+  assert rates == pytest.approx([0.001, 0.001])
+  # Of five epochs the first three, 0 to 2.5, keep the whole rate.
+  odd = optimizers.epoch_steps(1.0, 5, 1)
+  rates = [float(odd(jnp.int32(epoch))) for epoch in range(5)]
+  assert rates == pytest.approx([1.0, 1.0, 1.0, 0.1, 0.01])
