@@ -9,6 +9,9 @@ from ms_ranas_jax.anytime.budgets import budgeted_curve
 from ms_ranas_jax.anytime.budgets import solve_thresholds
 from ms_ranas_jax.anytime.curves import expected_accuracy
 from ms_ranas_jax.anytime.curves import step_area
+from ms_ranas_jax.baselines.msdnet import MSDNet
+from ms_ranas_jax.baselines.msdnet import build_msdnet
+from ms_ranas_jax.baselines.msdnet_plan import MSDNetSpec
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import load_dataset
@@ -70,6 +73,8 @@ __all__ = [
   'Dataset',
   'Genotype',
   'Layer',
+  'MSDNet',
+  'MSDNetSpec',
   'NASNET',
   'Network',
   'NetworkCost',
@@ -87,6 +92,7 @@ __all__ = [
   'adam_with_l2',
   'alphas_gradient',
   'budgeted_curve',
+  'build_msdnet',
   'build_plan',
   'cost_range',
   'cost_tables',

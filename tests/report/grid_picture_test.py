@@ -3,6 +3,7 @@
 from matplotlib import patches
 import pytest
 
+from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.report import figures
 from ms_ranas_jax.report import grid_picture
 from ms_ranas_jax.space import grid
@@ -77,3 +78,27 @@ def test_links():
           features.add((cell.output, feature))
   vertical = plan.spec.scales - 1
   assert len(arrows) == len(features) + vertical + len(plan.exits)
+
+
+@pytest.mark.parametrize('prune', ['max', 'min'])
+def test_msdnet(prune, check_texts):
+  plan = msdnet_plan.build_plan(msdnet_plan.MSDNetSpec(8, 4, 2, 1, prune=prune))
+  figure = grid_picture.draw(plan)
+  check_texts(figure)
+  (axes,) = figure.axes
+  texts = [text.get_text() for text in axes.texts]
+  for index in range(4):
+    assert f'exit {index}' in texts
+  marked = msdnet_plan.transition_layers(plan.spec)
+  assert texts.count('transition') == len(marked) > 0
+  for node in plan.nodes:
+    feature = node.output
+    assert f'{feature.height}×{feature.width}\n{feature.channels}' in texts
+  arrows = [
+    patch
+    for patch in axes.patches
+    if isinstance(patch, patches.FancyArrowPatch)
+  ]
+  links = sum(len(node.convolutions) for node in plan.nodes)
+  vertical = plan.spec.scales - 1
+  assert len(arrows) == links + vertical + len(plan.exits)
