@@ -24,6 +24,8 @@ def _network() -> ConfigDict:
 
 def _train_network() -> ConfigDict:
   network = _network()
+  # Or 'auto': the widest in `train.budget`; so of no one type.
+  network.channels = FieldReference(16, field_type=object)
   network.update(
     {
       # 'grid': cells of a genotype, by the fields above; or 'msdnet', by
@@ -80,7 +82,8 @@ def get_config() -> ConfigDict:
   config.search.alphas_learning_rate = 3e-4  # Adam, constant
   config.search.alphas_weight_decay = 1e-3  # L2 added to the gradient
   config.search.cost = ConfigDict()  # of the network that will be derived
-  config.search.cost.metric = 'macs'  # macs, flops_msdnet, params
+  # macs, flops_msdnet, params, weight_bytes, peak_activation_bytes
+  config.search.cost.metric = 'macs'
   config.search.cost.exit = -1  # up to this exit of config.train.network
   config.search.cost.weight = (
     0.0  # in the loss, of cost / cost at uniform alphas
@@ -114,6 +117,10 @@ def get_config() -> ConfigDict:
   config.train.on_nonfinite = 'stop'  # a loss or gradient; or 'skip' the step
   config.train.remat = False  # take less memory and more time for a step
   config.train.network = _train_network()
+  config.train.budget = ConfigDict()  # of the last exit; 0 is no limit
+  config.train.budget.macs = 0.0  # multiply-adds
+  config.train.budget.params = 0.0  # all that have to be stored
+  config.train.budget.bytes = 0.0  # float32 params and the peak of activations
 
   config.evaluate = ConfigDict()
   config.evaluate.batch_size = 250  # images per call

@@ -10,14 +10,19 @@ from typing import Any
 from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import parallel
-from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space import width
 from ms_ranas_jax.training import optimizers
 
 STAGES = ('describe', 'search', 'train', 'evaluate', 'report')
 GRID = 'grid'
 MSDNET = 'msdnet'
+# The width of the network to train is the widest in the budget.
+AUTO = 'auto'
+# The costs of a search are those of this width, where that is not known yet.
+_NOMINAL_CHANNELS = 16
 
 _Check = tuple[Callable[[Any], bool], str]
 
@@ -141,7 +146,7 @@ _FIELDS: Mapping[str, _Check] = {
   ),
   'search.alphas_learning_rate': _number(0, open_=True),
   'search.alphas_weight_decay': _number(0),
-  'search.cost.metric': _one_of(*cost.METRICS),
+  'search.cost.metric': _one_of(*cost_tables.METRICS),
   'search.cost.exit': _int(-(2**31)),
   'search.cost.weight': _number(0),
   'search.cost.target': _number(0),
@@ -156,6 +161,11 @@ _FIELDS: Mapping[str, _Check] = {
   'train.schedule': _one_of(*optimizers.SCHEDULES),
   **_optimisation('train'),
   **{f'train.network.{name}': check for name, check in _MSDNET.items()},
+  'train.network.channels': (
+    lambda v: v == AUTO or (_is_int(v) and v >= 1),
+    f"a whole number of at least 1, or '{AUTO}'",
+  ),
+  **{f'train.budget.{name}': _number(0) for name in width.LIMITS},
   'evaluate.batch_size': _int(1),
   'evaluate.budget_range': (
     lambda v: _NUMBERS[0](v) and (len(v) == 0 or (len(v) == 2 and v[0] < v[1])),
@@ -209,13 +219,15 @@ def network_spec(
   """Returns the sizes of a grid.
 
   Args:
-    network: `config.search.network` or `config.train.network`.
+    network: `config.search.network` or `config.train.network`; where its width
+      is still to be chosen, a nominal one is taken.
     image_shape: (height, width, channels) of the images.
     num_classes: how many classes there are.
   """
   exits = network['exits']
+  channels = network['channels']
   return grid.NetworkSpec(
-    channels=network['channels'],
+    channels=_NOMINAL_CHANNELS if channels == AUTO else channels,
     layers=network['layers'],
     nodes=network['nodes'],
     scales=network['scales'],

@@ -202,7 +202,7 @@ class Run:
     genotype = self.genotype()
     if genotype is None and self.family.takes_genotype:
       return None
-    return self.family.build(
+    return families.train_network(
       self.config,
       self.image_format,
       genotype,
@@ -271,7 +271,9 @@ def _check_networks(run: Run) -> None:
       f'cells of config.search.network.nodes = {searched.nodes} nodes; make '
       'them equal, or set config.train.genotype.'
     )
-  run.family.plan(config, run.image_format)
+  families.train_plan(config, run.image_format)
+  if any(config.train.budget.values()) or derived.channels == settings.AUTO:
+    families.check_budget(config, run.image_format, derived.nodes)
 
 
 def _check_images(run: Run) -> None:
@@ -288,7 +290,7 @@ def _check_images(run: Run) -> None:
     )
     loop.plan_epochs(config, run.dataset)
     if stage == 'train':
-      plan = run.family.plan(config, run.image_format)
+      plan = families.train_plan(config, run.image_format)
     else:
       plan = run.search_network().plan
     losses.exit_weights(
@@ -301,7 +303,17 @@ def _describe(run: Run) -> None:
     _describe_network(run, 'search', run.search_network())
   network = run.known_network()
   if network is not None:
+    _tell_width(run, network)
     _describe_network(run, 'train', network)
+
+
+def _tell_width(run: Run, network: AnytimeNetwork) -> None:
+  """Says which width was chosen, where it was."""
+  if run.config.train.network.channels == settings.AUTO:
+    run.tell(
+      f'train.network.channels: {network.plan.spec.channels}, the widest in '
+      'train.budget'
+    )
 
 
 def _describe_network(run: Run, name: str, network: AnytimeNetwork) -> None:
@@ -327,6 +339,7 @@ def _search(run: Run) -> None:
 def _train(run: Run) -> None:
   genotype = run.genotype()
   network = run.train_network()
+  _tell_width(run, network)
   if 'search' in run.config.stages and 'describe' in run.config.stages:
     # That stage came before the search, and did not know this network yet.
     _describe_network(run, 'train', network)

@@ -119,6 +119,12 @@ def build_cost_term(
     UsageError: there is no such exit, or no network costs what it should.
   """
   section = config.search.cost
+  if section.target and config.train.network.channels == 'auto':
+    raise UsageError(
+      f'search.cost.target = {section.target:,.0f}, but '
+      "config.train.network.channels = 'auto' leaves open what a genotype "
+      'costs; set the channels, or search without a target.'
+    )
   spec = dataclasses.replace(spec, nodes=config.search.network.nodes)
   exits = len(grid.build_plan(spec, field='train.network').exits)
   if not -exits <= section.exit < exits:

@@ -1,0 +1,118 @@
+"""The widest network in a budget through the stages, without a training."""
+
+import json
+
+import pytest
+
+from ms_ranas_jax import default_config
+from ms_ranas_jax import families
+from ms_ranas_jax import settings
+from ms_ranas_jax import stages
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.space import genotype as genotype_lib
+from ms_ranas_jax.space import width
+
+
+def _config(**fields):
+  config = default_config.get_config()
+  config.stages = ('describe',)
+  config.train.genotype = 'DARTS_V2'
+  config.train.network.nodes = 4
+  config.train.network.channels = settings.AUTO
+  config.update_from_flattened_dict(fields)
+  return config
+
+
+def _described(config, workdir):
+  said = []
+  stages.run_stages(config, str(workdir), said.append)
+  assert 'the widest in train.budget' in '\n'.join(said)
+  path = workdir / 'describe/train_network.json'
+  return json.loads(path.read_text(encoding='utf-8'))
+
+
+def _network(config, channels):
+  config = config.copy_and_resolve_references()
+  with config.ignore_type():
+    config.train.network.channels = channels
+    config.train.budget.update(macs=0, params=0, bytes=0)
+  return families.train_network(
+    config, ((8, 8, 1), 10), genotype_lib.DARTS_V2, dtype='float32'
+  )
+
+
+@pytest.mark.parametrize('limit', width.LIMITS)
+def test_it_is_the_widest_that_fits(limit, tmp_path):
+  config = _config()
+  costs = {c: width.measured(_network(config, c))[limit] for c in (10, 12, 14)}
+  config.train.budget[limit] = float(costs[12] + costs[14]) / 2
+  found = _described(config, tmp_path)
+  exit_ = found['exits'][-1]
+  measured = {
+    'macs': exit_['macs'],
+    'params': exit_['total_params'],
+    'bytes': 4 * exit_['total_params'] + exit_['peak_activation_bytes'],
+  }
+  assert costs[12] <= measured[limit] <= config.train.budget[limit]
+
+
+@pytest.mark.parametrize('family', ['grid', 'msdnet'])
+def test_every_family_has_a_widest(family):
+  fields = {'train.network.family': family, 'train.budget.params': 600_000.0}
+  if family == 'msdnet':
+    fields['train.genotype'] = ''
+  config = _config(**fields)
+  found = families.train_network(
+    config, ((8, 8, 1), 10), genotype_lib.DARTS_V2, dtype='float32'
+  )
+  assert width.measured(found)['params'] <= 600_000
+  wider = _network(config, found.plan.spec.channels + 2)
+  assert width.measured(wider)['params'] > 600_000
+
+
+def test_a_width_that_is_set_must_fit(tmp_path):
+  config = _config(
+    **{'train.network.channels': 12, 'train.budget.macs': 100_000.0}
+  )
+  with pytest.raises(UsageError, match="macs = 100,000.*channels = 'auto'"):
+    _described(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'words'),
+  [
+    ({}, ['train.budget limits nothing', 'train.budget.macs']),
+    ({'train.budget.macs': 10.0}, ['narrowest', 'macs (10 allowed)']),
+    # Before a search, when the genotype is not known.
+    (
+      {
+        'stages': ('search', 'train'),
+        'train.genotype': '',
+        'train.network.nodes': 2,
+        'train.budget.bytes': 10.0,
+      },
+      ['narrowest', 'bytes (10 allowed)'],
+    ),
+    (
+      {
+        'stages': ('search', 'train'),
+        'train.genotype': '',
+        'train.network.nodes': 2,
+        'train.budget.macs': 1e7,
+        'search.cost.target': 1e6,
+      },
+      ['search.cost.target', "channels = 'auto'", 'set the channels'],
+    ),
+    ({'train.network.channels': 'wide'}, ['train.network.channels', "'auto'"]),
+  ],
+  ids=['none', 'small', 'before a search', 'target', 'text'],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(
+  fields, words, tmp_path
+):
+  workdir = tmp_path / 'new'
+  with pytest.raises(UsageError) as caught:
+    _described(_config(**fields), workdir)
+  for word in words:
+    assert word in str(caught.value)
+  assert not workdir.exists()
