@@ -175,12 +175,13 @@ def test_all_channels_is_the_cell_without_partial_channels(fill, mixing):
   assert shapes[0] == shapes[1]
 
 
-def test_odd_sizes_end_with_windows_that_stick_out(fill, mixing):
+def test_odd_sizes_end_with_windows_that_stick_out(fill, mixing, quick_jit):
   inputs = (np.ones((1, 5, 3, CHANNELS), np.float32),) * 2
   module = _cell(True)
   weights = mixing(5, len(FEW))
-  y = module.apply(
-    fill(module, inputs, weights, train=True), inputs, weights, train=False
+  variables = fill(module, inputs, weights, train=True)
+  y = quick_jit(lambda v: module.apply(v, inputs, weights, train=False))(
+    variables
   )
   assert y.shape == (1, 3, 2, NODES * CHANNELS)
   assert np.isfinite(y).all()
