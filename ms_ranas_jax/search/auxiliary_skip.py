@@ -41,7 +41,7 @@ def with_auxiliary_skip(primitives: ops.Primitives) -> ops.Primitives:
   return {**primitives, NAME: ops.Skip()}
 
 
-def with_factor(
+def with_auxiliary_weights(
   weights: network.Weights, factor: jax.Array | float
 ) -> dict[str, jax.Array]:
   """Returns weights with the column of the auxiliary skip.

@@ -89,7 +89,12 @@ def derive_capped(
   """
   free = {kind: np.zeros_like(weights[kind]) for kind in network.KINDS}
   return derive_within(
-    weights, cost_tables.CostTables(0.0, **free), 0.0, 1.0, primitives, max_skips
+    weights,
+    cost_tables.CostTables(0.0, **free),
+    0.0,
+    1.0,
+    primitives,
+    max_skips,
   )
 
 
@@ -122,7 +127,9 @@ def derive_within(
   plain = alphas_lib.derive_genotype(weights, primitives)
   skips = max(count_skips(plain, primitives).values())
   if max_skips is None or skips <= max_skips:
-    if lowest <= cost_tables.genotype_cost(plain, tables, primitives) <= highest:
+    if (
+      lowest <= cost_tables.genotype_cost(plain, tables, primitives) <= highest
+    ):
       return plain
   blocks = [
     _choices(np.asarray(weights[kind]), getattr(tables, kind), primitives)

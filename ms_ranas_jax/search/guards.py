@@ -114,7 +114,7 @@ def weights_in(
   if not search.guards.auxiliary_skip:
     return alphas_lib.softmax_weights
   factor = factor_of(search, epoch)
-  return lambda alphas: auxiliary_skip.with_factor(
+  return lambda alphas: auxiliary_skip.with_auxiliary_weights(
     alphas_lib.softmax_weights(alphas), factor
   )
 

@@ -73,6 +73,11 @@ class Work:
   checkpoint_seconds: float
 
 
+def never() -> bool:
+  """Returns False."""
+  return False
+
+
 @dataclasses.dataclass(frozen=True)
 class Hooks:
   """What a stage adds. A state that it is given is valid until it returns.
@@ -90,7 +95,7 @@ class Hooks:
   end_line: Callable[[int], Mapping[str, Any]]
   end_epoch: Callable[[PyTree, int], Mapping[str, Any]]
   shown: Callable[[Mapping[str, Any]], Mapping[str, float]]
-  finished: Callable[[], bool] = lambda: False
+  finished: Callable[[], bool] = never
 
 
 @flax.struct.dataclass

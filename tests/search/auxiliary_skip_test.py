@@ -46,7 +46,7 @@ def _weights():
 def _variables(reduction):
   """Of the cell with an auxiliary skip, and of the plain one in it."""
   module = _cell(WITH, reduction)
-  weights = auxiliary_skip.with_factor(_weights(), 1.0)['normal']
+  weights = auxiliary_skip.with_auxiliary_weights(_weights(), 1.0)['normal']
   init = jax.jit(lambda k: module.init(k, _inputs(), weights, train=True))
   params = init(jax.random.key(0)).get('params', {})
   plain = {
@@ -85,7 +85,7 @@ def test_a_mixture_is_that_without_it_plus_the_factor_times_the_skip(reduction):
   _, found = _gradients(
     _cell(WITH, reduction),
     params,
-    auxiliary_skip.with_factor(_weights(), beta)['normal'],
+    auxiliary_skip.with_auxiliary_weights(_weights(), beta)['normal'],
   )
   skips = _inputs()
   if reduction:
@@ -105,7 +105,7 @@ def test_a_mixture_is_that_without_it_plus_the_factor_times_the_skip(reduction):
 @pytest.mark.parametrize('reduction', [False, True])
 def test_at_factor_zero_it_is_the_plain_cell_to_the_bit(reduction):
   params, plain = _variables(reduction)
-  weights = auxiliary_skip.with_factor(_weights(), 0.0)['normal']
+  weights = auxiliary_skip.with_auxiliary_weights(_weights(), 0.0)['normal']
   (of_params, *of_others), found = _gradients(
     _cell(WITH, reduction), params, weights
   )
@@ -128,7 +128,7 @@ def test_at_factor_zero_it_is_the_plain_cell_to_the_bit(reduction):
 def test_an_edges_share_scales_the_whole_mixture():
   share = jnp.asarray([[0.25], [0.5]])
   weights = jax.tree.map(lambda t: t * share, _weights())
-  found = auxiliary_skip.with_factor(weights, 0.8)['normal']
+  found = auxiliary_skip.with_auxiliary_weights(weights, 0.8)['normal']
   np.testing.assert_array_equal(found[:, :-1], weights['normal'])
   np.testing.assert_allclose(found[:, -1], 0.8 * share[:, 0], rtol=1e-6)
 

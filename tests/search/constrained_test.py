@@ -90,9 +90,11 @@ def _skips(genotype):
 def test_it_is_the_likeliest_of_all_with_so_few_skips(cap):
   primitives = {n: FEW[n] for n in ('none', 'skip_connect', 'sep_conv_3x3')}
   spec = grid.NetworkSpec(4, 3, 2, 1, image_shape=(8, 8, 1))
-  tables = cost.cost_tables(spec, primitives)
+  tables = cost_tables.cost_tables(spec, primitives)
   every = [g for g in _all_genotypes(primitives) if _skips(g) <= cap]
-  costs = np.array([cost.genotype_cost(g, tables, primitives) for g in every])
+  costs = np.array(
+    [cost_tables.genotype_cost(g, tables, primitives) for g in every]
+  )
   np.testing.assert_allclose(
     constrained.cost_range(tables, primitives, cap), (costs.min(), costs.max())
   )
@@ -115,7 +117,7 @@ def test_it_is_the_likeliest_of_all_with_so_few_skips(cap):
       weights, tables, low, high, primitives, cap
     )
     assert _skips(found) <= cap
-    assert low <= cost.genotype_cost(found, tables, primitives) <= high
+    assert low <= cost_tables.genotype_cost(found, tables, primitives) <= high
     np.testing.assert_allclose(
       _value(found, weights, primitives), values[inside].max(), rtol=1e-9
     )

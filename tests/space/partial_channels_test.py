@@ -187,6 +187,35 @@ def test_odd_sizes_end_with_windows_that_stick_out(fill, mixing, quick_jit):
   assert np.isfinite(y).all()
 
 
+def test_a_step_takes_less_memory():
+  """A gradient of a cell of 16 channels, as compiled."""
+  shape = (8, 16, 16, 16)
+  inputs = (jax.ShapeDtypeStruct(shape, jnp.float32),) * 2
+  weights = jax.ShapeDtypeStruct((5, len(FEW)), jnp.float32)
+
+  def memory(count):
+    module = cell_lib.Cell(
+      cell_lib.mixed_wiring(NODES, tuple(FEW)),
+      FEW,
+      shape[-1],
+      partial_channels=count,
+    )
+
+    def total(params, inputs, weights):
+      y = module.apply({'params': params}, inputs, weights, train=True)
+      return jnp.sum(y**2)
+
+    params = jax.eval_shape(
+      lambda x, w: module.init(jax.random.key(0), x, w, train=True),
+      inputs,
+      weights,
+    )['params']
+    compiled = jax.jit(jax.grad(total)).lower(params, inputs, weights).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert memory(4) < 0.7 * memory(1)
+
+
 @pytest.mark.parametrize('name', ['one scale', 'two scales, odd'])
 def test_the_cost_model_counts_partial_channels(name, count_macs, params_count):
   spec = {
