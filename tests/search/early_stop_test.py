@@ -4,9 +4,11 @@ import jax
 from jax import flatten_util
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.search import bilevel
 from ms_ranas_jax.search import early_stop
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -107,6 +109,86 @@ def test_the_first_epoch_that_stops_a_rising_search():
   assert first == 13
   assert kept[first] == 8
   assert values[kept[first]] == 1.0
+
+
+def _overfitting_search(epochs):
+  """A search on 25 noisy examples of a linear map, skip or matrix product.
+
+  The map has nothing of the identity, so the product is right. Once its matrix
+  fits the noise, the validation loss has alphas go over to the skip.
+
+  Args:
+    epochs: how many.
+
+  Returns:
+    After each epoch: the eigenvalue, the weight of the skip, and the validation
+    loss of the product alone.
+  """
+  size, rng = 20, np.random.default_rng(0)
+  target = rng.normal(size=(size, size)) / np.sqrt(size)
+  target -= np.trace(target) / size * np.eye(size)
+
+  def draw(count):
+    x = rng.normal(size=(count, size))
+    y = x @ target.T + 0.7 * rng.normal(size=x.shape)
+    return jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
+
+  train, valid = draw(25), draw(500)
+
+  def loss(params, alphas, batch_stats, batch):
+    x, y = batch
+    weights = jax.nn.softmax(alphas['normal'])[0]
+    output = weights[0] * x + weights[1] * (x @ params)
+    return jnp.mean((output - y) ** 2), (batch_stats, {})
+
+  sgd, adam = optax.sgd(0.4), optax.adam(0.005)
+  state = bilevel.init_state(
+    jnp.zeros((size, size)),
+    {'normal': jnp.zeros((1, 2))},
+    {},
+    sgd,
+    adam,
+    jax.random.key(0),
+  )
+
+  @jax.jit
+  def epoch(state):
+    state = jax.lax.fori_loop(
+      0,
+      20,
+      lambda _, s: bilevel.search_step(
+        s,
+        train,
+        valid,
+        loss=loss,
+        params_optimizer=sgd,
+        alphas_optimizer=adam,
+      )[0],
+      state,
+    )
+    eigenvalue = early_stop.hessian_eigenvalue(
+      lambda p, a: loss(p, a, {}, valid)[0], state.params, state.alphas
+    )
+    alone = {'normal': jnp.asarray([[-50.0, 50.0]])}
+    skip = jax.nn.softmax(state.alphas['normal'])[0, 0]
+    return state, (eigenvalue, skip, loss(state.params, alone, {}, valid)[0])
+
+  found = []
+  for _ in range(epochs):
+    state, values = epoch(state)
+    found.append(values)
+  return np.array(found).T
+
+
+def test_on_a_search_that_collapses_it_keeps_the_better_operation():
+  eigenvalues, skip, alone = _overfitting_search(40)
+  assert skip[-1] > 0.6  # without it the genotype is the skip
+  stops = (
+    early_stop.epoch_before_rise(eigenvalues[:n], 5, 1.3) for n in range(41)
+  )
+  kept = next(epoch for epoch in stops if epoch is not None)
+  assert skip[kept] < 0.4
+  assert alone[kept] < alone[-1] / 2
 
 
 def test_no_window_is_refused():
