@@ -17,6 +17,7 @@ from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import early_stop
 from ms_ranas_jax.search import guards
 from ms_ranas_jax.search import loop
+from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.training import steps
@@ -223,3 +224,18 @@ def test_a_cap_needs_something_else_to_choose():
   guards.check(_config(max_skips=2).search, skips)
   with pytest.raises(UsageError, match='search.guards.max_skips = 1'):
     guards.check(section, skips)
+
+
+def test_the_cost_of_the_search_network_is_that_with_guards():
+  plain, partial, beside = (
+    cost.network_cost(
+      guards.search_network(_config(**changes).search, SPEC, FEW)
+    )
+    for changes in ({}, {'partial_channels': 2}, {'auxiliary_skip': 1.0})
+  )
+  assert partial.macs < plain.macs
+  # Two factorized reduces in each of two reduction cells, of 8 channels at 8x8
+  # and of 16 at 4x4.
+  added = 2 * (8 * 8 + 16 * 16)
+  assert beside.params == plain.params + added
+  assert beside.macs == plain.macs + 2 * (8 * 8 * 16 + 16 * 16 * 4)
