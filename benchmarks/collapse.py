@@ -45,7 +45,7 @@ def run(guard: str, args: argparse.Namespace) -> str:
     channels=4, layers=args.layers, nodes=2, scales=1, exits='last'
   )
   config.search.epochs = args.epochs
-  config.search.alphas_learning_rate = 0.02
+  config.search.alphas_learning_rate = args.alphas_learning_rate
   config.search.guards.update(_GUARDS[guard])
   began = time.monotonic()
   with tempfile.TemporaryDirectory() as workdir:
@@ -75,6 +75,7 @@ def main() -> None:
   )
   parser.add_argument('--layers', type=int, default=16)
   parser.add_argument('--epochs', type=int, default=60)
+  parser.add_argument('--alphas-learning-rate', type=float, default=0.02)
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args()
   print(
