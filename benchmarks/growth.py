@@ -27,6 +27,7 @@ _BASE: Mapping[str, Any] = {
   'batch': 32,
   'order': 1,
   'mixed_derivative': 'exact',
+  'partial_channels': 1,
   'exits': 'all_but_first',
   'image': 32,
   'lowering': 'auto',

@@ -98,6 +98,7 @@ def search_step(case: Case) -> Served:
   config = _config(case, 'search')
   config.search.order = case['order']
   config.search.mixed_derivative = case['mixed_derivative']
+  config.search.guards.partial_channels = case['partial_channels']
   dataset = _dataset(case['image'], case['batch'])
   program = search_loop.build_program(config, dataset)
   return _steps(program, dataset, (2, case['batch']))

@@ -24,6 +24,9 @@ def main() -> None:
     default='exact',
     help="of order 2: exact, or difference as the reference's",
   )
+  parser.add_argument(
+    '--partial-channels', type=int, default=1, help='K of PC-DARTS; of ours'
+  )
   parser.add_argument('--scales', type=int, default=1)
   parser.add_argument('--exits', default='last', help='last or all_but_first')
   parser.add_argument('--image', type=int, default=32, help='side, pixels')
@@ -32,7 +35,7 @@ def main() -> None:
   if args.reference and (args.scales, args.exits) != (1, 'last'):
     parser.error('the reference has one scale and one exit')
   names = 'layers channels batch nodes order scales exits image'.split()
-  names.append('mixed_derivative')
+  names += ['mixed_derivative', 'partial_channels']
   comparison.compare(
     args, 'search_step', {name: getattr(args, name) for name in names}
   )

@@ -18,13 +18,18 @@ from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.search.alphas import derive_genotype
 from ms_ranas_jax.search.alphas import init_alphas
 from ms_ranas_jax.search.alphas import softmax_weights
+from ms_ranas_jax.search.auxiliary_skip import with_auxiliary_skip
+from ms_ranas_jax.search.auxiliary_skip import with_auxiliary_weights
 from ms_ranas_jax.search.bilevel import SearchState
 from ms_ranas_jax.search.bilevel import alphas_gradient
 from ms_ranas_jax.search.bilevel import init_state
 from ms_ranas_jax.search.bilevel import search_step
 from ms_ranas_jax.search.constrained import cost_range
+from ms_ranas_jax.search.constrained import derive_capped
 from ms_ranas_jax.search.constrained import derive_within
 from ms_ranas_jax.search.derived_cost import expected_derived_cost
+from ms_ranas_jax.search.early_stop import epoch_before_rise
+from ms_ranas_jax.search.early_stop import hessian_eigenvalue
 from ms_ranas_jax.search.optimizers import adam_with_l2
 from ms_ranas_jax.space.cell import Cell
 from ms_ranas_jax.space.cell import Wiring
@@ -96,14 +101,17 @@ __all__ = [
   'build_plan',
   'cost_range',
   'cost_tables',
+  'derive_capped',
   'derive_genotype',
   'derive_within',
   'derived_network',
+  'epoch_before_rise',
   'exit_losses',
   'expected_accuracy',
   'expected_cost',
   'expected_derived_cost',
   'fixed_wiring',
+  'hessian_eigenvalue',
   'init_alphas',
   'init_state',
   'init_variables',
@@ -117,4 +125,6 @@ __all__ = [
   'softmax_weights',
   'solve_thresholds',
   'step_area',
+  'with_auxiliary_skip',
+  'with_auxiliary_weights',
 ]

@@ -91,6 +91,14 @@ def get_config() -> ConfigDict:
   config.search.cost.target = 0.0  # cost to search for, instead; 0 is none
   config.search.cost.tolerance = 0.05  # share that the result may be off by
   config.search.cost.temperature = 0.2  # of the expected cost; towards 0 exact
+  config.search.guards = ConfigDict()  # against cells of skip connections
+  config.search.guards.max_skips = -1  # the most in a derived cell; -1 is off
+  config.search.guards.auxiliary_skip = 0.0  # its factor at first; 0 is off
+  config.search.guards.auxiliary_decay = 'linear'  # to 0; or 'cosine'
+  config.search.guards.partial_channels = 1  # 1 / so many are mixed; 1 is off
+  config.search.guards.early_stop = False  # when the loss gets sharp in alphas
+  config.search.guards.early_stop_window = 5  # epochs of an average
+  config.search.guards.early_stop_factor = 1.3  # growth of the average
   config.search.exit_weights = ()  # w_k of the loss; () is ones
   config.search.chunk_steps = 20  # steps of a line of metrics
   config.search.on_nonfinite = 'stop'  # a loss or gradient; or 'skip' the step

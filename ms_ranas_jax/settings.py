@@ -10,6 +10,7 @@ from typing import Any
 from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import parallel
+from ms_ranas_jax.search import auxiliary_skip
 from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import lowering
@@ -152,6 +153,13 @@ _FIELDS: Mapping[str, _Check] = {
   'search.cost.target': _number(0),
   'search.cost.temperature': _number(0, open_=True),
   'search.cost.tolerance': _number(0, 1, open_=True),
+  'search.guards.max_skips': _int(-1),
+  'search.guards.auxiliary_skip': _number(0),
+  'search.guards.auxiliary_decay': _one_of(*auxiliary_skip.DECAYS),
+  'search.guards.partial_channels': _int(1),
+  'search.guards.early_stop': _FLAG,
+  'search.guards.early_stop_window': _int(1),
+  'search.guards.early_stop_factor': _number(1),
   **_optimisation('search'),
   'train.genotype': _TEXT,
   'train.drop_path': (

@@ -28,6 +28,7 @@ from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas
+from ms_ranas_jax.search import guards
 from ms_ranas_jax.search import loop as search_loop
 from ms_ranas_jax.search.cost_term import build_cost_term
 from ms_ranas_jax.space import cost
@@ -176,7 +177,8 @@ class Run:
 
   def search_network(self) -> network_lib.Network:
     """Returns the network of the search."""
-    return network_lib.search_network(
+    return guards.search_network(
+      self.config.search,
       self.spec(self.config.search.network),
       ops.PRIMITIVES,
       dtype=self.config.dtype,
@@ -252,6 +254,7 @@ def _check_networks(run: Run) -> None:
   if {'search', 'describe'} & chosen and run.family.takes_genotype:
     run.search_network()
   if 'search' in chosen:
+    guards.check(config.search, ops.PRIMITIVES)
     build_cost_term(config, run.spec(config.train.network), ops.PRIMITIVES)
   trained = steps.checkpoints(run.workdir, 'train')
   if 'evaluate' in chosen and 'train' not in chosen:

@@ -106,3 +106,31 @@ def test_a_reference_is_refused_where_it_has_no_such_network(repo_root):
   )
   assert result.returncode == 2
   assert 'one scale' in result.stderr
+
+
+@pytest.mark.slow
+def test_collapse_searches_with_each_guard(repo_root):
+  command = (sys.executable, str(repo_root / 'benchmarks/collapse.py'))
+  result = subprocess.run(
+    [
+      *command,
+      '--layers=3',
+      '--epochs=10',
+      '--guard=none',
+      '--guard=max_skips',
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+  )
+  assert result.returncode == 0, result.stderr
+  *_, plain, capped = (
+    [cell.strip() for cell in line.strip('|').split('|')]
+    for line in result.stdout.splitlines()
+  )
+  assert (plain[0], capped[0]) == ('none', 'max_skips')
+  # The same search; only the genotype keeps to the cap.
+  assert plain[1:3] == capped[1:3]
+  for before, after in zip(plain[3:5], capped[3:5], strict=True):
+    assert int(after) == min(int(before), 1)

@@ -35,6 +35,11 @@ _ALSO_BAD = [
   ('search.train_fraction', 0.0),
   ('search.train_fraction', 1),
   ('search.alphas_learning_rate', 0.0),
+  ('search.guards.max_skips', -2),
+  ('search.guards.auxiliary_decay', 'steep'),
+  ('search.guards.partial_channels', 0),
+  ('search.guards.early_stop_window', 0),
+  ('search.guards.early_stop_factor', 0.9),
   ('train.drop_path', 1.0),
   ('train.schedule', 'linear'),
   ('train.network.family', 'resnet'),
@@ -85,6 +90,10 @@ _ALSO_GOOD = [
   ('dtype', 'bfloat16'),
   ('lowering', 'conv'),
   ('search.order', 2),
+  ('search.guards.max_skips', 0),
+  ('search.guards.auxiliary_skip', 1),
+  ('search.guards.auxiliary_decay', 'cosine'),
+  ('search.guards.early_stop_factor', 1.0),
   ('search.learning_rate', 1),
   ('search.momentum', 1.0),
   ('search.exit_weights', (0, 1.5)),
@@ -122,8 +131,8 @@ def _bad_values(name):
   default = _DEFAULTS[name]
   # A tuple is not of the wrong type for exits, though their default is a word.
   words = name.endswith('.exits')
-  # And an exit may be counted from the end.
-  last = name.endswith('.exit')
+  # And an exit may be counted from the end, a cap be off.
+  last = name.endswith(('.exit', '.max_skips'))
   yield from (
     b
     for b in _BAD[type(default)]

@@ -142,7 +142,8 @@ def test_search_metrics(finished):
   records = metrics.read_metrics(finished / 'search/metrics.jsonl')
   assert [r['step'] for r in records] == [_CHUNK, _SEARCH_STEPS]
   for record in records:
-    ends = {'derived_cost'} if record['step'] == _SEARCH_STEPS else set()
+    ends = {'derived_cost', 'normal_skips', 'reduction_skips'}
+    ends = ends if record['step'] == _SEARCH_STEPS else set()
     assert set(record) == ends | {
       'expected_cost',
       'step',

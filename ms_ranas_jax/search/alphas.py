@@ -3,6 +3,11 @@
 Alphas are architecture logits, a pytree of their own: {'normal': (edges,
 operations), 'reduction': (edges, operations)}. Rows go node by node, node i
 having an edge from each of the states 0 to 1 + i.
+
+With edge normalisation (PC-DARTS, Xu et al. 2020, eq. 4) there are logits of
+edges besides, {'normal_edges': (edges,), 'reduction_edges': (edges,)}: the
+weights of an edge are multiplied with the softmax of these over the edges into
+its node, so that the rows of a node sum to one together.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ms_ranas_jax.errors import UsageError
@@ -24,7 +30,10 @@ _INITIAL_DEVIATION = 1e-3
 
 
 def init_alphas(
-  key: jax.Array, nodes: int, num_operations: int
+  key: jax.Array,
+  nodes: int,
+  num_operations: int,
+  edge_normalization: bool = False,
 ) -> dict[str, jax.Array]:
   """Draws alphas from 1e-3 * N(0, 1), as DARTS does.
 
@@ -32,22 +41,60 @@ def init_alphas(
     key: random key.
     nodes: nodes per cell.
     num_operations: operations on every edge.
+    edge_normalization: draw logits of edges as well, in the same way.
 
   Returns:
     The alphas, float32.
   """
-  shape = cell.num_edges(nodes), num_operations
-  return {
-    kind: _INITIAL_DEVIATION * jax.random.normal(subkey, shape)
-    for kind, subkey in zip(
-      (network.NORMAL, network.REDUCTION), jax.random.split(key), strict=True
-    )
+  edges = cell.num_edges(nodes)
+  keys = dict(zip(network.KINDS, jax.random.split(key), strict=True))
+  alphas = {
+    kind: _INITIAL_DEVIATION
+    * jax.random.normal(subkey, (edges, num_operations))
+    for kind, subkey in keys.items()
   }
+  if edge_normalization:
+    for kind, subkey in keys.items():
+      draws = jax.random.normal(jax.random.fold_in(subkey, 1), (edges,))
+      alphas[edges_key(kind)] = _INITIAL_DEVIATION * draws
+  return alphas
+
+
+def edges_key(kind: str) -> str:
+  """Returns the name of the logits of a cell's edges among the alphas."""
+  return f'{kind}_edges'
+
+
+def log_softmax_weights(alphas: Alphas) -> dict[str, jax.Array]:
+  """Returns the logarithms of `softmax_weights`."""
+  logs = {kind: jax.nn.log_softmax(alphas[kind]) for kind in network.KINDS}
+  for kind in network.KINDS:
+    logits = alphas.get(edges_key(kind))
+    if logits is None:
+      continue
+    nodes, row = [], 0
+    while row < len(logits):
+      states = cell.NUM_INPUTS + len(nodes)
+      nodes.append(jax.nn.log_softmax(logits[row : row + states]))
+      row += states
+    logs[kind] = logs[kind] + jnp.concatenate(nodes)[:, None]
+  return logs
 
 
 def softmax_weights(alphas: Alphas) -> dict[str, jax.Array]:
-  """Returns the weights of eq. (1): the softmax of each edge's alphas."""
-  return {kind: jax.nn.softmax(value) for kind, value in alphas.items()}
+  """Returns the weights of eq. (1): the softmax of each edge's alphas.
+
+  Where the alphas hold logits of edges, times the softmax of these.
+
+  Args:
+    alphas: see the module.
+
+  Returns:
+    {'normal': (edges, operations), 'reduction': ...}.
+  """
+  if edges_key(network.NORMAL) in alphas:
+    return jax.tree.map(jnp.exp, log_softmax_weights(alphas))
+  return {kind: jax.nn.softmax(alphas[kind]) for kind in network.KINDS}
 
 
 def derive_genotype(

@@ -1,4 +1,4 @@
-r"""Deriving a genotype whose network costs what it may.
+r"""Deriving a genotype with few skips, or whose network costs what it may.
 
 DARTS keeps, per node, the two edges whose strongest operation weighs most. That
 is the genotype with the largest product of weights, over all choices of two
@@ -6,11 +6,16 @@ edges per node and an operation other than none on each. Under a limit on the
 cost, the same product is maximised over the genotypes within the limit. Costs
 and logarithms of weights are sums over nodes, so this is a knapsack: node after
 node, the best product for every sum of costs, in small steps of cost.
+
+A cap on the skip connections of a cell is one more limit of that kind: the best
+product for every number of skips so far in the cell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
 import itertools
 
 import jax
@@ -27,8 +32,70 @@ from ms_ranas_jax.space.genotype import Genotype
 # Steps of cost between zero and the upper limit.
 _STEPS = 4000
 
-# Cost, log of the product of weights, ((operation, state), (operation, state)).
-Choice = tuple[float, float, tuple[tuple[int, int], tuple[int, int]]]
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """What can be chosen at a node.
+
+  Attributes:
+    cost: of its two edges.
+    value: log of the product of their weights.
+    edges: (column of the operation, state), twice.
+    skips: how many of them are skip connections.
+  """
+
+  cost: float
+  value: float
+  edges: tuple[tuple[int, int], tuple[int, int]]
+  skips: int
+
+
+def count_skips(
+  genotype: Genotype, primitives: ops.Primitives = ops.PRIMITIVES
+) -> dict[str, int]:
+  """Returns {'normal': skip connections in the normal cell, 'reduction': ...}.
+
+  Args:
+    genotype: of operations among the primitives.
+    primitives: name -> operation.
+  """
+  return {
+    kind: sum(_is_skip(primitives[name]) for name, _ in edges)
+    for kind, edges in (
+      (network.NORMAL, genotype.normal),
+      (network.REDUCTION, genotype.reduction),
+    )
+  }
+
+
+def derive_capped(
+  weights: Mapping[str, np.ndarray | jax.Array],
+  max_skips: int | None,
+  primitives: ops.Primitives = ops.PRIMITIVES,
+) -> Genotype:
+  """Returns the likeliest genotype with so many skip connections at most.
+
+  Args:
+    weights: {'normal': (edges, operations), 'reduction': ...}, softmax weights.
+    max_skips: the most in each of the two cells; None is any number.
+    primitives: name -> operation, in the order of the columns.
+
+  Returns:
+    The genotype; all nodes are concatenated. Where `alphas.derive_genotype`'s
+    keeps to the cap, that one.
+
+  Raises:
+    UsageError: skip connections are all that there is to choose.
+  """
+  free = {kind: np.zeros_like(weights[kind]) for kind in network.KINDS}
+  return derive_within(
+    weights,
+    cost_tables.CostTables(0.0, **free),
+    0.0,
+    1.0,
+    primitives,
+    max_skips,
+  )
 
 
 def derive_within(
@@ -37,6 +104,7 @@ def derive_within(
   lowest: float,
   highest: float,
   primitives: ops.Primitives = ops.PRIMITIVES,
+  max_skips: int | None = None,
 ) -> Genotype:
   """Returns the likeliest genotype whose network costs so much.
 
@@ -46,26 +114,33 @@ def derive_within(
     lowest: the least cost allowed, in the unit of the tables.
     highest: the most.
     primitives: name -> operation, in the order of the columns.
+    max_skips: the most skip connections in each of the two cells; None is any
+      number.
 
   Returns:
     The genotype; all nodes are concatenated. Where `alphas.derive_genotype`'s
-    costs what it may, that one.
+    costs what it may and keeps to the cap, that one.
 
   Raises:
     UsageError: no genotype costs so much; the message says what can be had.
   """
   plain = alphas_lib.derive_genotype(weights, primitives)
-  if lowest <= cost_tables.genotype_cost(plain, tables, primitives) <= highest:
-    return plain
+  skips = max(count_skips(plain, primitives).values())
+  if max_skips is None or skips <= max_skips:
+    if (
+      lowest <= cost_tables.genotype_cost(plain, tables, primitives) <= highest
+    ):
+      return plain
   blocks = [
     _choices(np.asarray(weights[kind]), getattr(tables, kind), primitives)
     for kind in network.KINDS
   ]
-  nodes = [choices for block in blocks for choices in block]
-  cheapest, dearest = cost_range(tables, primitives)
+  cheapest, dearest = cost_range(tables, primitives, max_skips)
   picked = None
   if cheapest <= highest and lowest <= dearest:
-    picked = _knapsack(nodes, lowest - tables.base, highest - tables.base)
+    picked = _knapsack(
+      blocks, lowest - tables.base, highest - tables.base, max_skips
+    )
   if picked is None:
     raise UsageError(
       f'no genotype costs between {lowest:,.0f} and {highest:,.0f}: the '
@@ -87,36 +162,67 @@ def derive_within(
 
 
 def cost_range(
-  tables: cost_tables.CostTables, primitives: ops.Primitives = ops.PRIMITIVES
+  tables: cost_tables.CostTables,
+  primitives: ops.Primitives = ops.PRIMITIVES,
+  max_skips: int | None = None,
 ) -> tuple[float, float]:
   """Returns what the cheapest and the dearest genotype cost.
 
   Args:
     tables: of the network to be derived, see `cost_tables.cost_tables`.
     primitives: name -> operation, in the order of the columns.
+    max_skips: the most skip connections in each of the two cells; None is any
+      number.
+
+  Raises:
+    UsageError: skip connections are all that there is to choose.
   """
-  nodes = [
-    choices
-    for kind in network.KINDS
-    for choices in _choices(
-      np.ones_like(getattr(tables, kind)), getattr(tables, kind), primitives
-    )
-  ]
+  blocks = []
+  for kind in network.KINDS:
+    costs = getattr(tables, kind)
+    blocks.append(_choices(np.ones_like(costs), costs, primitives))
   return tuple(
-    float(tables.base + sum(pick(c[0] for c in choices) for choices in nodes))
+    tables.base + sum(_extreme(block, pick, max_skips) for block in blocks)
     for pick in (min, max)
   )
+
+
+def _extreme(
+  nodes: list[list[Choice]],
+  pick: Callable[[float, float], float],
+  max_skips: int | None,
+) -> float:
+  """Returns the least or the largest cost of a cell."""
+  best = {0: 0.0}  # by the number of skips
+  for choices in nodes:
+    own: dict[int, float] = {}
+    for choice in choices:
+      own[choice.skips] = pick(own.get(choice.skips, choice.cost), choice.cost)
+    found: dict[int, float] = {}
+    for before, total in best.items():
+      for skips, price in own.items():
+        skips += before
+        if max_skips is None or skips <= max_skips:
+          found[skips] = pick(found.get(skips, total + price), total + price)
+    best = found
+  if not best:
+    raise UsageError(
+      f'no genotype has {max_skips} skip connections at most in a cell: there '
+      'are too few other primitives; allow more.'
+    )
+  return float(functools.reduce(pick, best.values()))
+
+
+def _is_skip(operation: ops.Operation) -> bool:
+  return isinstance(operation, ops.Skip)
 
 
 def _choices(
   table: np.ndarray, costs: np.ndarray, primitives: ops.Primitives
 ) -> list[list[Choice]]:
   """Returns, node by node, all that can be chosen at it."""
-  real = [
-    column
-    for column, operation in enumerate(primitives.values())
-    if alphas_lib.is_real(operation)
-  ]
+  operations = tuple(primitives.values())
+  real = [c for c, o in enumerate(operations) if alphas_lib.is_real(o)]
   logs = np.log(np.maximum(np.asarray(table, np.float64), 1e-300))
   nodes, row = [], 0
   while row < len(table):
@@ -129,7 +235,12 @@ def _choices(
     }
     nodes.append(
       [
-        (a[0] + b[0], a[1] + b[1], (a[2], b[2]))
+        Choice(
+          a[0] + b[0],
+          a[1] + b[1],
+          (a[2], b[2]),
+          sum(_is_skip(operations[o]) for o, _ in (a[2], b[2])),
+        )
         for first, second in itertools.combinations(range(states), 2)
         for a in single[first]
         for b in single[second]
@@ -140,29 +251,42 @@ def _choices(
 
 
 def _knapsack(
-  nodes: list[list[Choice]], lowest: float, highest: float
+  blocks: list[list[list[Choice]]],
+  lowest: float,
+  highest: float,
+  max_skips: int | None,
 ) -> list[tuple[tuple[int, int], tuple[int, int]]] | None:
   """Returns the choices with the largest sum of logs within the limits."""
   step = highest / _STEPS
   if step <= 0:
     return None
-  # At every sum of costs, in steps: the best sum of logs, and its exact cost.
-  best = np.full(_STEPS + 1, -np.inf)
-  exact = np.zeros(_STEPS + 1)
+  # A place stands for a sum of costs, in steps, and the number of skips so far
+  # in the cell; without a cap they are not counted.
+  most = 2 * max(map(len, blocks))
+  counts = 1 if max_skips is None else min(max_skips, most) + 1
+  width = _STEPS + 1
+  size = counts * width
+  # At every place: the best sum of logs, and its exact cost.
+  best = np.full(size, -np.inf)
+  exact = np.zeros(size)
   best[0] = 0.0
   trail = []
-  for choices in nodes:
-    new = np.full(_STEPS + 1, -np.inf)
-    new_exact = np.zeros(_STEPS + 1)
-    came = np.zeros(_STEPS + 1, np.int64)
-    choice = np.zeros(_STEPS + 1, np.int64)
-    for number, (price, value, _) in enumerate(choices):
+  for position, choices in (p for block in blocks for p in enumerate(block)):
+    new = np.full(size, -np.inf)
+    new_exact = np.zeros(size)
+    came = np.zeros(size, np.int64)
+    chosen = np.zeros(size, np.int64)
+    for number, choice in enumerate(choices):
       places = np.flatnonzero(np.isfinite(best))
-      sums = exact[places] + price
-      inside = sums <= highest
-      places, sums = places[inside], sums[inside]
-      targets = np.round(sums / step).astype(np.int64)
-      values = best[places] + value
+      sums = exact[places] + choice.cost
+      # The first node of a cell begins to count anew.
+      skips = places // width if position else np.zeros_like(places)
+      if max_skips is not None:
+        skips = skips + choice.skips
+      inside = (sums <= highest) & (skips < counts)
+      places, sums, skips = places[inside], sums[inside], skips[inside]
+      targets = skips * width + np.round(sums / step).astype(np.int64)
+      values = best[places] + choice.value
       # The best of what falls into one place goes last, and stays.
       order = np.argsort(values, kind='stable')
       places, sums, targets, values = (
@@ -175,17 +299,15 @@ def _knapsack(
       new[targets] = values
       new_exact[targets] = sums
       came[targets] = places
-      choice[targets] = number
-    trail.append((came, choice))
+      chosen[targets] = number
+    trail.append((choices, came, chosen))
     best, exact = new, new_exact
   allowed = np.isfinite(best) & (exact >= lowest) & (exact <= highest)
   if not allowed.any():
     return None
   place = int(np.argmax(np.where(allowed, best, -np.inf)))
   picked = []
-  for choices, (came, choice) in zip(
-    reversed(nodes), reversed(trail), strict=True
-  ):
-    picked.append(choices[choice[place]][2])
+  for choices, came, chosen in reversed(trail):
+    picked.append(choices[chosen[place]].edges)
     place = int(came[place])
   return picked[::-1]

@@ -28,6 +28,7 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import constrained
 from ms_ranas_jax.search import derived_cost
+from ms_ranas_jax.search import guards
 from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
@@ -51,6 +52,7 @@ class CostTerm:
     cheapest: cost of the cheapest genotype.
     dearest: cost of the dearest.
     uniform: expected cost at uniform alphas.
+    max_skips: the most skip connections in a cell; None is any number.
   """
 
   config: Config
@@ -59,6 +61,7 @@ class CostTerm:
   cheapest: float
   dearest: float
   uniform: float
+  max_skips: int | None = None
 
   @property
   def limits(self) -> tuple[float, float]:
@@ -92,17 +95,20 @@ class CostTerm:
     return value, (jnp.zeros_like(multiplier), metrics)
 
   def derive(self, weights: alphas_lib.Alphas) -> Genotype:
-    """The genotype that weights stand for, within the limits of a target."""
+    """The genotype that weights stand for, within a target and the cap."""
     if not self.config.target:
-      return alphas_lib.derive_genotype(weights, self.primitives)
+      return self._derive_at_any_cost(weights)
     return constrained.derive_within(
-      weights, self.tables, *self.limits, self.primitives
+      weights, self.tables, *self.limits, self.primitives, self.max_skips
     )
 
   def exact(self, weights: alphas_lib.Alphas) -> float:
-    """The cost of the genotype that would be derived, as DARTS derives it."""
-    genotype = alphas_lib.derive_genotype(weights, self.primitives)
+    """The cost of the genotype that would be derived without a target."""
+    genotype = self._derive_at_any_cost(weights)
     return cost_tables.genotype_cost(genotype, self.tables, self.primitives)
+
+  def _derive_at_any_cost(self, weights: alphas_lib.Alphas) -> Genotype:
+    return constrained.derive_capped(weights, self.max_skips, self.primitives)
 
 
 def build_cost_term(
@@ -135,14 +141,15 @@ def build_cost_term(
   tables = cost_tables.cost_tables(
     spec, primitives, section.metric, section.exit % exits
   )
-  cheapest, dearest = constrained.cost_range(tables, primitives)
+  max_skips = guards.max_skips(config.search)
+  cheapest, dearest = constrained.cost_range(tables, primitives, max_skips)
   uniform = derived_cost.expected_derived_cost(
     {kind: np.zeros_like(getattr(tables, kind)) for kind in network_lib.KINDS},
     tables,
     primitives,
   )
   term = CostTerm(
-    section, tables, primitives, cheapest, dearest, float(uniform)
+    section, tables, primitives, cheapest, dearest, float(uniform), max_skips
   )
   if section.target:
     low, high = term.limits

@@ -36,7 +36,8 @@ def derived_probabilities(
   """Returns how probably an edge carries an operation once it is derived.
 
   Args:
-    alphas: {'normal': (edges, operations), 'reduction': ...}.
+    alphas: {'normal': (edges, operations), 'reduction': ...}, and the logits
+      of edges where there are any.
     primitives: name -> operation, in the order of the columns.
     temperature: T, above 0.
 
@@ -46,21 +47,19 @@ def derived_probabilities(
   """
   real = np.array([alphas_lib.is_real(o) for o in primitives.values()])
   return {
-    kind: _probabilities(table, real, temperature)
-    for kind, table in alphas.items()
+    kind: _probabilities(logs, real, temperature)
+    for kind, logs in alphas_lib.log_softmax_weights(alphas).items()
   }
 
 
 def _probabilities(
-  table: jax.Array, real: np.ndarray, temperature: float
+  log_weights: jax.Array, real: np.ndarray, temperature: float
 ) -> jax.Array:
-  log_weights = jnp.where(real, jax.nn.log_softmax(table), -jnp.inf)
-  operations = jax.nn.softmax(
-    jnp.where(real, table / temperature, -jnp.inf), axis=1
-  )
+  log_weights = jnp.where(real, log_weights, -jnp.inf)
+  operations = jax.nn.softmax(log_weights / temperature, axis=1)
   strength = jnp.max(log_weights, axis=1) / temperature
   kept, row, node = [], 0, 0
-  while row < len(table):
+  while row < len(log_weights):
     states = cell.NUM_INPUTS + node
     kept.append(_kept(strength[row : row + states]))
     row, node = row + states, node + 1

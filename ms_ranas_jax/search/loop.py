@@ -21,6 +21,7 @@ from ms_ranas_jax.runtime.data import split_indices
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
+from ms_ranas_jax.search import guards
 from ms_ranas_jax.search.cost_term import CostTerm
 from ms_ranas_jax.search.cost_term import build_cost_term
 from ms_ranas_jax.search.optimizers import adam_with_l2
@@ -40,7 +41,11 @@ GENOTYPE_FILE = 'search/genotype.json'
 
 
 def exit_loss(
-  network: network_lib.Network, weights: tuple[float, ...]
+  network: network_lib.Network,
+  weights: tuple[float, ...],
+  weigh: Callable[
+    [alphas_lib.Alphas], network_lib.Weights
+  ] = alphas_lib.softmax_weights,
 ) -> bilevel.Loss:
   """Returns eq. (3) for a search network, as the bilevel step takes it.
 
@@ -51,6 +56,7 @@ def exit_loss(
   Args:
     network: a search network.
     weights: w_k, one per exit.
+    weigh: alphas -> the weights that the network takes.
   """
 
   def loss(params, alphas, batch_stats, batch):
@@ -58,7 +64,7 @@ def exit_loss(
     logits, updates = network.apply(
       {'params': params, 'batch_stats': batch_stats},
       images,
-      alphas_lib.softmax_weights(alphas),
+      weigh(alphas),
       train=True,
       mutable=['batch_stats'],
     )
@@ -110,6 +116,7 @@ class Program:
       `parallel.compile_chunk`; data holds all training `images` and `labels`.
     metrics: name -> shape of what the step returns.
     cost_term: the cost of what is searched for.
+    eigenvalue: (state, epoch) -> what early stop follows.
   """
 
   network: network_lib.Network
@@ -120,6 +127,7 @@ class Program:
   step: parallel.Step
   metrics: Mapping[str, tuple[int, ...]]
   cost_term: CostTerm
+  eigenvalue: Callable[[bilevel.SearchState, int], jax.Array]
 
 
 def build_program(
@@ -136,11 +144,13 @@ def build_program(
     UsageError: the config does not fit the data or the machine.
   """
   search = config.search
+  guards.check(search, primitives)
   devices = parallel.choose_devices(
     config.num_devices, search.batch_size, 'search.batch_size'
   )
   axis = parallel.axis_name(devices)
-  network = network_lib.search_network(
+  network = guards.search_network(
+    search,
     settings.network_spec(
       search.network, dataset.image_shape, dataset.num_classes
     ),
@@ -181,9 +191,16 @@ def build_program(
       search.cutout,
     ),
   )
+
+  def loss_in(epoch, axis_name=axis):
+    return exit_loss(
+      network.clone(axis_name=axis_name),
+      weights,
+      guards.weights_in(search, epoch),
+    )
+
   bilevel_step = functools.partial(
     bilevel.search_step,
-    loss=exit_loss(network, weights),
     params_optimizer=params_optimizer,
     alphas_optimizer=alphas_optimizer,
     lookahead_optimizer=lookahead_optimizer,
@@ -203,15 +220,18 @@ def build_program(
       )
       for half, rows in enumerate(indices)
     ]
-    return bilevel_step(state, *batches)
+    return bilevel_step(state, *batches, loss=loss_in(state.step // num_steps))
 
   def new_state():
     keys = jax.random.split(jax.random.key(config.seed), 3)
     alphas = alphas_lib.init_alphas(
-      keys[0], search.network.nodes, len(primitives)
+      keys[0],
+      search.network.nodes,
+      len(primitives),
+      guards.edge_normalization(search),
     )
     variables = initialization.init_variables(
-      network, keys[1], alphas_lib.softmax_weights(alphas)
+      network, keys[1], guards.weights_in(search, 0)(alphas)
     )
     return bilevel.init_state(
       variables['params'],
@@ -232,8 +252,19 @@ def build_program(
     'valid_gradient_norm': (),
     'expected_cost': (),
   }
+  eigenvalue = guards.eigenvalue_function(
+    search, dataset, halves[1], lambda epoch: loss_in(epoch, None)
+  )
   return Program(
-    network, devices, halves, num_steps, new_state, step, metrics, cost_term
+    network,
+    devices,
+    halves,
+    num_steps,
+    new_state,
+    step,
+    metrics,
+    cost_term,
+    eigenvalue,
   )
 
 
@@ -267,6 +298,7 @@ def run_search(
   program = build_program(config, dataset, primitives)
   directory = os.path.join(workdir, 'search')
   history: list[dict[str, np.ndarray]] = []
+  eigenvalues: list[float] = []
 
   def batches(epoch: int) -> np.ndarray:
     return np.stack(
@@ -282,24 +314,44 @@ def run_search(
   def begin(state: bilevel.SearchState, epoch: int) -> None:
     if state.step:
       history.extend(_read_history(directory, epoch))
+      if search.guards.early_stop and epoch:
+        path = os.path.join(directory, 'metrics.jsonl')
+        eigenvalues.extend(guards.read_eigenvalues(path, epoch))
     else:
       history.append(_host(state.alphas))
       _write_history(directory, history)
 
   def end_epoch(state: bilevel.SearchState, epoch: int) -> dict[str, Any]:
-    del epoch
     history.append(_host(state.alphas))
     _write_history(directory, history)
     weights = alphas_lib.softmax_weights(history[-1])
-    return {'derived_cost': program.cost_term.exact(weights)}
+    record = {
+      'derived_cost': program.cost_term.exact(weights),
+      **guards.skip_metrics(weights, primitives),
+    }
+    if search.guards.early_stop:
+      eigenvalues.append(float(program.eigenvalue(state, epoch)))
+      record[guards.EIGENVALUE] = eigenvalues[-1]
+    return record
+
+  def end_line(done: int) -> dict[str, Any]:
+    return guards.line_metrics(search, (done - 1) // program.steps)
+
+  def kept_epoch() -> int | None:
+    return guards.epoch_before_rise(search, eigenvalues)
 
   steps.run(
     steps.build_work(config, 'search', dataset, program, batches),
-    steps.Hooks(begin, lambda done: {}, end_epoch, _shown),
+    steps.Hooks(
+      begin, end_line, end_epoch, _shown, lambda: kept_epoch() is not None
+    ),
     workdir,
     interruption or Interruption(),
   )
-  genotype = program.cost_term.derive(alphas_lib.softmax_weights(history[-1]))
+  kept = kept_epoch()
+  # The first entry is that before the first epoch.
+  alphas = history[-1 if kept is None else kept + 1]
+  genotype = program.cost_term.derive(alphas_lib.softmax_weights(alphas))
   if processes.is_first():
     files.write_text(os.path.join(workdir, GENOTYPE_FILE), genotype.to_json())
   return genotype

@@ -3,6 +3,14 @@
 Both are one module. A `Wiring` says which edges there are and which operations
 stand on each: all of them in a mixed cell, one in a fixed cell. All operations
 that read the same state are computed together.
+
+A mixed cell may have partial channels (PC-DARTS, Xu et al. 2020, eq. 3): with
+K, the first 1/K of a state's channels go through the mixtures, the others go
+past them, and what arrives at a node is shuffled so that the first 1/K of it
+holds some of both. Past a reduction they go through a 2x2 max pool. The mixture
+of an edge is its operations times their weights, and what goes past it counts
+as much as these sum to: one, or with edge normalisation the edge's share. The
+sum over edges comes first here, then one concatenation and shuffle per node.
 """
 
 from __future__ import annotations
@@ -85,6 +93,30 @@ def fixed_wiring(genotype: Genotype, reduction: bool) -> Wiring:
     concat=genotype.concat(reduction),
     mixed=False,
   )
+
+
+def check_partial_channels(count: int, channels: int, mixed: bool) -> None:
+  """Refuses partial channels that a cell cannot have.
+
+  Args:
+    count: K.
+    channels: of the cell.
+    mixed: whether it is a mixed cell.
+
+  Raises:
+    UsageError: K is below 1 or does not divide the channels, or the cell is
+      not a mixed one.
+  """
+  if count < 1 or channels % count:
+    raise UsageError(
+      f'partial_channels = {count} must divide the {channels} channels; change '
+      'one of them.'
+    )
+  if count > 1 and not mixed:
+    raise UsageError(
+      f'partial_channels = {count}: a derived cell uses all channels; leave it '
+      'at 1.'
+    )
 
 
 def _slices(x: jax.Array) -> tuple[jax.Array, ...]:
@@ -269,6 +301,17 @@ class StateEdges(nn.Module):
     return tuple(outputs)
 
 
+def _shuffle(x: jax.Array, groups: int) -> jax.Array:
+  """Deals channels out: the first of every group, then the second, and so on.
+
+  Args:
+    x: (batch, height, width, channels).
+    groups: K, of channels / K each.
+  """
+  parts_ = x.reshape(*x.shape[:-1], groups, -1)
+  return jnp.swapaxes(parts_, -1, -2).reshape(x.shape)
+
+
 class Cell(nn.Module):
   """A cell of nodes; node i sums its incoming edges.
 
@@ -279,6 +322,7 @@ class Cell(nn.Module):
     reduction: stride 2 on the edges from the inputs.
     search: BNs without scale and bias, and one after every pool, as in the
       DARTS search; by default of mixed cells only.
+    partial_channels: K, which divides the channels, of a mixed cell; 1 is all.
     remat: compute depthwise convolutions again on the way back, which takes
       time and saves the memory of their outputs.
     lowering: see `lowering.select`.
@@ -290,6 +334,7 @@ class Cell(nn.Module):
   channels: int
   reduction: bool = False
   search: bool | None = None
+  partial_channels: int = 1
   remat: bool = False
   lowering: str = lowering.AUTO
   axis_name: str | None = None
@@ -307,7 +352,8 @@ class Cell(nn.Module):
 
     Args:
       inputs: states 0 and 1, (batch, height, width, channels) each.
-      weights: (edges, operations), rows that sum to one; of a mixed cell only.
+      weights: (edges, operations) of a mixed cell only; rows that sum to one,
+        or with edge normalisation to the edge's share of its node.
       train: whether BNs use the statistics of the batch.
       drop_path: probability to drop an operation other than the identity, for
         each image of a fixed cell; needs the rng 'drop_path'. None is never.
@@ -318,27 +364,40 @@ class Cell(nn.Module):
     wiring = self.wiring
     self._check(inputs, weights)
     search = wiring.mixed if self.search is None else self.search
+    channels = self.channels // self.partial_channels
     states = list(inputs)
     incoming: list[list[jax.Array]] = [[] for _ in range(wiring.nodes)]
+    # Of partial channels, what goes past the mixtures into each node.
+    passing: list[list[jax.Array]] = [[] for _ in range(wiring.nodes)]
     for state in range(NUM_INPUTS + wiring.nodes):
       if state >= NUM_INPUTS:
-        states.append(
-          sum(
-            incoming[state - NUM_INPUTS][1:],
-            start=incoming[state - NUM_INPUTS][0],
+        node = state - NUM_INPUTS
+        x = sum(incoming[node][1:], start=incoming[node][0])
+        if passing[node]:
+          past = sum(passing[node][1:], start=passing[node][0])
+          x = _shuffle(
+            jnp.concatenate([x, past], axis=-1), self.partial_channels
           )
-        )
+        states.append(x)
       rows = [r for r, e in enumerate(wiring.edges) if e.state == state]
       if not rows:
         continue
       stride = 2 if self.reduction and state < NUM_INPUTS else 1
       groups = self._groups(rows)
+      x, past = states[state], None
+      own = jnp.asarray(weights)[jnp.array(rows)] if wiring.mixed else None
+      if self.partial_channels > 1:
+        x, past = x[..., :channels], x[..., channels:]
+        if stride > 1:
+          past = pooling.max_pool_2x2(past)
+        for row, share in zip(rows, jnp.sum(own, axis=1), strict=True):
+          passing[wiring.edges[row].node].append(past * share.astype(x.dtype))
       outputs = StateEdges(
         groups=tuple(
           (name, self.operations[name], len(group))
           for name, group in groups.items()
         ),
-        channels=self.channels,
+        channels=channels,
         stride=stride,
         search=search,
         mixed=wiring.mixed,
@@ -346,11 +405,7 @@ class Cell(nn.Module):
         lowering=self.lowering,
         axis_name=self.axis_name,
         name=f'state_{state}',
-      )(
-        states[state],
-        jnp.asarray(weights)[jnp.array(rows)] if wiring.mixed else None,
-        train,
-      )
+      )(x, own, train)
       targets = {'': rows} if wiring.mixed else groups
       for (name, group), values in zip(targets.items(), outputs, strict=True):
         for row, value in zip(group, values, strict=True):
@@ -387,6 +442,9 @@ class Cell(nn.Module):
           f'input {position} of a cell has shape {x.shape}; bring it to '
           f'(batch, height, width, {self.channels}) first, with `ConvNorm`.'
         )
+    check_partial_channels(
+      self.partial_channels, self.channels, self.wiring.mixed
+    )
     if self.wiring.mixed:
       expected = (
         len(self.wiring.edges),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ms_ranas_jax.space import cell as cell_lib
 from ms_ranas_jax.space import grid
@@ -66,8 +66,10 @@ def _cell_tasks(
   wiring: cell_lib.Wiring,
   operations: ops.Primitives,
   search: bool,
+  partial_channels: int,
 ) -> Iterator[Task]:
   name = plan.output.name
+  channels = plan.channels // partial_channels
   state_names: list[tuple[str, ...]] = []
   for position, source in enumerate(plan.inputs):
     made = list(
@@ -76,6 +78,10 @@ def _cell_tasks(
     yield from made
     state_names.append(tuple(task.output for task in made))
   elements = plan.output.height * plan.output.width * plan.channels
+  passing = state_names
+  if partial_channels > 1:
+    passing, pools = _passing(plan, state_names, channels)
+    yield from pools
   for node in range(wiring.nodes):
     state = f'{name}/{cell_lib.NUM_INPUTS + node}'
     incoming = [e for e in enumerate(wiring.edges) if e[1].node == node]
@@ -85,6 +91,8 @@ def _cell_tasks(
       first = edge.state < cell_lib.NUM_INPUTS
       height = plan.height if first else plan.output.height
       width = plan.width if first else plan.output.width
+      if partial_channels > 1:
+        yield Task(passing[edge.state], state, elements, (), plan.step, name)
       for operation in edge.operations:
         if isinstance(operations[operation], ops.Zero):
           continue
@@ -93,13 +101,39 @@ def _cell_tasks(
           state,
           elements,
           operations[operation].layers(
-            plan.channels, 2 if strided else 1, height, width, search
+            channels, 2 if strided else 1, height, width, search
           ),
           plan.step,
           name,
           (row, operation),
         )
     state_names.append((state,))
+    if passing is not state_names:
+      passing.append((state,))
+
+
+def _passing(
+  plan: grid.Cell, state_names: Sequence[tuple[str, ...]], channels: int
+) -> tuple[list[tuple[str, ...]], list[Task]]:
+  """What goes past the mixtures of partial channels, and the pools for it."""
+  if not plan.reduction:
+    return list(state_names), []
+  output = plan.output
+  layer = layer_cost.pool(
+    output.height, output.width, plan.channels - channels, kernel=2
+  )
+  pools = [
+    Task(
+      names,
+      f'{output.name}/{state}/passing',
+      layer.elements,
+      (layer,),
+      plan.step,
+      output.name,
+    )
+    for state, names in enumerate(state_names)
+  ]
+  return [(task.output,) for task in pools], pools
 
 
 def tasks(
@@ -108,6 +142,7 @@ def tasks(
   reduction: cell_lib.Wiring,
   operations: ops.Primitives,
   search: bool,
+  partial_channels: int = 1,
 ) -> tuple[Task, ...]:
   """Spells out a network.
 
@@ -117,6 +152,7 @@ def tasks(
     reduction: wiring of the reduction cells.
     operations: name -> operation.
     search: whether the BNs of cells have no scale and bias.
+    partial_channels: K of mixed cells, see `cell.Cell`.
 
   Returns:
     The tasks in an order in which they can be run, step after step. The tensor
@@ -153,6 +189,7 @@ def tasks(
       reduction if cell.reduction else normal,
       operations,
       search,
+      partial_channels,
     )
   for exit_ in plan.exits:
     feature = exit_.feature

@@ -97,6 +97,7 @@ class Network(nn.Module):
     reduction: wiring of the reduction cells.
     operations: name -> operation.
     search: BNs of cells without scale and bias, see `Cell`.
+    partial_channels: K of the mixed cells, see `Cell`.
     dtype: of the computation: 'float32' or 'bfloat16'. BN statistics and
       logits are float32.
     remat: trade time for memory, see `Cell`.
@@ -109,6 +110,7 @@ class Network(nn.Module):
   reduction: cell_lib.Wiring
   operations: ops.Primitives
   search: bool
+  partial_channels: int = 1
   dtype: str = 'float32'
   remat: bool = False
   lowering: str = lowering.AUTO
@@ -122,7 +124,12 @@ class Network(nn.Module):
   def tasks(self) -> tuple[family.Task, ...]:
     """Returns what is computed, for the cost model."""
     return grid_tasks.tasks(
-      self.plan, self.normal, self.reduction, self.operations, self.search
+      self.plan,
+      self.normal,
+      self.reduction,
+      self.operations,
+      self.search,
+      self.partial_channels,
     )
 
   def tensors(self) -> Mapping[str, tuple[str, ...]]:
@@ -219,6 +226,7 @@ class Network(nn.Module):
       plan.channels,
       reduction=plan.reduction,
       search=self.search,
+      partial_channels=self.partial_channels,
       remat=self.remat,
       lowering=self.lowering,
       axis_name=self.axis_name,

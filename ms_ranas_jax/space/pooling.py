@@ -5,6 +5,8 @@ pixel (the first maximum, as PyTorch does), and its gradient goes to that tap;
 the average pool divides by the pixels that are not padding, in both
 directions. Stride 2 goes back through four phases (`windows`). XLA's own
 reduce-window pools are the plain form; their gradients are slow on CPUs.
+
+The 2x2 max pool has windows that do not overlap, so a reshape does for it.
 """
 
 from __future__ import annotations
@@ -74,6 +76,26 @@ def average_pool(
   if choice == lowering.CONV:
     return _plain_average(x, stride)
   return _average_pool(x, stride, choice)
+
+
+def max_pool_2x2(x: jax.Array) -> jax.Array:
+  """2x2 max pool with stride 2; windows may stick out at the end.
+
+  The gradient goes to the maximum, in equal parts where there are several.
+
+  Args:
+    x: (..., height, width, channels).
+
+  Returns:
+    (..., ceil(height / 2), ceil(width / 2), channels).
+  """
+  *lead, height, width, channels = x.shape
+  size = _out_size(x, 2)
+  padding = [(0, 0, 0)] * len(lead)
+  padding += [(0, 2 * size[0] - height, 0), (0, 2 * size[1] - width, 0)]
+  x = lax.pad(x, np.array(-np.inf, x.dtype), [*padding, (0, 0, 0)])
+  x = x.reshape(*lead, size[0], 2, size[1], 2, channels)
+  return jnp.max(x, axis=(-4, -2))
 
 
 def _plain_max(x, stride):

@@ -73,6 +73,11 @@ class Work:
   checkpoint_seconds: float
 
 
+def never() -> bool:
+  """Returns False."""
+  return False
+
+
 @dataclasses.dataclass(frozen=True)
 class Hooks:
   """What a stage adds. A state that it is given is valid until it returns.
@@ -83,12 +88,14 @@ class Hooks:
     end_epoch: (state, epoch) -> more of the epoch's last record; what it
       writes is there before the checkpoint is.
     shown: record -> what of it the progress shows.
+    finished: after the first hook or an epoch's: whether the rest is left out.
   """
 
   begin: Callable[[PyTree, int], None]
   end_line: Callable[[int], Mapping[str, Any]]
   end_epoch: Callable[[PyTree, int], Mapping[str, Any]]
   shown: Callable[[Mapping[str, Any]], Mapping[str, float]]
+  finished: Callable[[], bool] = never
 
 
 @flax.struct.dataclass
@@ -205,7 +212,7 @@ def run(
     done = int(saved.state.step)
     processes.check_same_step(done)
     hooks.begin(saved.state, done // work.steps)
-    if done >= total:
+    if done >= total or processes.any_of(hooks.finished()):
       return saved.state
     logging.info('%s: %d steps, %d of them done', work.label, total, done)
     with contextlib.ExitStack() as stack:
@@ -315,6 +322,8 @@ def _proceed(
       saved_at = time.monotonic()
     if progress is not None:
       progress.update(count, None if record is None else hooks.shown(record))
+    if at_end and processes.any_of(hooks.finished()):
+      break
     if stops:
       raise Interrupted
   return host

@@ -197,3 +197,55 @@ def test_is_real():
     for name, operation in ops.OPERATIONS.items()
     if name != 'none'
   )
+
+
+def test_edges_have_logits_with_edge_normalization():
+  key = jax.random.key(0)
+  plain = alphas_lib.init_alphas(key, 2, 8)
+  alphas = alphas_lib.init_alphas(key, 2, 8, edge_normalization=True)
+  assert set(alphas) == set(plain) | {'normal_edges', 'reduction_edges'}
+  for kind, value in plain.items():
+    np.testing.assert_array_equal(alphas[kind], value)
+    edges = np.asarray(alphas[f'{kind}_edges'])
+    assert edges.shape == (5,) and edges.dtype == np.float32
+    assert 0 < np.abs(edges).max() < 5e-3
+    assert not set(edges) & set(np.asarray(value).ravel())
+  assert (alphas['normal_edges'] != alphas['reduction_edges']).all()
+
+
+def test_edges_share_a_node_by_the_softmax_of_their_logits():
+  rng = np.random.default_rng(0)
+  alphas = {
+    kind: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    for kind, shape in (
+      ('normal', (5, 3)),
+      ('reduction', (5, 3)),
+      ('normal_edges', (5,)),
+      ('reduction_edges', (5,)),
+    )
+  }
+  weights = alphas_lib.softmax_weights(alphas)
+  logs = alphas_lib.log_softmax_weights(alphas)
+  assert set(weights) == {'normal', 'reduction'}
+  for kind, table in weights.items():
+    odds = np.exp(np.asarray(alphas[kind], np.float64))
+    shares = np.exp(np.asarray(alphas[f'{kind}_edges'], np.float64))
+    # Node 0 has the first two edges, node 1 the other three.
+    shares[:2] /= shares[:2].sum()
+    shares[2:] /= shares[2:].sum()
+    expected = odds / odds.sum(1, keepdims=True) * shares[:, None]
+    np.testing.assert_allclose(table, expected, rtol=1e-5)
+    np.testing.assert_allclose(logs[kind], np.log(expected), atol=1e-5)
+
+
+def test_a_genotype_keeps_the_edges_whose_logits_say_so():
+  """All operations weigh the same, so that the edges alone decide."""
+  alphas = {kind: np.zeros((5, 3)) for kind in ('normal', 'reduction')}
+  for kind in ('normal', 'reduction'):
+    alphas[kind][:, 2] = 1.0
+    alphas[f'{kind}_edges'] = np.array([0.0, 1.0, 0.0, 1.0, 2.0])
+  found = alphas_lib.derive_genotype(
+    alphas_lib.softmax_weights(jax.tree.map(jnp.asarray, alphas)), FEW
+  )
+  expected = (('conv', 1), ('conv', 0), ('conv', 2), ('conv', 1))
+  assert found.normal == found.reduction == expected

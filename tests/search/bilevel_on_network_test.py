@@ -16,6 +16,7 @@ import pytest
 
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
+from ms_ranas_jax.search import early_stop
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
@@ -143,6 +144,33 @@ def test_agrees_with_differences_of_the_objective(point, gradient):
   orders = (flatten_util.ravel_pytree(t)[0] for t in (first_order, gradient))
   first, second = map(np.asarray, orders)
   assert np.linalg.norm(first - second) > 0.1 * np.linalg.norm(second)
+
+
+@pytest.mark.slow
+def test_the_eigenvalue_agrees_with_differences_of_gradients(point):
+  """The whole Hessian in alphas, column by column."""
+  params, alphas, _, valid = point
+  loss = functools.partial(_loss, None)
+  flat, unflatten = flatten_util.ravel_pytree(alphas)
+
+  @jax.jit
+  def gradient_at(flat):
+    tree = jax.grad(loss, 1)(params, unflatten(flat), valid)
+    return flatten_util.ravel_pytree(tree)[0]
+
+  columns = [
+    (gradient_at(flat + d) - gradient_at(flat - d)) / 2e-4
+    for d in 1e-4 * np.eye(flat.size)
+  ]
+  hessian = np.stack(columns)
+  expected = np.linalg.eigvalsh((hessian + hessian.T) / 2)[-1]
+  found = jax.jit(
+    lambda p, a: early_stop.hessian_eigenvalue(
+      lambda p, a: loss(p, a, valid), p, a
+    )
+  )(params, alphas)
+  assert expected > 0
+  np.testing.assert_allclose(found, expected, rtol=1e-2)
 
 
 @pytest.mark.slow

@@ -79,6 +79,73 @@ def test_it_is_the_likeliest_of_all_within_the_limits():
       )
 
 
+def _skips(genotype):
+  return max(
+    sum(name == 'skip_connect' for name, _ in edges)
+    for edges in (genotype.normal, genotype.reduction)
+  )
+
+
+@pytest.mark.parametrize('cap', [0, 1, 2, 3, 4])
+def test_it_is_the_likeliest_of_all_with_so_few_skips(cap):
+  primitives = {n: FEW[n] for n in ('none', 'skip_connect', 'sep_conv_3x3')}
+  spec = grid.NetworkSpec(4, 3, 2, 1, image_shape=(8, 8, 1))
+  tables = cost_tables.cost_tables(spec, primitives)
+  every = [g for g in _all_genotypes(primitives) if _skips(g) <= cap]
+  costs = np.array(
+    [cost_tables.genotype_cost(g, tables, primitives) for g in every]
+  )
+  np.testing.assert_allclose(
+    constrained.cost_range(tables, primitives, cap), (costs.min(), costs.max())
+  )
+  for seed in range(3):
+    weights = _weights(2, primitives, seed)
+    for table in weights.values():
+      table[:, 1] *= 3  # a search that collapses
+    values = np.array([_value(g, weights, primitives) for g in every])
+    found = constrained.derive_capped(weights, cap, primitives)
+    assert _skips(found) <= cap
+    np.testing.assert_allclose(
+      _value(found, weights, primitives), values.max(), rtol=1e-9
+    )
+    # And within a cost as well.
+    middle = costs.min() + 0.5 * (costs.max() - costs.min())
+    low, high = 0.97 * middle, 1.03 * middle
+    inside = (costs >= low) & (costs <= high)
+    assert inside.any()
+    found = constrained.derive_within(
+      weights, tables, low, high, primitives, cap
+    )
+    assert _skips(found) <= cap
+    assert low <= cost_tables.genotype_cost(found, tables, primitives) <= high
+    np.testing.assert_allclose(
+      _value(found, weights, primitives), values[inside].max(), rtol=1e-9
+    )
+
+
+def test_a_cap_that_does_not_bind_changes_nothing():
+  weights = _weights(4, ops.PRIMITIVES, 0)
+  plain = alphas_lib.derive_genotype(weights)
+  counts = constrained.count_skips(plain)
+  assert max(counts.values()) == _skips(plain) > 0
+  for cap in (_skips(plain), 99, None):
+    assert constrained.derive_capped(weights, cap) == plain
+  capped = constrained.derive_capped(weights, _skips(plain) - 1)
+  assert _skips(capped) == _skips(plain) - 1
+  # A cell that keeps to it stays.
+  kind = min(counts, key=counts.get)
+  assert counts[kind] < _skips(plain)
+  assert set(getattr(capped, kind)) == set(getattr(plain, kind))
+
+
+def test_a_cap_with_nothing_but_skips_is_refused():
+  primitives = {n: FEW[n] for n in ('none', 'skip_connect')}
+  weights = _weights(2, primitives, 0)
+  with pytest.raises(UsageError, match='no genotype has 3 skip connections'):
+    constrained.derive_capped(weights, 3, primitives)
+  assert _skips(constrained.derive_capped(weights, 4, primitives)) == 4
+
+
 @pytest.mark.parametrize('nodes', [2, 4])
 def test_it_keeps_to_the_limits_with_all_primitives(nodes):
   spec = grid.NetworkSpec(8, 5, nodes, 2)
