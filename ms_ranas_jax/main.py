@@ -19,6 +19,7 @@ from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import interruption
 from ms_ranas_jax.runtime import processes
+from ms_ranas_jax.studies import runner
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -115,9 +116,8 @@ def main(argv: Sequence[str]) -> None:
       processes.join(
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
       )
-      stages.run_stages(
-        _CONFIG.value, _WORKDIR.value or _default_workdir(), print, listener
-      )
+      run = runner.run_study if _CONFIG.value.study.figure else stages.run_stages
+      run(_CONFIG.value, _WORKDIR.value or _default_workdir(), print, listener)
   except UsageError as error:
     _refuse(error)
   except OSError as error:

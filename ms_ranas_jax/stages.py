@@ -43,10 +43,10 @@ from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import steps
 
 Config = Any
-_CONFIG_FILE = 'config.json'
+CONFIG_FILE = 'config.json'
 _IMAGE_STAGES = frozenset({'search', 'train', 'evaluate'})
 # Fields that may change from one call to the next in a work directory.
-_FREE_FIELDS = (
+FREE_FIELDS = (
   'stages',
   'dataset.dir',
   'num_devices',
@@ -54,6 +54,8 @@ _FREE_FIELDS = (
   'checkpoint_seconds',
   'search.remat',
   'train.remat',
+  'study.seeds',
+  'study.published',
 )
 # Stages that all processes run; the first one runs the others alone.
 _STAGES_OF_ALL = frozenset({'search', 'train', 'evaluate'})
@@ -83,7 +85,7 @@ def run_stages(
   settings.check_config(values)
   if files.is_file(workdir):
     raise UsageError(f'--workdir={workdir} is a file; name a directory.')
-  _check_same_run(values, workdir)
+  check_same_run(values, workdir)
   run = Run(config, workdir, say, interruption or Interruption())
   _check_networks(run)
   if _IMAGE_STAGES & set(config.stages):
@@ -96,8 +98,8 @@ def run_stages(
     if processes.is_first():
       stack.enter_context(lock.hold(workdir))
       # Once more: who held the lock may have been of another config.
-      _check_same_run(values, workdir)
-      files.write_json(os.path.join(workdir, _CONFIG_FILE), values)
+      check_same_run(values, workdir)
+      files.write_json(os.path.join(workdir, CONFIG_FILE), values)
     _check_shared(workdir)
     run.tell(f'work directory: {workdir}')
     chosen = [stage for stage in settings.STAGES if stage in config.stages]
@@ -114,7 +116,7 @@ def run_stages(
 def _check_shared(workdir: str) -> None:
   """Refuses a work directory that not all processes see."""
   processes.wait_for_all('config')
-  if not files.is_file(os.path.join(workdir, _CONFIG_FILE)):
+  if not files.is_file(os.path.join(workdir, CONFIG_FILE)):
     raise UsageError(
       f'process {jax.process_index()} does not see what the first one wrote '
       f'to {workdir}; name a --workdir that all machines share.'
@@ -145,7 +147,8 @@ class Run:
   @functools.cached_property
   def dataset(self) -> Dataset:
     """The images, loaded when they are first asked for."""
-    return load_dataset(self.config.dataset.name, self.config.dataset.dir)
+    dataset = self.config.dataset
+    return load_dataset(dataset.name, dataset.dir, dataset.train_images)
 
   @functools.cached_property
   def image_format(self) -> tuple[tuple[int, int, int], int]:
@@ -211,9 +214,17 @@ class Run:
     )
 
 
-def _check_same_run(values: Mapping[str, Any], workdir: str) -> None:
-  """Refuses a work directory that another config made."""
-  path = os.path.join(workdir, _CONFIG_FILE)
+def check_same_run(values: Mapping[str, Any], workdir: str) -> None:
+  """Refuses a work directory that another config made.
+
+  Args:
+    values: the whole config, nested mappings.
+    workdir: the work directory; nothing has to be there.
+
+  Raises:
+    UsageError: it holds another config; the message names what differs.
+  """
+  path = os.path.join(workdir, CONFIG_FILE)
   if not files.is_file(path):
     return
   old = files.read_json(path)
@@ -225,7 +236,7 @@ def _check_same_run(values: Mapping[str, Any], workdir: str) -> None:
   differing = sorted(
     name
     for name in old.keys() | new.keys()
-    if name not in _FREE_FIELDS and old.get(name) != new.get(name)
+    if name not in FREE_FIELDS and old.get(name) != new.get(name)
   )
   if differing:
     listed = ', '.join(
