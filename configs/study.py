@@ -36,6 +36,9 @@ def get_config(argument: str = 'FIGURE') -> ConfigDict:
     # Section 4.1: five layers, 16 channels; section 3.3: four nodes.
     for section in (config.search, config.train):
       section.network.update(channels=16, layers=5, nodes=4)
+  else:
+    # Where the params of the MSDNet compared with are the expected ones.
+    config.train.network.channels = 20
   if config.study.size == 'cpu':
     _shrink(config)
   return config

@@ -94,15 +94,15 @@ class Figure:
     entries: its lines.
     compared: the entries that the range of costs of the step area is common
       to; () is all of them.
-    equal_params: whether all networks must have the params of the first entry,
-      within `PARAMS_TOLERANCE`.
+    params_of: the entry that all networks must have as many params as, within
+      `PARAMS_TOLERANCE`; '' is none.
   """
 
   title: str
   kind: str
   entries: tuple[Entry, ...]
   compared: tuple[str, ...] = ()
-  equal_params: bool = False
+  params_of: str = ''
 
 
 def _pair(search: Setting, train: Setting) -> Entry:
@@ -173,6 +173,70 @@ _FIGURE6 = Figure(
   ),
 )
 
-FIGURES: Mapping[str, Figure] = types.MappingProxyType(
-  {'figure4': _FIGURE4, 'figure5': _FIGURE5, 'figure6': _FIGURE6}
+# Section 4.4: the network that the paper took its size from, and one for a CPU.
+_MSDNET: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
+  {
+    PAPER: {'blocks': 11, 'base': 4, 'step': 2, 'channels': 16, 'growth': 6},
+    CPU: {'blocks': 3, 'base': 2, 'step': 3, 'channels': 8, 'growth': 4},
+  }
 )
+# Sizes that give the DARTS_V2 cell, with exits, the params of that network;
+# the classifiers of 100 classes weigh in.
+_DARTS: Mapping[tuple[str, str], Mapping[str, Any]] = types.MappingProxyType(
+  {
+    ('figure9', PAPER): {'layers': 20, 'channels': 46},
+    ('figure9', CPU): {'layers': 7, 'channels': 30},
+    ('figure10', PAPER): {'layers': 18, 'channels': 48},
+    ('figure10', CPU): {'layers': 5, 'channels': 36},
+  }
+)
+
+
+def _of_network(**fields: Any) -> dict[str, Any]:
+  return {f'train.network.{name}': value for name, value in fields.items()}
+
+
+def _anytime(name: str, size: str) -> Figure:
+  """MS-RANAS, MSDNet and DARTS, all by the recipe of the config."""
+  return Figure(
+    'Anytime prediction of networks with equally many params',
+    'anytime',
+    (
+      Entry('ms_ranas', 'MS-RANAS', aims_at='msdnet'),
+      Entry(
+        'msdnet',
+        'MSDNet',
+        changes=_of_network(
+          family='msdnet',
+          scales=3,
+          step_mode='even',
+          growth_factors=(1, 2, 4),
+          bottleneck_factors=(1, 2, 4),
+          prune='max',
+          **_MSDNET[size],
+        ),
+      ),
+      Entry(
+        'darts',
+        'DARTS with exits',
+        changes={
+          'train.genotype': 'DARTS_V2',
+          **_of_network(scales=1, nodes=4, **_DARTS[name, size]),
+        },
+      ),
+    ),
+    compared=('ms_ranas', 'msdnet'),
+    params_of='msdnet',
+  )
+
+
+def of(name: str, size: str) -> Figure:
+  """Returns a figure.
+
+  Args:
+    name: one of `NAMES`.
+    size: one of `SIZES`.
+  """
+  if name in ('figure9', 'figure10'):
+    return _anytime(name, size)
+  return {'figure4': _FIGURE4, 'figure5': _FIGURE5, 'figure6': _FIGURE6}[name]

@@ -15,6 +15,8 @@ from ms_ranas_jax.report import figures
 
 Table = Mapping[str, Any]
 _MARKS = 'osD^vPX*'
+# Of the palette; its grey is left to published numbers.
+_COLORS = (5, 6, 4, 7, 1, 3, 2)
 # Costs further apart than this are drawn on a logarithmic axis.
 _WIDE = 5.0
 _ROW = 0.34  # inches, of a line of a chart of settings or of a legend
@@ -104,13 +106,11 @@ def _styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
   """Returns colour, dashes and mark of each line."""
   return {
     label: {
-      'color': color,
-      'linestyle': dashes,
+      'color': figures.PALETTE[_COLORS[place % len(_COLORS)]],
+      'linestyle': figures.DASHES[place % len(figures.DASHES)],
       'marker': _MARKS[place % len(_MARKS)],
     }
-    for place, (label, (color, dashes)) in enumerate(
-      figures.operation_styles(labels).items()
-    )
+    for place, label in enumerate(labels)
   }
 
 
@@ -183,9 +183,7 @@ def _draw_exits(table: Table) -> Figure:
         linestyle='none',
         marker='*',
         color=figures.FAINT,
-        label='published: '
-        + '; '.join(f'{row["label"]}, {row["said"]}' for row in networks[:2])
-        + (' and others, see the table' if len(networks) > 2 else ''),
+        label='networks of one exit (published, see the table)',
       )
       largest += [scale * row['params'] for row in networks]
     axes.grid(color=figures.HAIR, linewidth=0.8)

@@ -7,7 +7,6 @@ share the search.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import copy
 import dataclasses
 import hashlib
@@ -132,12 +131,10 @@ def search_config(config: Config) -> Config:
   if not (config.search.cost.target or config.search.cost.weight):
     # It is asked for its cost in the metrics, and for nothing else.
     derived = config.search.network
-  train = copy.deepcopy(defaults.train)
-  train.network = copy.deepcopy(derived)
-  with config.unlocked():
-    config.train = train
-    config.evaluate = defaults.evaluate
-    config.dataset.holdout = defaults.dataset.holdout
+  defaults.train.network.update(derived.to_dict())
+  config.train = defaults.train
+  config.evaluate = defaults.evaluate
+  config.dataset.holdout = defaults.dataset.holdout
   return config
 
 
@@ -154,9 +151,8 @@ def build_plan(config: Config, figure: figures.Figure) -> Plan:
   """
   _check_stages(config)
   params = None
-  if figure.equal_params:
-    first = entry_config(config, figure, figure.entries[0], 0)
-    params = _network_params(first)
+  if figure.params_of:
+    params = _params_of(config, figure, figure.params_of)
   searches: dict[str, Job] = {}
   trainings: dict[tuple[str, int], Job] = {}
   jobs: list[Job] = []
@@ -211,19 +207,22 @@ def entry_config(
       )
   run.update_from_flattened_dict(dict(entry.changes))
   if entry.aims_at:
-    (aim,) = (e for e in figure.entries if e.name == entry.aims_at)
     run.search.cost.update(
       metric='params',
       exit=-1,
-      target=float(_network_params(entry_config(config, figure, aim, seed))),
+      target=float(_params_of(config, figure, entry.aims_at)),
       tolerance=figures.PARAMS_TOLERANCE,
     )
   return run
 
 
 def needs_search(config: Config) -> bool:
-  """Returns whether a run's cells are still to be found."""
-  return not config.train.genotype
+  """Returns whether a run's cells are still to be found.
+
+  Args:
+    config: of the run.
+  """
+  return _builder(config).family.takes_genotype and not config.train.genotype
 
 
 def check_params(job: Job, workdir: str) -> None:
@@ -248,13 +247,18 @@ def check_params(job: Job, workdir: str) -> None:
     )
 
 
-def _builder(config: Config, workdir: str) -> stages.Run:
+def _builder(config: Config, workdir: str = '') -> stages.Run:
   return stages.Run(config, workdir, lambda _: None, Interruption())
 
 
 def _network_params(config: Config, workdir: str = '') -> int:
-  run = _builder(config, workdir)
-  return cost.network_cost(run.train_network(run.genotype())).params
+  return cost.network_cost(_builder(config, workdir).train_network()).params
+
+
+def _params_of(config: Config, figure: figures.Figure, name: str) -> int:
+  """Returns the params of an entry whose network is known."""
+  (entry,) = (entry for entry in figure.entries if entry.name == name)
+  return _network_params(entry_config(config, figure, entry, 0))
 
 
 def _with_stages(run: Config, study: Config, kind: str) -> Config:
@@ -273,19 +277,14 @@ def _check_stages(config: Config) -> None:
 
 def _check_networks(config: Config, entry: figures.Entry) -> None:
   settings.check_config(config.to_dict())
-  run = _builder(config, '')
-  checks: list[tuple[str, Callable[[], Any]]] = []
-  if needs_search(config):
-    checks.append(('search', run.search_network))
-    derived = run.spec(config.train.network)
-    checks.append(('train', lambda: grid.build_plan(derived)))
-    checks.append(
-      ('search.cost', lambda: build_cost_term(config, derived, ops.PRIMITIVES))
-    )
-  else:
-    checks.append(('train', lambda: run.train_network(run.genotype())))
-  for section, check in checks:
-    try:
-      check()
-    except UsageError as error:
-      raise UsageError(f'{entry.label}, {section}: {error}') from error
+  run = _builder(config)
+  try:
+    if needs_search(config):
+      run.search_network()
+      derived = run.spec(config.train.network)
+      grid.build_plan(derived, field='train.network')
+      build_cost_term(config, derived, ops.PRIMITIVES)
+    else:
+      run.train_network()
+  except UsageError as error:
+    raise UsageError(f'{entry.label}: {error}') from error

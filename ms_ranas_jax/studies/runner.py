@@ -76,7 +76,7 @@ def run_study(
     )
   stages.check_same_run(values, workdir)
   plan = plan_lib.build_plan(
-    config, figure or figures.FIGURES[config.study.figure]
+    config, figure or figures.of(config.study.figure, config.study.size)
   )
   files.write_json(os.path.join(workdir, stages.CONFIG_FILE), values)
   _Worker(plan, workdir, say, interruption, run_stages).work(poll_seconds)
