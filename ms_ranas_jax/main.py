@@ -116,7 +116,9 @@ def main(argv: Sequence[str]) -> None:
       processes.join(
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
       )
-      run = runner.run_study if _CONFIG.value.study.figure else stages.run_stages
+      run = (
+        runner.run_study if _CONFIG.value.study.figure else stages.run_stages
+      )
       run(_CONFIG.value, _WORKDIR.value or _default_workdir(), print, listener)
   except UsageError as error:
     _refuse(error)

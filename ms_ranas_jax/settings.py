@@ -13,8 +13,8 @@ from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import lowering
-from ms_ranas_jax.training import optimizers
 from ms_ranas_jax.studies import figures
+from ms_ranas_jax.training import optimizers
 
 STAGES = ('describe', 'search', 'train', 'evaluate', 'report')
 GRID = 'grid'

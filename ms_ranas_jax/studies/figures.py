@@ -206,15 +206,20 @@ def _anytime(name: str, size: str) -> Figure:
       Entry(
         'msdnet',
         'MSDNet',
-        changes=_of_network(
-          family='msdnet',
-          scales=3,
-          step_mode='even',
-          growth_factors=(1, 2, 4),
-          bottleneck_factors=(1, 2, 4),
-          prune='max',
-          **_MSDNET[size],
-        ),
+        changes={
+          # It has neither, and refuses them.
+          'train.drop_path': 0.0,
+          'train.remat': False,
+          **_of_network(
+            family='msdnet',
+            scales=3,
+            step_mode='even',
+            growth_factors=(1, 2, 4),
+            bottleneck_factors=(1, 2, 4),
+            prune='max',
+            **_MSDNET[size],
+          ),
+        },
       ),
       Entry(
         'darts',

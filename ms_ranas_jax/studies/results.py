@@ -80,8 +80,11 @@ def write_results(plan: plan_lib.Plan, workdir: str) -> str:
     f'{plan.figure.title}.',
     f'{plan.figure.title}. Marks are means over {len(plan.config.study.seeds)} '
     'seeds, bars their sample standard deviation.'
-    + (' Grey: published, by others and on other terms.'
-       if table['published'] else ''),
+    + (
+      ' Grey: published, by others and on other terms.'
+      if table['published']
+      else ''
+    ),
   )
   page.raw(_table(*table_lib.measured_cells(table)))
   if table['budget_range']:

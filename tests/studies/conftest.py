@@ -95,7 +95,9 @@ class _Pretended:
       assert (folder / 'search/genotype.json').is_file()
       exits = 1 if config.train.network.exits == 'last' else 2
       better = 0.1 * (config.search.network.exits != 'last')
-      accuracies = [0.5 + better + 0.01 * config.seed + k / 10 for k in range(2)]
+      accuracies = [
+        0.5 + better + 0.01 * config.seed + k / 10 for k in range(2)
+      ]
       files.write_json(
         folder / 'evaluate/anytime.json',
         _result(accuracies[-exits:], [1000, 2000][-exits:]),

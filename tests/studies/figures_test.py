@@ -79,6 +79,7 @@ def test_figures_9_and_10_compare_three_networks(name, size):
   for entry in figure.entries:
     assert entry.search is entry.train is None
     assert all(
-      field.startswith('train.network.') or field == 'train.genotype'
+      field.startswith('train.network.')
+      or field in ('train.genotype', 'train.drop_path', 'train.remat')
       for field in entry.changes
     )

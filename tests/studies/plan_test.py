@@ -52,7 +52,9 @@ def search_identity(whole):
   # exits. Figure 6 leaves out all with cutout.
   [('figure4', 12, 12), ('figure5', 8, 11), ('figure6', 6, 6)],
 )
-def test_a_search_that_is_shared_is_there_once(plan_of, name, searches, trainings):
+def test_a_search_that_is_shared_is_there_once(
+  plan_of, name, searches, trainings
+):
   plan = plan_of(name)
   for seed in (0, 1):
     jobs = [job for job in plan.jobs if job.config.seed == seed]
@@ -94,7 +96,9 @@ def test_jobs_are_ordinary_runs(plan_of):
     assert job.config.is_locked
     assert job.config.study == default_config.get_config().study
     assert job.config.dataset.train_images == 400
-  kinds = {job.kind: tuple(job.config.stages) for job in plan_of('figure4').jobs}
+  kinds = {
+    job.kind: tuple(job.config.stages) for job in plan_of('figure4').jobs
+  }
   assert kinds == {
     plan_lib.SEARCH: ('search',),
     plan_lib.TRAIN: ('train', 'evaluate'),
