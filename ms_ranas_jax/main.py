@@ -28,7 +28,10 @@ _CONFIG = config_flags.DEFINE_config_file(
   lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'The work directory; by default runs/NAME for NAME.py.'
+  'workdir',
+  None,
+  'The work directory; by default runs/NAME for NAME.py, and '
+  'runs/NAME/ARGUMENT for NAME.py:ARGUMENT.',
 )
 _COORDINATOR = flags.DEFINE_string(
   'coordinator',
@@ -105,7 +108,9 @@ def _refuse(reason: object) -> None:
 
 def _default_workdir() -> str:
   path = config_flags.get_config_filename(flags.FLAGS['config'])
-  return os.path.join('runs', os.path.splitext(os.path.basename(path))[0])
+  file, _, argument = path.partition(':')
+  name = os.path.splitext(os.path.basename(file))[0]
+  return os.path.join('runs', *filter(None, (name, argument)))
 
 
 def main(argv: Sequence[str]) -> None:
