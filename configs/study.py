@@ -49,8 +49,8 @@ def get_config(argument: str = 'FIGURE') -> ConfigDict:
 def _shrink(config: ConfigDict) -> None:
   """Makes runs of minutes on two CPU cores."""
   config.study.seeds = (0, 1)
-  config.dataset.train_images = 8000
-  config.dataset.holdout = 800
+  config.dataset.train_images = 6000
+  config.dataset.holdout = 600
   config.search.order = 1
   config.search.epochs = 3
   # The paper's 3e-4 is for fifty epochs; a few need larger steps.
