@@ -89,7 +89,7 @@ def run_stages(
   run = Run(config, workdir, say, interruption or Interruption())
   _check_networks(run)
   if _IMAGE_STAGES & set(config.stages):
-    _check_images(run)
+    check_images(run)
     run.tell(
       f'{run.dataset.name}: {len(run.dataset.train_images)} training and '
       f'{len(run.dataset.test_images)} test images'
@@ -285,8 +285,15 @@ def _check_networks(run: Run) -> None:
   run.family.plan(config, run.image_format)
 
 
-def _check_images(run: Run) -> None:
-  """Refuses what fits neither the images nor the machine, before any stage."""
+def check_images(run: Run) -> None:
+  """Refuses what fits neither the images nor the machine, before any stage.
+
+  Args:
+    run: its images are read.
+
+  Raises:
+    UsageError: they are not there, or a field does not fit them or the devices.
+  """
   config = run.config
   train_loop.split_training_images(config, run.dataset)
   loops = {'search': search_loop, 'train': train_loop}

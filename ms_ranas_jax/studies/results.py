@@ -88,11 +88,7 @@ def write_results(plan: plan_lib.Plan, workdir: str) -> str:
   )
   page.raw(_table(*table_lib.measured_cells(table)))
   if table['budget_range']:
-    low, high = (value / 1e6 for value in table['budget_range'])
-    page.text(
-      'Area: the mean height of the anytime step curve over '
-      f'{low:,.4g} to {high:,.4g} · 10⁶ macs, in %.'
-    )
+    page.text(table_lib.area_sentence(table))
   if table['published']:
     page.section('Published')
     page.raw(_table(*table_lib.published_cells(table)))

@@ -78,6 +78,9 @@ def run_study(
   plan = plan_lib.build_plan(
     config, figure or figures.of(config.study.figure, config.study.size)
   )
+  # The first job of a kind stands for all: they have one set of images.
+  for job in {job.kind: job for job in reversed(plan.jobs)}.values():
+    stages.check_images(stages.Run(job.config, workdir, say, interruption))
   files.write_json(os.path.join(workdir, stages.CONFIG_FILE), values)
   _Worker(plan, workdir, say, interruption, run_stages).work(poll_seconds)
   say(f'report: {results.write_results(plan, workdir)}')

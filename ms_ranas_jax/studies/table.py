@@ -170,17 +170,26 @@ def to_markdown(table: Mapping[str, Any]) -> str:
     '',
   ]
   if table['budget_range']:
-    low, high = (value / 1e6 for value in table['budget_range'])
-    lines += [
-      'Area: the mean height of the anytime step curve over '
-      f'{low:,.4g} to {high:,.4g} · 10⁶ macs, in %.',
-      '',
-    ]
+    lines += [area_sentence(table), '']
   lines += _lines(*measured_cells(table))
   if table['published']:
     lines += ['', 'Published, by others and on other terms:', '']
     lines += _lines(*published_cells(table))
   return '\n'.join(lines) + '\n'
+
+
+def area_sentence(table: Mapping[str, Any]) -> str:
+  """Returns what the column "area" is.
+
+  Args:
+    table: see `build_table`; with a range of budgets.
+  """
+  low, high = (value / 1e6 for value in table['budget_range'])
+  return (
+    'Area: the mean height of the anytime step curve over budgets of '
+    f'{low:,.4g} to {high:,.4g} · 10⁶ macs, in %; a budget below the first '
+    'exit earns chance.'
+  )
 
 
 def measured_cells(table: Mapping[str, Any]) -> Cells:

@@ -147,6 +147,31 @@ def test_a_table_of_what_there_is_stands_there_meanwhile(
   assert seen == [None, 0, 1, 2, 2, 3, 3, 4, 5, 5]
 
 
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('dataset.train_images', 2000, 'dataset.train_images = 2000, but digits'),
+    ('dataset.dir', 'elsewhere', "dataset.dir is 'elsewhere'"),
+    ('search.batch_size', 300, 'search.batch_size = 300, but .* 200 images'),
+    ('train.batch_size', 300, 'train.batch_size = 300, but .* 200 images'),
+  ],
+)
+def test_what_does_not_fit_the_images_is_refused_before_anything(
+  tiny_config, tiny_figure, pretend, tmp_path, field, value, message
+):
+  config = tiny_config()
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(UsageError, match=message):
+    runner.run_study(
+      config,
+      str(tmp_path / 'study'),
+      lambda text: None,
+      figure=tiny_figure,
+      run_stages=pretend(),
+    )
+  assert not (tmp_path / 'study').exists()
+
+
 def test_a_failed_run_is_named(study, pretend):
   def fail(run):
     if run == 1:
