@@ -61,6 +61,7 @@ def get_config() -> ConfigDict:
   config.dataset = ConfigDict()
   config.dataset.name = 'digits'  # digits, cifar10, cifar100, npz
   config.dataset.dir = ''  # a local folder (npz: the file); '' is the default
+  config.dataset.train_images = 0  # so many of them, always the same; 0 is all
   config.dataset.holdout = 200  # training images kept for thresholds
   config.dataset.crop_padding = 1  # pixels around an image before a crop
   config.dataset.flip = False  # mirror half of the training images
@@ -135,6 +136,14 @@ def get_config() -> ConfigDict:
   # Budget range of the expected accuracy, macs; () is from nothing to the last
   # exit's cost. A budget below the first exit earns chance.
   config.evaluate.budget_range = ()
+
+  # A figure of the paper, of many runs; see configs/study.py.
+  config.study = ConfigDict()
+  config.study.figure = ''  # figure4, 5, 6, 9, 10; '' is one run, no study
+  config.study.size = 'paper'  # of its networks; or 'cpu'
+  config.study.seeds = (0,)  # of the runs, in place of `seed`; may grow later
+  config.study.cutout = 16  # side of the square in runs with cutout, pixels
+  config.study.published = False  # show published numbers beside the measured
   return config.lock()
 
 

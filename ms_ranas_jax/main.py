@@ -19,6 +19,7 @@ from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import interruption
 from ms_ranas_jax.runtime import processes
+from ms_ranas_jax.studies import runner
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -27,7 +28,10 @@ _CONFIG = config_flags.DEFINE_config_file(
   lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'The work directory; by default runs/NAME for NAME.py.'
+  'workdir',
+  None,
+  'The work directory; by default runs/NAME for NAME.py, and '
+  'runs/NAME/ARGUMENT for NAME.py:ARGUMENT.',
 )
 _COORDINATOR = flags.DEFINE_string(
   'coordinator',
@@ -104,7 +108,9 @@ def _refuse(reason: object) -> None:
 
 def _default_workdir() -> str:
   path = config_flags.get_config_filename(flags.FLAGS['config'])
-  return os.path.join('runs', os.path.splitext(os.path.basename(path))[0])
+  file, _, argument = path.partition(':')
+  name = os.path.splitext(os.path.basename(file))[0]
+  return os.path.join('runs', *filter(None, (name, argument)))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -115,9 +121,10 @@ def main(argv: Sequence[str]) -> None:
       processes.join(
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
       )
-      stages.run_stages(
-        _CONFIG.value, _WORKDIR.value or _default_workdir(), print, listener
+      run = (
+        runner.run_study if _CONFIG.value.study.figure else stages.run_stages
       )
+      run(_CONFIG.value, _WORKDIR.value or _default_workdir(), print, listener)
   except UsageError as error:
     _refuse(error)
   except OSError as error:

@@ -15,6 +15,7 @@ from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import width
+from ms_ranas_jax.studies import figures
 from ms_ranas_jax.training import optimizers
 
 STAGES = ('describe', 'search', 'train', 'evaluate', 'report')
@@ -66,6 +67,7 @@ def _is_sequence_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
   return lambda v: isinstance(v, (tuple, list)) and all(map(check, v))
 
 
+_SEED = _int(0, 2**31 - 1)
 _TEXT: _Check = (lambda v: isinstance(v, str), 'a text')
 _FLAG: _Check = (lambda v: isinstance(v, bool), 'True or False')
 _NUMBERS: _Check = (
@@ -129,13 +131,14 @@ _FIELDS: Mapping[str, _Check] = {
     lambda v: isinstance(v, (tuple, list)) and all(s in STAGES for s in v),
     f'a tuple of any of {", ".join(STAGES)}',
   ),
-  'seed': _int(0, 2**31 - 1),
+  'seed': _SEED,
   'num_devices': _int(0),
   'dtype': _one_of('float32', 'bfloat16'),
   'lowering': _one_of(*lowering.CHOICES),
   'checkpoint_seconds': _number(0),
   'dataset.name': _TEXT,
   'dataset.dir': _TEXT,
+  'dataset.train_images': _int(0),
   'dataset.holdout': _int(1),
   'dataset.crop_padding': _int(0),
   'dataset.flip': _FLAG,
@@ -179,6 +182,16 @@ _FIELDS: Mapping[str, _Check] = {
     lambda v: _NUMBERS[0](v) and (len(v) == 0 or (len(v) == 2 and v[0] < v[1])),
     'empty, or two numbers of macs, the smaller first',
   ),
+  'study.figure': _one_of('', *figures.NAMES),
+  'study.size': _one_of(*figures.SIZES),
+  'study.seeds': (
+    lambda v: (
+      _is_sequence_of(_SEED[0])(v) and len(v) > 0 and len(set(v)) == len(v)
+    ),
+    f'a tuple of different seeds, each {_SEED[1]}',
+  ),
+  'study.cutout': _int(1),
+  'study.published': _FLAG,
 }
 
 

@@ -44,10 +44,10 @@ from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import steps
 
 Config = Any
-_CONFIG_FILE = 'config.json'
+CONFIG_FILE = 'config.json'
 _IMAGE_STAGES = frozenset({'search', 'train', 'evaluate'})
 # Fields that may change from one call to the next in a work directory.
-_FREE_FIELDS = (
+FREE_FIELDS = (
   'stages',
   'dataset.dir',
   'num_devices',
@@ -55,6 +55,8 @@ _FREE_FIELDS = (
   'checkpoint_seconds',
   'search.remat',
   'train.remat',
+  'study.seeds',
+  'study.published',
 )
 # Stages that all processes run; the first one runs the others alone.
 _STAGES_OF_ALL = frozenset({'search', 'train', 'evaluate'})
@@ -84,11 +86,11 @@ def run_stages(
   settings.check_config(values)
   if files.is_file(workdir):
     raise UsageError(f'--workdir={workdir} is a file; name a directory.')
-  _check_same_run(values, workdir)
+  check_same_run(values, workdir)
   run = Run(config, workdir, say, interruption or Interruption())
   _check_networks(run)
   if _IMAGE_STAGES & set(config.stages):
-    _check_images(run)
+    check_images(run)
     run.tell(
       f'{run.dataset.name}: {len(run.dataset.train_images)} training and '
       f'{len(run.dataset.test_images)} test images'
@@ -97,8 +99,8 @@ def run_stages(
     if processes.is_first():
       stack.enter_context(lock.hold(workdir))
       # Once more: who held the lock may have been of another config.
-      _check_same_run(values, workdir)
-      files.write_json(os.path.join(workdir, _CONFIG_FILE), values)
+      check_same_run(values, workdir)
+      files.write_json(os.path.join(workdir, CONFIG_FILE), values)
     _check_shared(workdir)
     run.tell(f'work directory: {workdir}')
     chosen = [stage for stage in settings.STAGES if stage in config.stages]
@@ -115,7 +117,7 @@ def run_stages(
 def _check_shared(workdir: str) -> None:
   """Refuses a work directory that not all processes see."""
   processes.wait_for_all('config')
-  if not files.is_file(os.path.join(workdir, _CONFIG_FILE)):
+  if not files.is_file(os.path.join(workdir, CONFIG_FILE)):
     raise UsageError(
       f'process {jax.process_index()} does not see what the first one wrote '
       f'to {workdir}; name a --workdir that all machines share.'
@@ -146,7 +148,8 @@ class Run:
   @functools.cached_property
   def dataset(self) -> Dataset:
     """The images, loaded when they are first asked for."""
-    return load_dataset(self.config.dataset.name, self.config.dataset.dir)
+    dataset = self.config.dataset
+    return load_dataset(dataset.name, dataset.dir, dataset.train_images)
 
   @functools.cached_property
   def image_format(self) -> tuple[tuple[int, int, int], int]:
@@ -213,9 +216,17 @@ class Run:
     )
 
 
-def _check_same_run(values: Mapping[str, Any], workdir: str) -> None:
-  """Refuses a work directory that another config made."""
-  path = os.path.join(workdir, _CONFIG_FILE)
+def check_same_run(values: Mapping[str, Any], workdir: str) -> None:
+  """Refuses a work directory that another config made.
+
+  Args:
+    values: the whole config, nested mappings.
+    workdir: the work directory; nothing has to be there.
+
+  Raises:
+    UsageError: it holds another config; the message names what differs.
+  """
+  path = os.path.join(workdir, CONFIG_FILE)
   if not files.is_file(path):
     return
   old = files.read_json(path)
@@ -227,7 +238,7 @@ def _check_same_run(values: Mapping[str, Any], workdir: str) -> None:
   differing = sorted(
     name
     for name in old.keys() | new.keys()
-    if name not in _FREE_FIELDS and old.get(name) != new.get(name)
+    if name not in FREE_FIELDS and old.get(name) != new.get(name)
   )
   if differing:
     listed = ', '.join(
@@ -279,8 +290,15 @@ def _check_networks(run: Run) -> None:
     families.check_budget(config, run.image_format, derived.nodes)
 
 
-def _check_images(run: Run) -> None:
-  """Refuses what fits neither the images nor the machine, before any stage."""
+def check_images(run: Run) -> None:
+  """Refuses what fits neither the images nor the machine, before any stage.
+
+  Args:
+    run: its images are read.
+
+  Raises:
+    UsageError: they are not there, or a field does not fit them or the devices.
+  """
   config = run.config
   train_loop.split_training_images(config, run.dataset)
   loops = {'search': search_loop, 'train': train_loop}

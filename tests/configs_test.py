@@ -13,6 +13,7 @@ import pytest
 
 from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
+from ms_ranas_jax.errors import UsageError
 
 # ml_collections loads config files by a method that is on its way out.
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
@@ -30,6 +31,7 @@ _NAMES = {
   'digits',
   'msdnet_cifar10',
   'msdnet_cifar100',
+  'study',
 }
 # The recipe of DARTS, which the paper follows.
 _SGD = {'momentum': 0.9, 'weight_decay': 3e-4, 'clip': 5.0}
@@ -53,9 +55,14 @@ _DARTS_TRAIN = _SGD | {
 }
 
 
-def _load(path, *overrides):
+# Configs that take an argument: configs/NAME.py:ARGUMENT.
+_ARGUMENTS = {'study': ':figure4.cpu'}
+
+
+def _load(path, *overrides, argument=None):
   """Loads a config as the command does, and without its global flags."""
-  argv = ['main', f'--config={path}', *overrides]
+  argument = _ARGUMENTS.get(path.stem, '') if argument is None else argument
+  argv = ['main', f'--config={path}{argument}', *overrides]
   values = flags.FlagValues()
   holder = config_flags.DEFINE_config_file(
     'config', lock_config=True, flag_values=values, sys_argv=argv
@@ -69,7 +76,9 @@ def load(tmp_path, monkeypatch):
   """Loads the config of a name from another working directory."""
   monkeypatch.chdir(tmp_path)
   by_name = {path.stem: path for path in _PATHS}
-  return lambda name, *overrides: _load(by_name[name], *overrides)
+  return lambda name, *overrides, **fields: _load(
+    by_name[name], *overrides, **fields
+  )
 
 
 def _fields(section):
@@ -223,6 +232,54 @@ def test_cifar10_on_a_cpu_has_scales_and_exits(load):
   assert config.stages == settings.STAGES
   for network in (config.search.network, config.train.network):
     assert network.scales > 1 and network.exits == 'all_but_first'
+
+
+_STUDIES = [
+  f':figure{number}{size}'
+  for number in (4, 5, 6, 9, 10)
+  for size in ('', '.paper', '.cpu')
+]
+
+
+@pytest.mark.parametrize('argument', _STUDIES)
+def test_a_study_of_every_figure(load, argument):
+  config = load('study', argument=argument)
+  settings.check_config(config.to_dict())
+  name, _, size = argument[1:].partition('.')
+  assert config.study.figure == name
+  assert config.study.size == (size or 'paper')
+  assert config.dataset.name == (
+    'cifar100' if name == 'figure10' else 'cifar10'
+  )
+  assert len(config.study.seeds) >= 2
+  # Nothing that a figure varies is left to chance: what is not in the paper's
+  # size is said by the size.
+  assert config.study.published == (config.study.size == 'paper')
+  assert (config.dataset.train_images > 0) == (size == 'cpu')
+
+
+def test_the_paper_s_ablations(load):
+  """Section 4.1: "a 5-layer, 16-initial channels" network; 3.3: four nodes."""
+  config = load('study', argument=':figure4')
+  for section in (config.search, config.train):
+    sizes = section.network
+    assert (sizes.layers, sizes.channels, sizes.nodes) == (5, 16, 4)
+  _has(config.search, _DARTS_SEARCH)
+  _has(config.train, _DARTS_TRAIN)
+
+
+@pytest.mark.parametrize(
+  ('argument', 'field'),
+  [
+    ('', "study.figure = 'FIGURE': give one of '', 'figure4'"),
+    (':figure7', "study.figure = 'figure7': give one of '', 'figure4'"),
+    (':figure4.tpu', "study.size = 'tpu': give one of 'paper', 'cpu'"),
+  ],
+)
+def test_a_study_of_what_is_no_figure(load, argument, field):
+  config = load('study', argument=argument)
+  with pytest.raises(UsageError, match=field):
+    settings.check_config(config.to_dict())
 
 
 def test_digits_needs_no_path_and_runs_every_stage(load):

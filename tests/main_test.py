@@ -283,6 +283,37 @@ _CASES = {
     ('--config={configs}/digits.py:large',),
     ['--config={configs}/digits.py:large', 'get_config'],
   ),
+  'a_study_of_no_figure': (
+    ('--config={configs}/study.py:figure7', '--workdir={fresh}'),
+    [
+      "config.study.figure = 'figure7': give one of",
+      "'figure4', 'figure5', 'figure6', 'figure9', 'figure10'",
+    ],
+  ),
+  'a_study_without_a_figure': (
+    ('--config={configs}/study.py', '--workdir={fresh}'),
+    ["config.study.figure = 'FIGURE': give one of", "'figure4'"],
+  ),
+  'a_study_of_no_size': (
+    ('--config={configs}/study.py:figure4.tpu', '--workdir={fresh}'),
+    ["config.study.size = 'tpu': give one of 'paper', 'cpu'"],
+  ),
+  'a_study_that_does_not_train': (
+    (
+      '--config={configs}/study.py:figure4.cpu',
+      '--workdir={fresh}',
+      "--config.stages=('search',)",
+    ),
+    ['config.stages', 'a study searches, trains and evaluates', 'add evaluate'],
+  ),
+  'a_study_of_unequal_networks': (
+    (
+      '--config={configs}/study.py:figure9.cpu',
+      '--workdir={fresh}',
+      '--config.train.network.channels=4',
+    ),
+    ['MS-RANAS: search.cost.target = 743,654', 'change their sizes'],
+  ),
   'fields_before_the_config': (
     ('--config.seed=1', '--config={configs}/digits.py'),
     ['--config.seed=1', 'before'],

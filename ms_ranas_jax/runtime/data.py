@@ -31,6 +31,8 @@ _CIFAR_STD = types.MappingProxyType(
 # accuracies compare whatever the seed of a run.
 _DIGITS_TEST_SIZE = 360
 _DIGITS_SPLIT_SEED = 0
+# So is the part of the training images that a small run is given.
+_PART_SEED = 0
 _IMAGES_AT_A_TIME = 4096
 
 
@@ -105,7 +107,9 @@ class Dataset:
       )
 
 
-def load_dataset(name: str, directory: str = '') -> Dataset:
+def load_dataset(
+  name: str, directory: str = '', train_images: int = 0
+) -> Dataset:
   """Loads a dataset into memory; downloads nothing.
 
   Args:
@@ -121,13 +125,16 @@ def load_dataset(name: str, directory: str = '') -> Dataset:
         x_test, y_test: uint8 images (N, H, W, C) or (N, H, W), integer labels
         from 0.
     directory: where the data are; must be empty for 'digits'.
+    train_images: how many training images to keep, drawn at random but always
+      the same ones; 0 is all.
 
   Returns:
-    The dataset. The normalisation of digits and npz is that of the training
+    The dataset. The normalisation of digits and npz is that of all training
     images; a channel of one value throughout gets the standard deviation 1.
 
   Raises:
-    UsageError: the name is not known, or the data are missing or malformed.
+    UsageError: the name is not known, the data are missing or malformed, or
+      there are fewer training images.
   """
   loader = _LOADERS.get(name)
   if loader is None:
@@ -135,11 +142,28 @@ def load_dataset(name: str, directory: str = '') -> Dataset:
       f'dataset.name is {name!r}; use one of {", ".join(_LOADERS)}.'
     )
   try:
-    return loader(name, str(directory))
+    dataset = loader(name, str(directory))
   except OSError as error:  # Such as a folder that may not be entered.
     raise errors.UsageError(
       f'dataset.dir: {error}; check the path and its permissions.'
     ) from error
+  return _part(dataset, train_images) if train_images else dataset
+
+
+def _part(dataset: Dataset, train_images: int) -> Dataset:
+  """Returns the dataset with that many of its training images."""
+  count = len(dataset.train_images)
+  if train_images > count:
+    raise errors.UsageError(
+      f'dataset.train_images = {train_images}, but {dataset.name} has {count}; '
+      f'give fewer, or 0 for all.'
+    )
+  kept, _ = split_indices(count, (train_images, None), _PART_SEED)
+  return dataclasses.replace(
+    dataset,
+    train_images=dataset.train_images[kept],
+    train_labels=dataset.train_labels[kept],
+  )
 
 
 def image_format(

@@ -228,3 +228,28 @@ def test_digits_and_files_need_no_tensorflow_datasets():
   if 'tensorflow_datasets' not in sys.modules:
     data.load_dataset('digits')
     assert 'tensorflow_datasets' not in sys.modules
+
+
+def test_a_part_of_the_training_images():
+  """Always the same part, with the labels and the constants of the whole."""
+  whole = data.load_dataset('digits')
+  part, again, larger = (
+    data.load_dataset('digits', train_images=count) for count in (50, 50, 80)
+  )
+  assert part.train_images.shape == (50, 8, 8, 1)
+  np.testing.assert_array_equal(part.train_images, again.train_images)
+  np.testing.assert_array_equal(part.train_images, larger.train_images[:50])
+  np.testing.assert_array_equal(part.test_images, whole.test_images)
+  assert (part.mean, part.std) == (whole.mean, whole.std)
+  for image, label in zip(part.train_images, part.train_labels, strict=True):
+    places = np.flatnonzero((whole.train_images == image).all(axis=(1, 2, 3)))
+    assert len(places) and (whole.train_labels[places] == label).all()
+  # At random: not one after the other, and not sorted by label.
+  assert len(set(part.train_labels[:10].tolist())) > 3
+
+
+def test_more_training_images_than_there_are():
+  with pytest.raises(
+    UsageError, match='dataset.train_images = 1438, but digits has 1437'
+  ):
+    data.load_dataset('digits', train_images=1438)

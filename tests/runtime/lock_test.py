@@ -37,6 +37,14 @@ def test_another_process_is_refused_until_the_first_one_dies(tmp_path):
   assert text.startswith(f'process {os.getpid()} on ')
 
 
+def test_locks_of_other_names_do_not_meet(tmp_path):
+  with lock.hold(str(tmp_path)), lock.hold(str(tmp_path), '.other'):
+    for name in lock.FILE, '.other':
+      with pytest.raises(lock.Held, match='is in use by process'):
+        with lock.hold(str(tmp_path), name):
+          pass
+
+
 def test_it_is_given_back(tmp_path):
   for _ in range(2):
     with lock.hold(str(tmp_path)):

@@ -1,0 +1,1 @@
+"""The figures of the paper: what is run for them, and what comes out."""
