@@ -1,13 +1,15 @@
 """The process that runs a local checkout of kalviny/MSDNet-PyTorch, on a CPU.
 
 None of that code is here; it is given the sizes that its own parser would give
-it. What it prints while it builds goes to standard error, see `protocol`.
+it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import contextlib
 import importlib
+import io
 import json
 import sys
 import time
@@ -39,7 +41,9 @@ def _network(case: Case) -> nn.Module:
     bottleneck=True,
     reduction=0.5,
   )
-  return importlib.import_module('models.msdnet').MSDNet(sizes)
+  # It prints every layer that it builds.
+  with contextlib.redirect_stdout(io.StringIO()):
+    return importlib.import_module('models.msdnet').MSDNet(sizes)
 
 
 def _prepared(case: Case):
