@@ -21,6 +21,7 @@ from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.baselines import msdnet_tasks
 from ms_ranas_jax.space import family
 from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space import norm_relu
 from ms_ranas_jax.space import normalization
 from ms_ranas_jax.space import parts
 from ms_ranas_jax.space import planes
@@ -28,7 +29,7 @@ from ms_ranas_jax.space import pooling
 
 
 class NormReLU(nn.Module):
-  """BN and ReLU of (channels, height, width, batch), see `planes`.
+  """BN and ReLU of (channels, height, width, batch), see `norm_relu`.
 
   Attributes:
     lowering: see `lowering.select`.
@@ -58,8 +59,10 @@ class NormReLU(nn.Module):
       )
     if not train:
       statistics = tuple(average.value for average in averages)
-      return planes.apply_norm_relu(z, scale, bias, statistics, self.lowering)
-    y, (mean, variance) = planes.norm_relu(
+      return norm_relu.apply_norm_relu(
+        z, scale, bias, statistics, self.lowering
+      )
+    y, (mean, variance) = norm_relu.norm_relu(
       z, scale, bias, self.axis_name, self.lowering
     )
     if averages is not None and not self.is_initializing():
