@@ -200,7 +200,9 @@ def test_the_forward_pass_is_that_of_the_plain_form(name, fill, quick_jit):
     wanted = _Plain(spec, variables, train)(images)
     assert logits.shape == (spec.blocks, 8, spec.num_classes)
     assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4)
+    # Random BNs make logits of hundreds, sums of terms as large.
+    atol = 1e-5 * max(1, np.abs(wanted).max())
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=atol)
 
 
 def test_an_exit_needs_no_later_params(fill, quick_jit):
