@@ -16,6 +16,9 @@ from typing import Any
 
 from ms_ranas_jax.runtime import files
 
+# The default number of scales of a family.
+_SCALES = {'grid': 1, 'msdnet': 3}
+_REFERENCES = {'grid': 'reference_darts.py', 'msdnet': 'reference_msdnet.py'}
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -89,7 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument('--json', help='write the result there')
   parser.add_argument(
-    '--reference', help='a checkout of quark0/darts to take turns with'
+    '--reference',
+    help='a checkout to take turns with: of quark0/darts, or of '
+    'kalviny/MSDNet-PyTorch for --family msdnet',
   )
   parser.add_argument(
     '--reference-python',
@@ -116,15 +121,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_network_arguments(
   parser: argparse.ArgumentParser, batches: Sequence[int] | None = None
 ) -> None:
-  """Adds what says which derived network; `batches` allows several sizes."""
+  """Adds what says which network; `batches` allows several sizes."""
+  parser.add_argument('--family', choices=sorted(_SCALES), default='grid')
   parser.add_argument(
     '--genotype', default='DARTS_V2', help='a published one, or a file'
   )
   parser.add_argument('--layers', type=int, default=8)
   parser.add_argument('--channels', type=int, default=16)
-  parser.add_argument('--scales', type=int, default=1)
+  parser.add_argument('--scales', type=int, help='by default 1, MSDNet 3')
   parser.add_argument('--exits', default='last', help='last or all_but_first')
   parser.add_argument('--image', type=int, default=32, help='side, pixels')
+  msdnet = parser.add_argument_group('--family msdnet')
+  msdnet.add_argument('--blocks', type=int, default=11)
+  msdnet.add_argument('--base', type=int, default=4)
+  msdnet.add_argument('--step', type=int, default=2, help='layers of a block')
+  msdnet.add_argument('--step-mode', default='even', help='even or lin_grow')
+  msdnet.add_argument('--growth', type=int, default=6)
+  msdnet.add_argument('--prune', default='max', help='max or min')
   if batches is None:
     parser.add_argument('--batch', type=int, default=64)
   else:
@@ -134,10 +147,20 @@ def add_network_arguments(
 def network_case(
   parser: argparse.ArgumentParser, args: argparse.Namespace
 ) -> dict[str, Any]:
-  """Returns the part of the case that says which derived network."""
+  """Returns the part of the case that says which network."""
+  if args.scales is None:
+    args.scales = _SCALES[args.family]
+  if args.family == 'msdnet':
+    if args.remat or getattr(args, 'drop_path', 0):
+      parser.error('--family msdnet has neither --remat nor --drop-path')
+    names = 'channels scales image blocks base step step_mode growth prune'
+    return {
+      'family': args.family,
+      **{name: getattr(args, name) for name in names.split()},
+    }
   if args.reference and args.scales != 1:
     parser.error('the reference has one scale')
-  names = 'genotype layers channels scales exits image'.split()
+  names = 'family genotype layers channels scales exits image'.split()
   # The number of nodes is the genotype's.
   return {'nodes': 1, **{name: getattr(args, name) for name in names}}
 
@@ -171,7 +194,7 @@ def compare(
       Worker(
         [
           args.reference_python,
-          str(HERE / 'reference_darts.py'),
+          str(HERE / _REFERENCES[case.get('family', 'grid')]),
           args.reference,
           task,
           text,

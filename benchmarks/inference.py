@@ -1,6 +1,7 @@
-"""Times inference, exit by exit; --reference DIR compares with quark0/darts.
+"""Times inference, exit by exit; --reference DIR compares with public code.
 
-The reference has the last exit only, and is compared at that.
+quark0/darts has the last exit only, and MSDNet-PyTorch computes all of them:
+both are compared at the last.
 """
 
 from __future__ import annotations

@@ -14,13 +14,14 @@ import numpy as np
 import protocol
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import families
 from ms_ranas_jax import settings
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.search import loop as search_loop
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import lowering
-from ms_ranas_jax.space import network as network_lib
+from ms_ranas_jax.space.family import AnytimeNetwork
 from ms_ranas_jax.training import initialization
 from ms_ranas_jax.training import loop as train_loop
 
@@ -51,13 +52,10 @@ def _config(case: Case, section: str):
   part = config[section]
   part.batch_size = case['batch']
   part.remat = case['remat']
-  part.network.update(
-    channels=case['channels'],
-    layers=case['layers'],
-    nodes=case['nodes'],
-    scales=case['scales'],
-    exits=case['exits'],
-  )
+  # The case holds fields of the network, and others.
+  part.network.update({n: case[n] for n in part.network if n in case})
+  if case.get('family') == settings.MSDNET:
+    part.update(learning_rate=0.1, schedule='step', clip=0.0, weight_decay=1e-4)
   return config
 
 
@@ -104,14 +102,16 @@ def search_step(case: Case) -> Served:
   return _steps(program, dataset, (2, case['batch']))
 
 
-def _derived_network(case: Case, config) -> network_lib.Network:
-  cells = genotype.load_genotype(case['genotype'])
-  config.train.network.nodes = cells.nodes
+def _network(case: Case, config) -> AnytimeNetwork:
+  cells = None
+  if 'genotype' in case:
+    cells = genotype.load_genotype(case['genotype'])
+    config.train.network.nodes = cells.nodes
   size = case['image']
-  return network_lib.derived_network(
-    settings.network_spec(config.train.network, (size, size, 3), 10),
+  return families.FAMILIES[config.train.network.family].build(
+    config,
+    ((size, size, 3), 10),
     cells,
-    remat=case['remat'],
     lowering=lowering.resolve(case['lowering']),
   )
 
@@ -121,7 +121,7 @@ def train_step(case: Case) -> Served:
   config = _config(case, 'train')
   config.train.drop_path = case['drop_path']
   dataset = _dataset(case['image'], case['batch'])
-  network = _derived_network(case, config)
+  network = _network(case, config)
   program = train_loop.build_program(config, dataset, network)
   return _steps(program, dataset, (case['batch'],))
 
@@ -129,7 +129,7 @@ def train_step(case: Case) -> Served:
 def inference(case: Case) -> Served:
   """The logits of the exits up to one of them."""
   config = _config(case, 'train')
-  network = _derived_network(case, config)
+  network = _network(case, config)
   variables = initialization.init_variables(network, jax.random.key(0))
   size = case['image']
   images = jax.random.normal(

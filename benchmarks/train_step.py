@@ -1,4 +1,4 @@
-"""Times a step of the training; --reference DIR compares with quark0/darts."""
+"""Times a step of the training; --reference DIR compares with public code."""
 
 from __future__ import annotations
 

@@ -26,7 +26,10 @@ def _fake_reference(repo_root, tmp_path):
     'protocol.serve(lambda: (run, {"compile_s": None, "version": "fake"}))\n'
   )
   interpreter = tmp_path / 'python'
-  interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} {script}\n')
+  interpreter.write_text(
+    f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n'
+    f'exec {sys.executable} {script}\n'
+  )
   interpreter.chmod(interpreter.stat().st_mode | stat.S_IXUSR)
   return interpreter, turns
 
@@ -98,6 +101,27 @@ def test_train_step(repo_root):
   result = _run(repo_root, 'train_step.py', '--batch=2')
   assert result.returncode == 0, result.stderr
   assert 'ours' in result.stdout
+
+
+def test_msdnet_takes_turns_with_its_own_reference(
+  repo_root, fake_reference, tmp_path
+):
+  interpreter, turns = fake_reference
+  out = tmp_path / 'result.json'
+  result = _run(
+    repo_root,
+    'train_step.py',
+    *('--family=msdnet', '--blocks=1', '--base=1', '--scales=1', '--batch=2'),
+    f'--json={out}',
+    f'--reference={tmp_path}',
+    f'--reference-python={interpreter}',
+  )
+  assert result.returncode == 0, result.stderr
+  assert turns.read_text().split() == ['1'] * 7
+  found = json.loads(out.read_text())
+  assert (found['case']['family'], found['case']['blocks']) == ('msdnet', 1)
+  assert 'reference_msdnet.py' in (tmp_path / 'arguments').read_text()
+  assert 0 < found['ours']['median_s'] < 100
 
 
 def test_a_reference_is_refused_where_it_has_no_such_network(repo_root):

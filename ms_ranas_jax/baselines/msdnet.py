@@ -14,20 +14,73 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.baselines import msdnet_tasks
-from ms_ranas_jax.space import convolution
 from ms_ranas_jax.space import family
 from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space import norm_relu
+from ms_ranas_jax.space import normalization
 from ms_ranas_jax.space import parts
+from ms_ranas_jax.space import planes
 from ms_ranas_jax.space import pooling
-from ms_ranas_jax.space import windows
+
+
+class NormReLU(nn.Module):
+  """BN and ReLU of (channels, height, width, batch), see `norm_relu`.
+
+  Attributes:
+    lowering: see `lowering.select`.
+    axis_name: the device axis that shares the statistics.
+  """
+
+  lowering: str = lowering.AUTO
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, z: jax.Array, train: bool) -> jax.Array:
+    """Normalises and rectifies a map.
+
+    Args:
+      z: (channels, height, width, batch).
+      train: use the statistics of the batch, and keep running averages if the
+        collection `batch_stats` is mutable.
+    """
+    shape = (z.shape[0],)
+    scale = self.param('scale', nn.initializers.ones, shape)
+    bias = self.param('bias', nn.initializers.zeros, shape)
+    averages = None
+    if not train or self.is_mutable_collection('batch_stats'):
+      averages = (
+        self.variable('batch_stats', 'mean', jnp.zeros, shape),
+        self.variable('batch_stats', 'var', jnp.ones, shape),
+      )
+    if not train:
+      statistics = tuple(average.value for average in averages)
+      return norm_relu.apply_norm_relu(
+        z, scale, bias, statistics, self.lowering
+      )
+    y, (mean, variance) = norm_relu.norm_relu(
+      z, scale, bias, self.axis_name, self.lowering
+    )
+    if averages is not None and not self.is_initializing():
+      pixels = z[0].size
+      if self.axis_name is not None:
+        pixels = pixels * lax.psum(1, self.axis_name)
+      # The running variance is the unbiased one, as in PyTorch.
+      unbiased = variance * (pixels / max(pixels - 1, 1))
+      for average, value in zip(averages, (mean, unbiased), strict=True):
+        average.value = (
+          normalization.MOMENTUM * average.value
+          + (1 - normalization.MOMENTUM) * value
+        )
+    return y
 
 
 class _Part(nn.Module):
-  """What all parts share.
+  """What all parts share; maps are (channels, height, width, batch).
 
   Attributes:
     lowering: see `lowering.select`.
@@ -38,25 +91,21 @@ class _Part(nn.Module):
   axis_name: str | None = None
 
   def _norm_relu(self, x: jax.Array, name: str, train: bool) -> jax.Array:
-    x = parts.NormalizedSum(
+    return NormReLU(
       lowering=self.lowering, axis_name=self.axis_name, name=name
-    )((x[None],), train=train)[0]
-    return windows.relu(x)
-
-  def _kernel(self, name: str, size: int, channels: int, features: int):
-    return self.param(
-      name,
-      parts.uniform_fan_in(size**2 * channels),
-      (size, size, channels, features),
-    )
+    )(x, train)
 
   def _convolve(
     self, x: jax.Array, name: str, size: int, features: int, stride: int = 1
   ) -> jax.Array:
-    kernel = self._kernel(name, size, x.shape[-1], features)
+    kernel = self.param(
+      name,
+      parts.uniform_fan_in(size**2 * x.shape[0]),
+      (features, size, size, x.shape[0]),
+    )
     if size == 1:
-      return convolution.pointwise(x[None], kernel[0])[0]
-    return convolution.convolution(x, kernel, (stride, stride), self.lowering)
+      return planes.pointwise(x, kernel[:, 0, 0])
+    return planes.convolution(x, kernel, stride, self.lowering)
 
 
 class ConvNormReLU(_Part):
@@ -74,7 +123,7 @@ class ConvNormReLU(_Part):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps (batch, height, width, channels) to `features` channels."""
+    """Maps (channels, height, width, batch) to `features` channels."""
     x = self._convolve(x, 'kernel', self.kernel, self.features, self.stride)
     return self._norm_relu(x, 'norm', train)
 
@@ -92,13 +141,14 @@ class ImageNetStem(_Part):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps (batch, height, width, channels) to a quarter of both sides."""
+    """Maps (channels, height, width, batch) to a quarter of both sides."""
     size = 7
-    bound = parts.uniform_fan_in(size**2 * x.shape[-1])
+    bound = parts.uniform_fan_in(size**2 * x.shape[0])
     x = self._convolve(x, 'kernel', size, self.features, 2)
     bias = self.param('bias', bound, (self.features,))
-    x = x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
+    x = x + bias.astype(x.dtype).reshape(-1, 1, 1, 1)
     x = self._norm_relu(x, 'norm', train)
+    # The pool moves over the two axes before the last, whatever that is.
     return pooling.max_pool(x, 2, self.lowering)
 
 
@@ -122,7 +172,7 @@ class Node(_Part):
     """Puts new features beside the source.
 
     Args:
-      source: (batch, height, width, channels), of the same scale.
+      source: (channels, height, width, batch), of the same scale.
       diagonal: what the 3x3 convolution of stride 2 reads, if there is one.
       horizontal: what the one of stride 1 reads.
       train: see `family.AnytimeNetwork`.
@@ -131,9 +181,9 @@ class Node(_Part):
     new = self._convolve(horizontal, 'horizontal', 3, plan.horizontal.features)
     if diagonal is not None:
       down = self._convolve(diagonal, 'diagonal', 3, plan.diagonal.features, 2)
-      new = jnp.concatenate([down, new], axis=-1)
+      new = jnp.concatenate([down, new])
     new = self._norm_relu(new, 'norm', train)
-    x = jnp.concatenate([source, new], axis=-1)
+    x = jnp.concatenate([source, new])
     if plan.transition:
       x = self._convolve(x, 'transition', 1, plan.output.channels)
       x = self._norm_relu(x, 'transition_norm', train)
@@ -153,14 +203,14 @@ class ExitHead(_Part):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps (batch, height, width, channels) to (batch, classes), float32."""
+    """Maps (channels, height, width, batch) to (batch, classes), float32."""
     for index in range(2):
       x = self._convolve(x, f'kernel_{index}', 3, self.channels, 2)
       x = self._norm_relu(x, f'norm_{index}', train)
     # Two by two pixels are left of the published sizes; others are averaged
     # just the same.
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    pooled = jnp.mean(x, axis=(1, 2), dtype=wide)
+    pooled = jnp.mean(x, axis=(1, 2), dtype=wide).T
     bound = parts.uniform_fan_in(self.channels)
     return nn.Dense(
       self.num_classes, kernel_init=bound, bias_init=bound, name='dense'
@@ -225,7 +275,7 @@ class MSDNet(nn.Module):
     family.check_images(self.plan, images)
     last = family.last_exit_of(self.num_exits, last_exit)
     shared = {'lowering': self.lowering, 'axis_name': self.axis_name}
-    x = images.astype(jnp.dtype(self.dtype))
+    x = planes.from_images(images.astype(jnp.dtype(self.dtype)))
     features: dict[int, jax.Array] = {}
     for stem in self.plan.stems:
       scale, name = stem.output.scale, stem.output.name
@@ -285,7 +335,7 @@ class MSDNet(nn.Module):
       )(features[scale], train)
       start = 0
       for conv in convs:
-        inner[conv] = x[..., start : start + conv.inner]
+        inner[conv] = x[start : start + conv.inner]
         start += conv.inner
     return inner
 

@@ -58,8 +58,8 @@ class _Plain:
     return windows[:, ::stride, ::stride]  # (b, h, w, c, size, size)
 
   def conv(self, x, kernel, stride=1):
-    windows = self._windows(x, kernel.shape[0], stride)
-    return np.einsum('bhwcij,ijcf->bhwf', windows, kernel)
+    windows = self._windows(x, kernel.shape[1], stride)
+    return np.einsum('bhwcij,fijc->bhwf', windows, kernel)
 
   def norm_relu(self, x, path, part=slice(None)):
     """BN and ReLU; `part` are the channels of a BN over several."""
@@ -68,9 +68,9 @@ class _Plain:
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
     if not self.train:
       stats = self.variables['batch_stats'][module][name]
-      mean, variance = stats['mean'][0][part], stats['var'][0][part]
+      mean, variance = stats['mean'][part], stats['var'][part]
     x = (x - mean) / np.sqrt(variance + 1e-5)
-    return np.maximum(x * params['scale'][0][part] + params['bias'][0][part], 0)
+    return np.maximum(x * params['scale'][part] + params['bias'][part], 0)
 
   def stems(self, x):
     found = []
@@ -94,7 +94,7 @@ class _Plain:
     before = f'layer_{layer - 1}_{source}' if layer else f'stem_{source}'
     if columns is not None:
       module = f'{before}_bottleneck'
-      x = self.conv(x, params[module]['kernel'][..., columns])
+      x = self.conv(x, params[module]['kernel'][columns])
       x = self.norm_relu(x, (module, 'norm'), columns)
     name = f'layer_{layer}_{scale}'
     kernel = params[name]['diagonal' if down else 'horizontal']
@@ -200,7 +200,9 @@ def test_the_forward_pass_is_that_of_the_plain_form(name, fill, quick_jit):
     wanted = _Plain(spec, variables, train)(images)
     assert logits.shape == (spec.blocks, 8, spec.num_classes)
     assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4)
+    # Random BNs make logits of hundreds, sums of terms as large.
+    atol = 1e-5 * max(1, np.abs(wanted).max())
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=atol)
 
 
 def test_an_exit_needs_no_later_params(fill, quick_jit):
