@@ -7,8 +7,6 @@ other programs.
 
 from ms_ranas_jax.anytime.budgets import budgeted_curve
 from ms_ranas_jax.anytime.budgets import solve_thresholds
-from ms_ranas_jax.anytime.curves import expected_accuracy
-from ms_ranas_jax.anytime.curves import step_area
 from ms_ranas_jax.baselines.msdnet import MSDNet
 from ms_ranas_jax.baselines.msdnet import build_msdnet
 from ms_ranas_jax.baselines.msdnet_plan import MSDNetSpec
@@ -35,6 +33,8 @@ from ms_ranas_jax.space.cost import network_cost
 from ms_ranas_jax.space.cost_tables import CostTables
 from ms_ranas_jax.space.cost_tables import cost_tables
 from ms_ranas_jax.space.cost_tables import expected_cost
+from ms_ranas_jax.space.curves import expected_accuracy
+from ms_ranas_jax.space.curves import step_area
 from ms_ranas_jax.space.genotype import AMOEBANET
 from ms_ranas_jax.space.genotype import DARTS_V1
 from ms_ranas_jax.space.genotype import DARTS_V2
