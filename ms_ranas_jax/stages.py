@@ -28,7 +28,10 @@ from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas
+from ms_ranas_jax.search import candidates
 from ms_ranas_jax.search import loop as search_loop
+from ms_ranas_jax.search import seeds
+from ms_ranas_jax.search import selection
 from ms_ranas_jax.search.cost_term import build_cost_term
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
@@ -53,6 +56,7 @@ _FREE_FIELDS = (
   'lowering',
   'checkpoint_seconds',
   'search.remat',
+  'search.seeds_at_once',
   'train.remat',
 )
 # Stages that all processes run; the first one runs the others alone.
@@ -167,7 +171,7 @@ class Run:
       return None
     path = self.config.train.genotype
     if not path:
-      path = os.path.join(self.workdir, search_loop.GENOTYPE_FILE)
+      path = os.path.join(self.workdir, selection.GENOTYPE_FILE)
       if not files.is_file(path):
         return None
     return load_genotype(
@@ -192,7 +196,7 @@ class Run:
     network = self.known_network()
     if network is None:
       raise UsageError(
-        f'there is no {search_loop.GENOTYPE_FILE} in {self.workdir}; run the '
+        f'there is no {selection.GENOTYPE_FILE} in {self.workdir}; run the '
         "'search' stage first, or set config.train.genotype."
       )
     return network
@@ -281,6 +285,8 @@ def _check_images(run: Run) -> None:
   config = run.config
   train_loop.split_training_images(config, run.dataset)
   loops = {'search': search_loop, 'train': train_loop}
+  if 'search' in config.stages:
+    candidates.check_selection(config, run.dataset)
   for stage, loop in loops.items():
     if stage not in config.stages:
       continue
@@ -333,6 +339,14 @@ def _search(run: Run) -> None:
     run.workdir,
     interruption=run.interruption,
   )
+  if processes.is_first():  # which has written what is read here
+    for name, table in (
+      (seeds.SEEDS_FILE, tables.seed_table),
+      (candidates.CANDIDATES_FILE, tables.candidate_table),
+    ):
+      path = os.path.join(run.workdir, name)
+      if files.is_file(path):
+        run.tell(table(files.read_json(path)))
   run.tell(f'search found\n{genotype.to_json().rstrip()}')
 
 

@@ -101,7 +101,10 @@ class CostTerm:
 
   def exact(self, weights: alphas_lib.Alphas) -> float:
     """The cost of the genotype that would be derived, as DARTS derives it."""
-    genotype = alphas_lib.derive_genotype(weights, self.primitives)
+    return self.cost(alphas_lib.derive_genotype(weights, self.primitives))
+
+  def cost(self, genotype: Genotype) -> float:
+    """The cost of a genotype."""
     return cost_tables.genotype_cost(genotype, self.tables, self.primitives)
 
 

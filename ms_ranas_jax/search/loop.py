@@ -12,15 +12,18 @@ import jax
 import numpy as np
 
 from ms_ranas_jax import settings
-from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.runtime import parallel
-from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import split_indices
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
+from ms_ranas_jax.search import candidates
+from ms_ranas_jax.search import history
+from ms_ranas_jax.search import random_search
+from ms_ranas_jax.search import seeds as seeds_lib
+from ms_ranas_jax.search import selection
 from ms_ranas_jax.search.cost_term import CostTerm
 from ms_ranas_jax.search.cost_term import build_cost_term
 from ms_ranas_jax.search.optimizers import adam_with_l2
@@ -36,11 +39,14 @@ from ms_ranas_jax.training import optimizers
 from ms_ranas_jax.training import steps
 
 Config = Any
-GENOTYPE_FILE = 'search/genotype.json'
 
 
 def exit_loss(
-  network: network_lib.Network, weights: tuple[float, ...]
+  network: network_lib.Network,
+  weights: tuple[float, ...],
+  weights_of: Callable[
+    [alphas_lib.Alphas], network_lib.Weights
+  ] = alphas_lib.softmax_weights,
 ) -> bilevel.Loss:
   """Returns eq. (3) for a search network, as the bilevel step takes it.
 
@@ -51,6 +57,7 @@ def exit_loss(
   Args:
     network: a search network.
     weights: w_k, one per exit.
+    weights_of: alphas -> weights of the mixed operations.
   """
 
   def loss(params, alphas, batch_stats, batch):
@@ -58,7 +65,7 @@ def exit_loss(
     logits, updates = network.apply(
       {'params': params, 'batch_stats': batch_stats},
       images,
-      alphas_lib.softmax_weights(alphas),
+      weights_of(alphas),
       train=True,
       mutable=['batch_stats'],
     )
@@ -70,13 +77,14 @@ def exit_loss(
 
 
 def plan_epochs(
-  config: Config, dataset: Dataset
+  config: Config, dataset: Dataset, seed: int | None = None
 ) -> tuple[tuple[np.ndarray, ...], int]:
   """Splits the training images for the search.
 
   Args:
     config: the whole config.
     dataset: all its training images are used.
+    seed: of the split; None is the config's.
 
   Returns:
     The indices of the images that train params and of those that train
@@ -87,7 +95,9 @@ def plan_epochs(
   """
   search = config.search
   halves = split_indices(
-    len(dataset.train_images), (search.train_fraction, None), config.seed
+    len(dataset.train_images),
+    (search.train_fraction, None),
+    config.seed if seed is None else seed,
   )
   steps = epochs.steps_per_epoch(
     min(map(len, halves)), search.batch_size, 'search.batch_size'
@@ -105,7 +115,8 @@ class Program:
     halves: indices of the images that train params, and of those that train
       alphas.
     steps: steps of an epoch.
-    new_state: makes the state before the first step.
+    new_state: makes the state before the first step, of the config's seed or
+      of another one.
     step: (state, data, indices (2, batch)) -> (state, metrics), see
       `parallel.compile_chunk`; data holds all training `images` and `labels`.
     metrics: name -> shape of what the step returns.
@@ -116,7 +127,7 @@ class Program:
   devices: int
   halves: tuple[np.ndarray, ...]
   steps: int
-  new_state: Callable[[], bilevel.SearchState]
+  new_state: Callable[..., bilevel.SearchState]
   step: parallel.Step
   metrics: Mapping[str, tuple[int, ...]]
   cost_term: CostTerm
@@ -181,17 +192,27 @@ def build_program(
       search.cutout,
     ),
   )
-  bilevel_step = functools.partial(
-    bilevel.search_step,
-    loss=exit_loss(network, weights),
-    params_optimizer=params_optimizer,
-    alphas_optimizer=alphas_optimizer,
-    lookahead_optimizer=lookahead_optimizer,
-    order=search.order,
-    penalty=cost_term.penalty,
-    mixed_derivative=search.mixed_derivative,
-    axis_name=axis,
-  )
+  if search.order == 0:
+    update = functools.partial(
+      random_search.random_search_step,
+      loss=exit_loss(network, weights, lambda drawn: drawn),
+      params_optimizer=params_optimizer,
+      nodes=search.network.nodes,
+      primitives=primitives,
+      axis_name=axis,
+    )
+  else:
+    update = functools.partial(
+      bilevel.search_step,
+      loss=exit_loss(network, weights),
+      params_optimizer=params_optimizer,
+      alphas_optimizer=alphas_optimizer,
+      lookahead_optimizer=lookahead_optimizer,
+      order=search.order,
+      penalty=cost_term.penalty,
+      mixed_derivative=search.mixed_derivative,
+      axis_name=axis,
+    )
 
   def step(state, data, indices):
     key = jax.random.fold_in(state.rng, state.step)
@@ -203,10 +224,10 @@ def build_program(
       )
       for half, rows in enumerate(indices)
     ]
-    return bilevel_step(state, *batches)
+    return update(state, *batches)
 
-  def new_state():
-    keys = jax.random.split(jax.random.key(config.seed), 3)
+  def new_state(seed=config.seed):
+    keys = jax.random.split(jax.random.key(seed), 3)
     alphas = alphas_lib.init_alphas(
       keys[0], search.network.nodes, len(primitives)
     )
@@ -223,17 +244,17 @@ def build_program(
     )
 
   exits = (network.num_exits,)
-  metrics = {
+  shapes = {
     'train_loss': (),
     'train_accuracy': exits,
     'train_gradient_norm': (),
     'valid_loss': (),
     'valid_accuracy': exits,
-    'valid_gradient_norm': (),
-    'expected_cost': (),
   }
+  if search.order:  # of alphas, which a random search has none of
+    shapes |= {'valid_gradient_norm': (), 'expected_cost': ()}
   return Program(
-    network, devices, halves, num_steps, new_state, step, metrics, cost_term
+    network, devices, halves, num_steps, new_state, step, shapes, cost_term
   )
 
 
@@ -246,8 +267,8 @@ def run_search(
 ) -> Genotype:
   """Searches, or goes on where an earlier call was interrupted.
 
-  Writes `search/metrics.jsonl`, `search/alphas.npz`, `search/genotype.json`
-  and checkpoints, see `steps.run`.
+  Writes `search/metrics.jsonl` and checkpoints, see `steps.run`, the alphas,
+  see `history`, and what `selection.select` does.
 
   Args:
     config: the whole config.
@@ -264,45 +285,84 @@ def run_search(
     Interrupted: see `steps.run`.
   """
   search = config.search
+  candidates.check_selection(config, dataset)
   program = build_program(config, dataset, primitives)
+  numbers = seeds_lib.numbers(config)
+  seeds = seeds_lib.side_by_side(config)
+  halves = {n: plan_epochs(config, dataset, n)[0] for n in numbers}
   directory = os.path.join(workdir, 'search')
-  history: list[dict[str, np.ndarray]] = []
-
-  def batches(epoch: int) -> np.ndarray:
-    return np.stack(
-      [
-        epochs.epoch_batches(
-          half, search.batch_size, program.steps, (config.seed, epoch, index)
-        )
-        for index, half in enumerate(program.halves)
-      ],
-      axis=1,
+  moments: list[history.Moment] = []
+  if seeds is not None:
+    program = dataclasses.replace(
+      program,
+      new_state=functools.partial(
+        seeds_lib.new_states, program.new_state, numbers
+      ),
     )
 
+  def batches(epoch: int) -> np.ndarray:
+    of_each = [
+      np.stack(
+        [
+          epochs.epoch_batches(
+            half, search.batch_size, program.steps, (number, epoch, index)
+          )
+          for index, half in enumerate(halves[number])
+        ],
+        axis=1,
+      )
+      for number in numbers
+    ]
+    return of_each[0] if seeds is None else np.stack(of_each, axis=1)
+
   def begin(state: bilevel.SearchState, epoch: int) -> None:
-    if state.step:
-      history.extend(_read_history(directory, epoch))
+    if not search.order:
+      return
+    if np.any(state.step):
+      moments.extend(history.read(directory, epoch, seeds is not None))
     else:
-      history.append(_host(state.alphas))
-      _write_history(directory, history)
+      moments.append(history.to_host(state.alphas))
+      history.write(directory, moments, seeds is not None)
 
   def end_epoch(state: bilevel.SearchState, epoch: int) -> dict[str, Any]:
     del epoch
-    history.append(_host(state.alphas))
-    _write_history(directory, history)
-    weights = alphas_lib.softmax_weights(history[-1])
-    return {'derived_cost': program.cost_term.exact(weights)}
+    if not search.order:
+      return {}
+    moments.append(history.to_host(state.alphas))
+    history.write(directory, moments, seeds is not None)
+    last = moments[-1:]
+    if seeds is None:
+      return {'derived_cost': _exact_cost(program, last[0])}
+    costs = [
+      _exact_cost(program, history.of_seed(last, index)[0])
+      for index in range(seeds.count)
+    ]
+    return {
+      'derived_cost': float(np.mean(costs)),
+      'derived_cost' + metrics.BY_SEED: costs,
+    }
 
-  steps.run(
-    steps.build_work(config, 'search', dataset, program, batches),
+  state = steps.run(
+    steps.build_work(config, 'search', dataset, program, batches, seeds),
     steps.Hooks(begin, lambda done: {}, end_epoch, _shown),
     workdir,
     interruption or Interruption(),
   )
-  genotype = program.cost_term.derive(alphas_lib.softmax_weights(history[-1]))
-  if processes.is_first():
-    files.write_text(os.path.join(workdir, GENOTYPE_FILE), genotype.to_json())
-  return genotype
+  return selection.select(
+    config,
+    dataset,
+    program.network,
+    program.cost_term,
+    state,
+    moments,
+    {number: valid for number, (_, valid) in halves.items()},
+    workdir,
+    primitives,
+  )
+
+
+def _exact_cost(program: Program, alphas: history.Moment) -> float:
+  return program.cost_term.exact(alphas_lib.softmax_weights(alphas))
 
 
 def _shown(record: Mapping[str, Any]) -> dict[str, float]:
@@ -311,34 +371,3 @@ def _shown(record: Mapping[str, Any]) -> dict[str, float]:
     'valid loss': record['valid_loss'],
     'valid accuracy': record['valid_accuracy'][-1],
   }
-
-
-def _host(alphas: alphas_lib.Alphas) -> dict[str, np.ndarray]:
-  return {kind: np.asarray(value) for kind, value in alphas.items()}
-
-
-def _write_history(directory: str, history: list) -> None:
-  if not processes.is_first():
-    return
-  files.write_npz(
-    os.path.join(directory, 'alphas.npz'),
-    **{kind: np.stack([a[kind] for a in history]) for kind in history[0]},
-  )
-
-
-def _read_history(directory: str, epoch: int) -> list[dict[str, np.ndarray]]:
-  """Reads the alphas at the start and after each epoch up to this one."""
-  path = os.path.join(directory, 'alphas.npz')
-  try:
-    kinds = files.read_npz(path)
-  except UsageError as error:
-    raise UsageError(
-      f'{error}; the checkpoints beside it are of epoch {epoch}, so the last '
-      f'resort is to remove {directory} and search anew.'
-    ) from error
-  if any(len(values) <= epoch for values in kinds.values()):
-    raise UsageError(
-      f'{path} ends before epoch {epoch}, which the checkpoints beside it are '
-      f'of; bring it back, or remove {directory} to search anew.'
-    )
-  return [{k: v[e] for k, v in kinds.items()} for e in range(epoch + 1)]
