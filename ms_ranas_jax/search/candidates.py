@@ -249,7 +249,10 @@ def gather(
 def _key(genotype: Genotype) -> Any:
   """Returns the same for genotypes that order the edges of a node apart."""
   return tuple(
-    tuple(sorted(edges[start : start + 2]) for start in range(0, len(edges), 2))
+    tuple(
+      tuple(sorted(edges[start : start + 2]))
+      for start in range(0, len(edges), 2)
+    )
     for edges in (genotype.normal, genotype.reduction)
   )
 

@@ -53,33 +53,34 @@ def random_weights(
     that are not kept are one on `none`, or zero where there is no such
     operation.
   """
-  return {
-    kind: _random_cell(subkey, nodes, primitives)
-    for kind, subkey in zip(
-      network.KINDS, jax.random.split(key, len(network.KINDS)), strict=True
+  real = jnp.array(
+    [
+      column
+      for column, operation in enumerate(primitives.values())
+      if alphas_lib.is_real(operation)
+    ]
+  )
+  counts = cell.NUM_INPUTS + np.arange(nodes)
+  # All at once: on CPUs, every draw costs a second of compile time or so. The
+  # second state of a node is one of those that the first left over.
+  choices = np.stack([counts, counts - 1, *([np.full(nodes, len(real))] * 2)])
+  uniform = jax.random.uniform(key, (len(network.KINDS), *choices.shape))
+  numbers = jnp.floor(uniform * choices[None]).astype(jnp.int32)
+  node = np.repeat(np.arange(nodes), counts)
+  state = np.concatenate([np.arange(count) for count in counts])
+  none = alphas_lib.none_column(primitives)
+  weights = {}
+  for kind, (first, second, *operations) in zip(
+    network.KINDS, numbers, strict=True
+  ):
+    second += second >= first
+    columns = jnp.select(
+      [first[node] == state, second[node] == state],
+      [real[drawn][node] for drawn in operations],
+      none,
     )
-  }
-
-
-def _random_cell(
-  key: jax.Array, nodes: int, primitives: ops.Primitives
-) -> jax.Array:
-  real = [
-    column
-    for column, operation in enumerate(primitives.values())
-    if alphas_lib.is_real(operation)
-  ]
-  blocks = []
-  for node, subkey in enumerate(jax.random.split(key, nodes)):
-    states = cell.NUM_INPUTS + node
-    for_edges, for_operations = jax.random.split(subkey)
-    kept = jax.random.permutation(for_edges, states) < 2
-    drawn = jax.random.randint(for_operations, (states,), 0, len(real))
-    columns = jnp.where(
-      kept, jnp.asarray(real)[drawn], alphas_lib.none_column(primitives)
-    )
-    blocks.append(jax.nn.one_hot(columns, len(primitives)))
-  return jnp.concatenate(blocks)
+    weights[kind] = jax.nn.one_hot(columns, len(primitives))
+  return weights
 
 
 def random_genotypes(
