@@ -15,6 +15,7 @@ from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.search.alphas import derive_genotype
 from ms_ranas_jax.search.alphas import init_alphas
+from ms_ranas_jax.search.alphas import one_hot_weights
 from ms_ranas_jax.search.alphas import softmax_weights
 from ms_ranas_jax.search.bilevel import SearchState
 from ms_ranas_jax.search.bilevel import alphas_gradient
@@ -24,6 +25,8 @@ from ms_ranas_jax.search.constrained import cost_range
 from ms_ranas_jax.search.constrained import derive_within
 from ms_ranas_jax.search.derived_cost import expected_derived_cost
 from ms_ranas_jax.search.optimizers import adam_with_l2
+from ms_ranas_jax.search.random_search import random_genotypes
+from ms_ranas_jax.search.random_search import random_search_step
 from ms_ranas_jax.space.cell import Cell
 from ms_ranas_jax.space.cell import Wiring
 from ms_ranas_jax.space.cell import fixed_wiring
@@ -111,6 +114,9 @@ __all__ = [
   'load_genotype',
   'mixed_wiring',
   'network_cost',
+  'one_hot_weights',
+  'random_genotypes',
+  'random_search_step',
   'search_network',
   'search_step',
   'sgd',

@@ -15,7 +15,8 @@ own alphas preferred, and only so do all candidates meet the same judges.
 Exits pair with costs so: where the networks of `config.train.network` and
 `config.search.network` have as many exits, the accuracy of exit k stands over
 the macs of exit k of the former, derived; else over those of the latter,
-derived. Budgets are in these macs.
+derived. Budgets are in these macs. Where the width to train is left open, they
+are of a nominal one, see `settings.network_spec`.
 """
 
 from __future__ import annotations

@@ -56,9 +56,10 @@ class Work:
     data: what the steps read, on the host.
     batches: epoch -> indices (steps, ..., batch).
     on_nonfinite: see `parallel.compile_chunk`.
-    seeds: the same; with several, `new_state` and `batches` have their axis.
     checkpoint_seconds: save when so much time has passed since the last save,
       besides after every epoch; 0 is after epochs only.
+    seeds: see `parallel.compile_chunk`; with several, `new_state` and `batches`
+      have their axis.
   """
 
   label: str
@@ -72,8 +73,8 @@ class Work:
   data: Mapping[str, np.ndarray]
   batches: Callable[[int], np.ndarray]
   on_nonfinite: str
-  seeds: parallel.Seeds | None
   checkpoint_seconds: float
+  seeds: parallel.Seeds | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +151,8 @@ def build_work(
     data={'images': dataset.train_images, 'labels': dataset.train_labels},
     batches=batches,
     on_nonfinite=section.on_nonfinite,
-    seeds=seeds,
     checkpoint_seconds=config.checkpoint_seconds,
+    seeds=seeds,
   )
 
 
