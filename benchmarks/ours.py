@@ -19,6 +19,7 @@ from ms_ranas_jax import settings
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.search import loop as search_loop
+from ms_ranas_jax.search import seeds as seeds_lib
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space.family import AnytimeNetwork
@@ -59,16 +60,28 @@ def _config(case: Case, section: str):
   return config
 
 
-def _steps(program, dataset: Dataset, indices: tuple[int, ...]) -> Served:
+def _steps(
+  program,
+  dataset: Dataset,
+  indices: tuple[int, ...],
+  seeds: parallel.Seeds | None = None,
+) -> Served:
   """Compiles a program and takes its first step."""
   began = time.monotonic()
   data = parallel.replicate(
     {'images': dataset.train_images, 'labels': dataset.train_labels},
     program.devices,
   )
-  state = parallel.replicate(program.new_state(), program.devices)
-  chunk = parallel.compile_chunk(program.step, program.devices, _CHUNK)
-  sums = parallel.zero_sums(program.metrics)
+  if seeds is None:
+    state = program.new_state()
+  else:
+    state = seeds_lib.new_states(program.new_state, range(seeds.count))
+    indices = (seeds.count, *indices)
+  state = parallel.replicate(state, program.devices)
+  chunk = parallel.compile_chunk(
+    program.step, program.devices, _CHUNK, seeds=seeds
+  )
+  sums = parallel.zero_sums(program.metrics, seeds=seeds)
   rng = np.random.default_rng(1)
 
   def run(steps: int) -> float:
@@ -96,10 +109,13 @@ def search_step(case: Case) -> Served:
   config = _config(case, 'search')
   config.search.order = case['order']
   config.search.mixed_derivative = case['mixed_derivative']
-  config.search.guards.partial_channels = case['partial_channels']
+  config.search.guards.partial_channels = case.get('partial_channels', 1)
+  config.search.num_seeds = case.get('seeds', 1)
+  config.search.seeds_at_once = case.get('seeds_at_once', 1)
   dataset = _dataset(case['image'], case['batch'])
   program = search_loop.build_program(config, dataset)
-  return _steps(program, dataset, (2, case['batch']))
+  seeds = seeds_lib.side_by_side(config)
+  return _steps(program, dataset, (2, case['batch']), seeds)
 
 
 def _network(case: Case, config) -> AnytimeNetwork:

@@ -7,8 +7,6 @@ other programs.
 
 from ms_ranas_jax.anytime.budgets import budgeted_curve
 from ms_ranas_jax.anytime.budgets import solve_thresholds
-from ms_ranas_jax.anytime.curves import expected_accuracy
-from ms_ranas_jax.anytime.curves import step_area
 from ms_ranas_jax.baselines.msdnet import MSDNet
 from ms_ranas_jax.baselines.msdnet import build_msdnet
 from ms_ranas_jax.baselines.msdnet_plan import MSDNetSpec
@@ -17,6 +15,7 @@ from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.search.alphas import derive_genotype
 from ms_ranas_jax.search.alphas import init_alphas
+from ms_ranas_jax.search.alphas import one_hot_weights
 from ms_ranas_jax.search.alphas import softmax_weights
 from ms_ranas_jax.search.auxiliary_skip import with_auxiliary_skip
 from ms_ranas_jax.search.auxiliary_skip import with_auxiliary_weights
@@ -31,6 +30,8 @@ from ms_ranas_jax.search.derived_cost import expected_derived_cost
 from ms_ranas_jax.search.early_stop import epoch_before_rise
 from ms_ranas_jax.search.early_stop import hessian_eigenvalue
 from ms_ranas_jax.search.optimizers import adam_with_l2
+from ms_ranas_jax.search.random_search import random_genotypes
+from ms_ranas_jax.search.random_search import random_search_step
 from ms_ranas_jax.space.cell import Cell
 from ms_ranas_jax.space.cell import Wiring
 from ms_ranas_jax.space.cell import fixed_wiring
@@ -40,6 +41,8 @@ from ms_ranas_jax.space.cost import network_cost
 from ms_ranas_jax.space.cost_tables import CostTables
 from ms_ranas_jax.space.cost_tables import cost_tables
 from ms_ranas_jax.space.cost_tables import expected_cost
+from ms_ranas_jax.space.curves import expected_accuracy
+from ms_ranas_jax.space.curves import step_area
 from ms_ranas_jax.space.genotype import AMOEBANET
 from ms_ranas_jax.space.genotype import DARTS_V1
 from ms_ranas_jax.space.genotype import DARTS_V2
@@ -119,6 +122,9 @@ __all__ = [
   'load_genotype',
   'mixed_wiring',
   'network_cost',
+  'one_hot_weights',
+  'random_genotypes',
+  'random_search_step',
   'search_network',
   'search_step',
   'sgd',

@@ -67,10 +67,13 @@ def get_config() -> ConfigDict:
   config.dataset.flip = False  # mirror half of the training images
 
   config.search = ConfigDict()
-  config.search.order = 1  # 1, or 2: through a lookahead of the params
+  # 1, or 2: through a lookahead of the params; 0 is random search.
+  config.search.order = 1
   config.search.mixed_derivative = (
     'exact'  # of order 2; 'difference' is DARTS's
   )
+  config.search.num_seeds = 1  # searches in one run, of seed, seed + 1, ...
+  config.search.seeds_at_once = 1  # so many of them vectorised
   config.search.epochs = 5  # passes over the half that trains params
   config.search.batch_size = 64  # of all devices together, for each half
   config.search.train_fraction = 0.5  # of the images; the rest trains alphas
@@ -100,6 +103,15 @@ def get_config() -> ConfigDict:
   config.search.guards.early_stop = False  # when the loss gets sharp in alphas
   config.search.guards.early_stop_window = 5  # epochs of an average
   config.search.guards.early_stop_factor = 1.3  # growth of the average
+  # The genotype: 'last', of the last alphas; or 'area', the best candidate by
+  # the area under its accuracy-cost curve. Random search takes 'area' always.
+  config.search.select = 'last'
+  config.search.candidates = ConfigDict()
+  config.search.candidates.last_epochs = 3  # genotypes of so many, every seed
+  config.search.candidates.random = 8  # drawn from the whole space
+  config.search.candidates.images = 0  # of the validation half; 0 is all
+  # macs; () is from nothing to the last exit's cost of the dearest genotype
+  config.search.candidates.budget_range = ()
   config.search.exit_weights = ()  # w_k of the loss; () is ones
   config.search.chunk_steps = 20  # steps of a line of metrics
   config.search.on_nonfinite = 'stop'  # a loss or gradient; or 'skip' the step

@@ -74,6 +74,10 @@ _NUMBERS: _Check = (
   _is_sequence_of(lambda v: _is_number(v) and v >= 0),
   'a tuple of numbers of at least 0',
 )
+_BUDGET_RANGE: _Check = (
+  lambda v: _NUMBERS[0](v) and (len(v) == 0 or (len(v) == 2 and v[0] < v[1])),
+  'empty, or two numbers of macs, the smaller first',
+)
 _NETWORK: dict[str, _Check] = {
   'channels': _int(1),
   'layers': _int(1),
@@ -142,7 +146,14 @@ _FIELDS: Mapping[str, _Check] = {
   'dataset.holdout': _int(1),
   'dataset.crop_padding': _int(0),
   'dataset.flip': _FLAG,
-  'search.order': _one_of(1, 2),
+  'search.order': _one_of(0, 1, 2),
+  'search.num_seeds': _int(1),
+  'search.seeds_at_once': _int(1),
+  'search.select': _one_of('last', 'area'),
+  'search.candidates.last_epochs': _int(0),
+  'search.candidates.random': _int(0),
+  'search.candidates.images': _int(0),
+  'search.candidates.budget_range': _BUDGET_RANGE,
   'search.mixed_derivative': _one_of('exact', 'difference'),
   'search.train_fraction': (
     lambda v: _is_number(v) and 0 < v < 1,
@@ -178,10 +189,7 @@ _FIELDS: Mapping[str, _Check] = {
   ),
   **{f'train.budget.{name}': _number(0) for name in width.LIMITS},
   'evaluate.batch_size': _int(1),
-  'evaluate.budget_range': (
-    lambda v: _NUMBERS[0](v) and (len(v) == 0 or (len(v) == 2 and v[0] < v[1])),
-    'empty, or two numbers of macs, the smaller first',
-  ),
+  'evaluate.budget_range': _BUDGET_RANGE,
   'study.figure': _one_of('', *figures.NAMES),
   'study.size': _one_of(*figures.SIZES),
   'study.seeds': (

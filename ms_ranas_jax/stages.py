@@ -28,8 +28,11 @@ from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas
+from ms_ranas_jax.search import candidates
 from ms_ranas_jax.search import guards
 from ms_ranas_jax.search import loop as search_loop
+from ms_ranas_jax.search import seeds
+from ms_ranas_jax.search import selection
 from ms_ranas_jax.search.cost_term import build_cost_term
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
@@ -54,6 +57,7 @@ FREE_FIELDS = (
   'lowering',
   'checkpoint_seconds',
   'search.remat',
+  'search.seeds_at_once',
   'train.remat',
   'study.seeds',
   'study.published',
@@ -171,7 +175,7 @@ class Run:
       return None
     path = self.config.train.genotype
     if not path:
-      path = os.path.join(self.workdir, search_loop.GENOTYPE_FILE)
+      path = os.path.join(self.workdir, selection.GENOTYPE_FILE)
       if not files.is_file(path):
         return None
     return load_genotype(
@@ -197,7 +201,7 @@ class Run:
     network = self.known_network()
     if network is None:
       raise UsageError(
-        f'there is no {search_loop.GENOTYPE_FILE} in {self.workdir}; run the '
+        f'there is no {selection.GENOTYPE_FILE} in {self.workdir}; run the '
         "'search' stage first, or set config.train.genotype."
       )
     return network
@@ -302,6 +306,8 @@ def check_images(run: Run) -> None:
   config = run.config
   train_loop.split_training_images(config, run.dataset)
   loops = {'search': search_loop, 'train': train_loop}
+  if 'search' in config.stages:
+    candidates.check_selection(config, run.dataset)
   for stage, loop in loops.items():
     if stage not in config.stages:
       continue
@@ -354,6 +360,14 @@ def _search(run: Run) -> None:
     run.workdir,
     interruption=run.interruption,
   )
+  if processes.is_first():  # which has written what is read here
+    for name, table in (
+      (seeds.SEEDS_FILE, tables.seed_table),
+      (candidates.CANDIDATES_FILE, tables.candidate_table),
+    ):
+      path = os.path.join(run.workdir, name)
+      if files.is_file(path):
+        run.tell(table(files.read_json(path)))
   run.tell(f'search found\n{genotype.to_json().rstrip()}')
 
 

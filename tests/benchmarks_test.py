@@ -124,6 +124,23 @@ def test_msdnet_takes_turns_with_its_own_reference(
   assert 0 < found['ours']['median_s'] < 100
 
 
+@pytest.mark.slow
+def test_seeds_take_turns(repo_root, tmp_path):
+  out = tmp_path / 'result.json'
+  result = _run(
+    repo_root, 'seeds.py', '--seeds=2', '--batch', '2', f'--json={out}'
+  )
+  assert result.returncode == 0, result.stderr
+  (row,) = json.loads(out.read_text())
+  for way in ('vectorised', 'loop'):
+    ratios = [
+      a / b
+      for a, b in zip(row[way]['turns_s'], row['one']['turns_s'], strict=True)
+    ]
+    assert row['ratios'][way] == pytest.approx(sorted(ratios)[1])
+    assert f'{way} {row["ratios"][way]:.1f} times' in result.stdout
+
+
 def test_a_reference_is_refused_where_it_has_no_such_network(repo_root):
   result = _run(
     repo_root, 'search_step.py', '--scales=2', '--reference=anything'

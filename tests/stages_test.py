@@ -402,3 +402,43 @@ def test_describe_of_exits_after_chosen_layers(tmp_path):
   cost = _json(tmp_path / 'describe/search_network.json')
   # The last layer's classifier is always there.
   assert [exit_['layer'] for exit_ in cost['exits']] == [1, 3]
+
+
+def test_a_random_search_of_two_seeds(tmp_path):
+  """Through the program, on digits: what is written, said and shown."""
+  config = _config(stages=('search', 'report'))
+  config.search.update(order=0, num_seeds=2, batch_size=256)
+  config.search.candidates.update(random=3, images=256)
+  config.search.network.scales = 1
+  said = _run(config, tmp_path)
+  content = _json(tmp_path / 'search/candidates.json')
+  assert content['images'] == {'0': 256, '1': 256}
+  assert (content['left'], len(content['candidates'])) == (0, 3)
+  (best,) = (c for c in content['candidates'] if c['chosen'])
+  assert best['score'] == max(c['score'] for c in content['candidates'])
+  assert best['genotype'] == _json(tmp_path / 'search/genotype.json')
+  # The network to be trained has as many exits; its macs count.
+  assert content['network'] == 'train'
+  compared = _json(tmp_path / 'search/seeds.json')
+  assert [record['seed'] for record in compared['seeds']] == [0, 1]
+  for text in (
+    'the best of 3 candidates; area over budgets of 0 to ',
+    'two seeds keep the same edges in 100% of all cases',
+    f'random {best["sources"][0]["random"]}',
+  ):
+    assert text in said
+  figures = {path.name for path in (tmp_path / 'figures').glob('*.svg')}
+  assert {'search_candidates.svg', 'search_seeds.svg'} <= figures
+  assert 'search_cost.svg' not in figures
+  before = _contents(tmp_path)
+  _run(config, tmp_path)
+  assert _contents(tmp_path) == before
+
+
+def test_a_choice_that_cannot_be_made_is_refused_before_the_search(tmp_path):
+  config = _config()
+  config.search.order = 0
+  config.search.candidates.random = 0
+  with pytest.raises(UsageError, match='search.candidates.random = 0'):
+    _run(config, tmp_path)
+  assert not list(tmp_path.iterdir())

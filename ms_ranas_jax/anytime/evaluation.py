@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ms_ranas_jax.anytime import budgets
-from ms_ranas_jax.anytime import curves
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.space import cost as cost_lib
+from ms_ranas_jax.space import curves
 from ms_ranas_jax.space.family import AnytimeNetwork
 from ms_ranas_jax.training import loop
 from ms_ranas_jax.training import losses

@@ -44,10 +44,17 @@ def by_epoch(
   return np.asarray(epochs, np.float64) + 1, np.asarray(means, np.float64)
 
 
-def _end_labels(
+def end_labels(
   axes: Axes, x: float, values: Sequence[float], texts: Sequence[str]
 ) -> None:
-  """Writes labels to the right of the axes, at their values but apart."""
+  """Writes labels to the right of the axes, at their values but apart.
+
+  Args:
+    axes: their limits are settled.
+    x: where the lines end.
+    values: where they end.
+    texts: what to write beside each.
+  """
   figure_height = axes.figure.get_figheight() * figures.POINTS_PER_INCH
   height = axes.get_position().height * figure_height
   low, high = axes.get_ylim()
@@ -140,7 +147,7 @@ def draw_learning(
   if shown is not None:
     x, values = shown
     chosen = _labelled_exits(values.shape[1])
-    _end_labels(
+    end_labels(
       top,
       x[-1],
       values[-1, chosen],
@@ -191,13 +198,24 @@ def draw_learning(
   return figure
 
 
+def unit_of(largest: float, metric: str) -> tuple[float, str]:
+  """Returns what to divide numbers of an axis by, and their unit then.
+
+  Args:
+    largest: the largest of them.
+    metric: what they count.
+  """
+  for factor, power in ((1e9, '10⁹'), (1e6, '10⁶'), (1e3, '10³')):
+    if largest >= factor:
+      return factor, f'{power} {metric}'
+  return 1.0, metric
+
+
 def _megas(macs: Sequence[float]) -> tuple[np.ndarray, str]:
   """Scales macs for an axis; returns them and the unit."""
   macs = np.asarray(macs, np.float64)
-  for factor, unit in ((1e9, '10⁹'), (1e6, '10⁶'), (1e3, '10³')):
-    if macs.max() >= factor:
-      return macs / factor, f'{unit} macs'
-  return macs, 'macs'
+  factor, unit = unit_of(macs.max(), 'macs')
+  return macs / factor, unit
 
 
 def _name_exits(

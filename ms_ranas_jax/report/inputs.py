@@ -15,6 +15,7 @@ from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.space import genotype as genotype_lib
 
 KINDS = ('normal', 'reduction')
+_AGAIN = 'run the search stage again.'
 
 
 def read_json(workdir: str, name: str) -> Any:
@@ -45,6 +46,66 @@ def read_object(
           'that writes it again.'
         )
   return content
+
+
+def read_candidates(workdir: str) -> dict[str, Any] | None:
+  """Returns the content of `search/candidates.json`, or None."""
+  name = 'search/candidates.json'
+  content = read_object(workdir, name, 'candidates', ('score',))
+  if content is None:
+    return None
+  path = os.path.join(workdir, name)
+  if not _are_numbers(content.get('budget_range'), 2):
+    raise UsageError(f'{path}: "budget_range" is not two numbers; {_AGAIN}')
+  for index, candidate in enumerate(content['candidates']):
+    sources = candidate.get('sources')
+    if not isinstance(sources, list) or not all(
+      isinstance(source, dict) for source in sources
+    ):
+      raise UsageError(
+        f'{path}, "candidates" {index}: "sources" is not a list of objects; '
+        f'{_AGAIN}'
+      )
+    if not _are_numbers(candidate.get('macs')):
+      raise UsageError(
+        f'{path}, "candidates" {index}: "macs" is not a list of numbers; '
+        f'{_AGAIN}'
+      )
+  return content
+
+
+def read_seeds(workdir: str) -> dict[str, Any] | None:
+  """Returns the content of `search/seeds.json`, or None."""
+  name = 'search/seeds.json'
+  content = read_object(workdir, name, 'seeds', ('seed',))
+  if content is None:
+    return None
+  seeds = [record['seed'] for record in content['seeds']]
+  shares = content.get('agreement')
+  shares = shares.get('operations') if isinstance(shares, dict) else None
+  if (
+    content.get('chosen') not in seeds
+    or not isinstance(shares, list)
+    or len(shares) != len(seeds)
+    or not all(_are_numbers(row, len(seeds)) for row in shares)
+  ):
+    raise UsageError(
+      f'{os.path.join(workdir, name)}: "agreement" is no table of the seeds, '
+      f'or "chosen" none of them; {_AGAIN}'
+    )
+  return content
+
+
+def _are_numbers(values: Any, count: int | None = None) -> bool:
+  """Returns whether this is a list of numbers, and of so many."""
+  return (
+    isinstance(values, list)
+    and len(values) > 0
+    and count in (None, len(values))
+    and all(
+      isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
+    )
+  )
 
 
 def read_genotype(workdir: str, name: str) -> genotype_lib.Genotype | None:

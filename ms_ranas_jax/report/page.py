@@ -26,6 +26,7 @@ from ms_ranas_jax.report import figures
 from ms_ranas_jax.report import grid_picture
 from ms_ranas_jax.report import html_page
 from ms_ranas_jax.report import inputs
+from ms_ranas_jax.report import selection
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.space import genotype as genotype_lib
 from ms_ranas_jax.space import grid
@@ -292,6 +293,9 @@ def _search(
   cost: Mapping[str, Any] | None,
   primitives: Sequence[str],
   styles: Mapping[str, tuple[str, Any]],
+  candidates: Mapping[str, Any] | None,
+  seeds: Mapping[str, Any] | None,
+  config: Any,
 ) -> None:
   page.section('Search')
   learning = curves.draw_learning(records, 'valid', 'validation half')
@@ -310,6 +314,7 @@ def _search(
       'the images, alphas on the validation half. Colours from dark to light '
       'are the exits; the loss is the weighted sum over exits.',
     )
+  selection.add(page, records, candidates, seeds, config)
   if plan is not None:
     _grid_figure(page, plan, 'search', 'that is searched', cost)
   if found_alphas is None:
@@ -419,6 +424,8 @@ def write_report(
   cost_train = inputs.read_object(
     workdir, 'describe/train_network.json', 'exits', ('macs',)
   )
+  candidates = inputs.read_candidates(workdir)
+  seeds = inputs.read_seeds(workdir)
   search_records = inputs.read_metrics(workdir, 'search/metrics.jsonl')
   train_records = inputs.read_metrics(workdir, 'train/metrics.jsonl')
   genotypes = [genotype for genotype in (found, trained) if genotype]
@@ -447,6 +454,9 @@ def write_report(
       cost_search,
       primitives,
       styles,
+      candidates,
+      seeds,
+      config,
     )
   _config(page, config)
   whole = workdir if files.is_remote(workdir) else os.path.abspath(workdir)

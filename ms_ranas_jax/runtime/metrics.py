@@ -22,6 +22,8 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 
 Metric = float | int | Sequence[float]
+# How the names of lists with a number per seed end.
+BY_SEED = '_by_seed'
 
 
 class MetricsWriter:
@@ -71,7 +73,9 @@ class MetricsWriter:
     Args:
       record: `step`, an integer, and metrics by name. A metric is a number, or
         a list with a number per exit, which TensorBoard gets as `name/exit_0`,
-        `name/exit_1` and so on. Arrays and scalars of NumPy and JAX are taken.
+        `name/exit_1` and so on, or per seed where the name ends in `_by_seed`,
+        which it gets as `name/seed_0`. Arrays and scalars of NumPy and JAX are
+        taken.
 
     Raises:
       ValueError: the record has no integer `step`.
@@ -219,8 +223,10 @@ def _scalars(
     if name == 'step':
       continue
     if isinstance(value, list):
+      plain = name.removesuffix(BY_SEED)
+      each = 'exit' if plain == name else 'seed'
       scalars.update(
-        {f'{name}/exit_{index}': item for index, item in enumerate(value)}
+        {f'{plain}/{each}_{index}': item for index, item in enumerate(value)}
       )
     else:
       scalars[name] = value

@@ -4,6 +4,9 @@ A step is a pure function of a state, of data that lie on the device and of the
 indices of its batch. A chunk runs many of them in one call. On one device it is
 jitted; on several it is pmapped: the state and the data are replicated and the
 batch is split, and the step averages what it has to over `AXIS_NAME`.
+
+A chunk may run the same step for several seeds side by side: states, metrics
+and indices have a leading axis of seeds then, and the data are shared.
 """
 
 from __future__ import annotations
@@ -154,22 +157,96 @@ class Outcome:
 Chunk = Callable[..., Outcome]
 
 
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+  """Several seeds side by side.
+
+  Attributes:
+    count: how many.
+    at_once: so many of them are vectorised, one group after the other; the
+      largest divisor of `count` up to this is taken.
+  """
+
+  count: int
+  at_once: int
+
+  @property
+  def group(self) -> int:
+    """How many seeds are vectorised."""
+    most = min(max(self.at_once, 1), self.count)
+    return next(n for n in range(most, 0, -1) if self.count % n == 0)
+
+
 def zero_sums(
-  shapes: Mapping[str, tuple[int, ...]], on_nonfinite: str = STOP
+  shapes: Mapping[str, tuple[int, ...]],
+  on_nonfinite: str = STOP,
+  seeds: Seeds | None = None,
 ) -> dict[str, np.ndarray]:
   """Returns the sums of metrics before the first step.
 
   Args:
-    shapes: of the metrics.
+    shapes: of the metrics of one seed.
     on_nonfinite: see `compile_chunk`.
+    seeds: see `compile_chunk`.
   """
   if on_nonfinite == SKIP:
     shapes = {**shapes, 'skipped_steps': ()}
-  return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+  lead = () if seeds is None else (seeds.count,)
+  return {
+    name: np.zeros((*lead, *shape), np.float32)
+    for name, shape in shapes.items()
+  }
+
+
+def _all_finite(metrics: Metrics) -> jax.Array:
+  return functools.reduce(
+    jnp.logical_and,
+    (jnp.all(jnp.isfinite(m)) for m in metrics.values()),
+    jnp.bool_(True),
+  )
+
+
+def _skipping(step: Step) -> Step:
+  """Leaves a step with a metric that is not finite out, and counts it."""
+
+  def skipping(state, data, indices):
+    after, metrics = step(state, data, indices)
+    finite = _all_finite(metrics)
+    kept = state.replace(step=after.step)
+    after = jax.tree.map(
+      lambda new, old: lax.select(finite, new, old), after, kept
+    )
+    metrics = {
+      name: jnp.where(finite, value, 0) for name, value in metrics.items()
+    }
+    return after, {**metrics, 'skipped_steps': 1.0 - finite}
+
+  return skipping
+
+
+def _of_seeds(step: Step, seeds: Seeds) -> Step:
+  """Takes the step of every seed."""
+
+  def of_seeds(state, data, indices):
+    def one(pair):
+      return step(pair[0], data, pair[1])
+
+    if seeds.group == seeds.count:
+      return jax.vmap(one)((state, indices))
+    # A group of one stays as it is: a batch axis of one would only be carried
+    # through all rules.
+    group = seeds.group if seeds.group > 1 else None
+    return lax.map(one, (state, indices), batch_size=group)
+
+  return of_seeds
 
 
 def compile_chunk(
-  step: Step, num_devices: int, chunk_steps: int, on_nonfinite: str = STOP
+  step: Step,
+  num_devices: int,
+  chunk_steps: int,
+  on_nonfinite: str = STOP,
+  seeds: Seeds | None = None,
 ) -> Chunk:
   """Returns a function that runs up to `chunk_steps` steps in one call.
 
@@ -184,7 +261,11 @@ def compile_chunk(
     chunk_steps: the most steps of a call.
     on_nonfinite: 'stop' ends the chunk after a step with a metric that is not
       finite; 'skip' leaves it out and goes on: the state stays but for its
-      `step`, and `skipped_steps` among the sums counts it.
+      `step`, and `skipped_steps` among the sums counts it. With several seeds
+      'stop' ends all of them, 'skip' leaves out that of the seed alone.
+    seeds: takes the step for so many seeds: state, sums and, after their axis
+      of steps, the indices have a leading axis of them. None is for one, with
+      no such axis.
 
   Returns:
     (state, sums, data, indices (steps, ..., batch), wishes) -> `Outcome`. State
@@ -194,6 +275,10 @@ def compile_chunk(
   """
   # Traced once for all that it is used in; tracing a search takes seconds.
   step = jax.jit(step)
+  if on_nonfinite == SKIP:
+    step = _skipping(step)
+  if seeds is not None:
+    step = _of_seeds(step, seeds)
 
   def chunk(state, sums, data, indices, count, wishes):
     def proceeds(carry):
@@ -201,25 +286,10 @@ def compile_chunk(
       return (index < count) & finite
 
     def body(carry):
-      index, state, sums, finite = carry
+      index, state, sums, _ = carry
       after, metrics = step(state, data, indices[index])
-      finite = functools.reduce(
-        jnp.logical_and,
-        (jnp.all(jnp.isfinite(m)) for m in metrics.values()),
-        jnp.bool_(True),
-      )
-      if on_nonfinite == SKIP:
-        kept = state.replace(step=after.step)
-        after = jax.tree.map(
-          lambda new, old: lax.select(finite, new, old), after, kept
-        )
-        metrics = {
-          name: jnp.where(finite, value, 0) for name, value in metrics.items()
-        }
-        metrics['skipped_steps'] = 1.0 - finite
-        finite = jnp.bool_(True)
       sums = {name: sums[name] + value for name, value in metrics.items()}
-      return index + 1, after, sums, finite
+      return index + 1, after, sums, _all_finite(metrics)
 
     done, state, sums, finite = lax.while_loop(
       proceeds, body, (jnp.int32(0), state, sums, jnp.bool_(True))

@@ -158,3 +158,63 @@ def derive_genotype(
 def is_real(operation: ops.Operation) -> bool:
   """Returns whether an operation can stand in a derived cell."""
   return not isinstance(operation, ops.Zero)
+
+
+def none_column(primitives: ops.Primitives) -> int:
+  """Returns the column of `none`, or -1 where there is no such operation.
+
+  Args:
+    primitives: name -> operation, in the order of the columns.
+  """
+  return next(
+    (c for c, o in enumerate(primitives.values()) if not is_real(o)), -1
+  )
+
+
+def one_hot_weights(
+  genotype: Genotype, primitives: ops.Primitives = ops.PRIMITIVES
+) -> dict[str, np.ndarray]:
+  """Returns the weights with which a search network computes a genotype.
+
+  Args:
+    genotype: of operations among the primitives; all nodes concatenated.
+    primitives: name -> operation, in the order of the columns.
+
+  Returns:
+    {'normal': (edges, operations), 'reduction': ...} float32: on the genotype's
+    edges one on their operation, on others one on `none`; zeros where there is
+    no such operation.
+
+  Raises:
+    UsageError: the genotype is not of that form.
+  """
+  columns = {name: column for column, name in enumerate(primitives)}
+  none = none_column(primitives)
+  tables = {}
+  for kind in network.KINDS:
+    reduction = kind == network.REDUCTION
+    nodes = genotype.nodes
+    if set(genotype.concat(reduction)) != set(
+      range(cell.NUM_INPUTS, cell.NUM_INPUTS + nodes)
+    ):
+      raise UsageError(
+        f'the {kind} cell does not concatenate all of its nodes, as search '
+        'networks do; give a genotype of a search.'
+      )
+    table = np.zeros((cell.num_edges(nodes), len(primitives)), np.float32)
+    if none >= 0:
+      table[:, none] = 1
+    taken = set()
+    for index, (operation, state) in enumerate(genotype.edges(reduction)):
+      row = cell.num_edges(index // 2) + state
+      if operation not in columns or row in taken:
+        raise UsageError(
+          f'the {kind} cell has "{operation}" of state {state}, which is not '
+          'among the primitives, or a second operation on one edge; give a '
+          'genotype of a search.'
+        )
+      taken.add(row)
+      table[row] = 0
+      table[row, columns[operation]] = 1
+    tables[kind] = table
+  return tables

@@ -264,30 +264,67 @@ def search_step(
   )
   alphas = optax.apply_updates(state.alphas, updates)
 
-  (value, (batch_stats, train_metrics)), gradient = jax.value_and_grad(
-    loss, has_aux=True
-  )(state.params, alphas, state.batch_stats, train_batch)
-  gradient = parallel.mean_over_devices(gradient, axis_name)
-  updates, params_opt_state = params_optimizer.update(
-    gradient, state.params_opt_state, state.params
+  state, train_metrics = params_step(
+    state,
+    alphas,
+    train_batch,
+    loss=loss,
+    optimizer=params_optimizer,
+    axis_name=axis_name,
   )
-  train_metrics = {
-    **train_metrics,
-    'loss': value,
-    'gradient_norm': optax.tree.norm(gradient),
-  }
-  metrics = {f'train_{k}': v for k, v in train_metrics.items()}
-  metrics |= {f'valid_{k}': v for k, v in valid_metrics.items()}
+  metrics = train_metrics | {f'valid_{k}': v for k, v in valid_metrics.items()}
   metrics |= penalty_metrics
   return (
     state.replace(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
       alphas=alphas,
-      batch_stats=parallel.mean_over_devices(batch_stats, axis_name),
-      params_opt_state=params_opt_state,
       alphas_opt_state=alphas_opt_state,
       multiplier=multiplier,
     ),
     parallel.mean_over_devices(metrics, axis_name),
+  )
+
+
+def params_step(
+  state: SearchState,
+  alphas: PyTree,
+  batch: PyTree,
+  *,
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  axis_name: str | None = None,
+) -> tuple[SearchState, dict[str, jax.Array]]:
+  """One params update on the training batch.
+
+  Args:
+    state: before the step; its own alphas are not read.
+    alphas: what the loss takes for them.
+    batch: what `loss` takes, of the half that trains params.
+    loss: see `Loss`.
+    optimizer: updates params.
+    axis_name: the device axis to average the gradient over.
+
+  Returns:
+    The state with other params, batch_stats and optimizer state, and the
+    metrics as `train_*`, of this device.
+  """
+  (value, (batch_stats, metrics)), gradient = jax.value_and_grad(
+    loss, has_aux=True
+  )(state.params, alphas, state.batch_stats, batch)
+  gradient = parallel.mean_over_devices(gradient, axis_name)
+  updates, opt_state = optimizer.update(
+    gradient, state.params_opt_state, state.params
+  )
+  metrics = {
+    **metrics,
+    'loss': value,
+    'gradient_norm': optax.tree.norm(gradient),
+  }
+  return (
+    state.replace(
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=parallel.mean_over_devices(batch_stats, axis_name),
+      params_opt_state=opt_state,
+    ),
+    {f'train_{k}': v for k, v in metrics.items()},
   )

@@ -5,7 +5,9 @@ is the genotype with the largest product of weights, over all choices of two
 edges per node and an operation other than none on each. Under a limit on the
 cost, the same product is maximised over the genotypes within the limit. Costs
 and logarithms of weights are sums over nodes, so this is a knapsack: node after
-node, the best product for every sum of costs, in small steps of cost.
+node, the best product for every sum of costs, in small steps of cost. The peak
+of the activations is no such sum: there the genotypes are gone through from the
+likeliest down, until one is within the limit.
 
 A cap on the skip connections of a cell is one more limit of that kind: the best
 product for every number of skips so far in the cell.
@@ -23,14 +25,20 @@ import numpy as np
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
+from ms_ranas_jax.search import ranking
 from ms_ranas_jax.space import cell
 from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import network
 from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space import peak_tables
 from ms_ranas_jax.space.genotype import Genotype
 
 # Steps of cost between zero and the upper limit.
 _STEPS = 4000
+# Genotypes whose peak of activations is looked at, from the likeliest down, and
+# those that are drawn to see how peaks spread.
+_MOST_RANKED = 20_000
+_DRAWN = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +108,7 @@ def derive_capped(
 
 def derive_within(
   weights: Mapping[str, np.ndarray | jax.Array],
-  tables: cost_tables.CostTables,
+  tables: cost_tables.Tables,
   lowest: float,
   highest: float,
   primitives: ops.Primitives = ops.PRIMITIVES,
@@ -131,6 +139,10 @@ def derive_within(
       lowest <= cost_tables.genotype_cost(plain, tables, primitives) <= highest
     ):
       return plain
+  if isinstance(tables, peak_tables.PeakTables):
+    return _first_within(
+      weights, tables, lowest, highest, primitives, max_skips
+    )
   blocks = [
     _choices(np.asarray(weights[kind]), getattr(tables, kind), primitives)
     for kind in network.KINDS
@@ -161,15 +173,64 @@ def derive_within(
   return Genotype(**cells)
 
 
+def _first_within(
+  weights: Mapping[str, np.ndarray | jax.Array],
+  tables: peak_tables.PeakTables,
+  lowest: float,
+  highest: float,
+  primitives: ops.Primitives,
+  max_skips: int | None,
+) -> Genotype:
+  """Returns the first of the likeliest genotypes whose peak is within."""
+  nearest = None
+  ranked = ranking.ranked_genotypes(weights, primitives)
+  for genotype in itertools.islice(ranked, _MOST_RANKED):
+    skips = max(count_skips(genotype, primitives).values())
+    if max_skips is not None and skips > max_skips:
+      continue
+    peak = tables.of_genotype(genotype, primitives)
+    if lowest <= peak <= highest:
+      return genotype
+    gap = max(lowest - peak, peak - highest)
+    if nearest is None or gap < nearest[0]:
+      nearest = gap, peak
+  found = f'{nearest[1]:,.0f}' if nearest else 'none, for the cap on skips'
+  raise UsageError(
+    f'no peak between {lowest:,.0f} and {highest:,.0f} among the '
+    f'{_MOST_RANKED:,} likeliest genotypes; the nearest is {found}; change the '
+    'target, or the sizes of the network.'
+  )
+
+
+def _drawn_range(
+  tables: peak_tables.PeakTables,
+  primitives: ops.Primitives,
+  max_skips: int | None,
+) -> tuple[float, float]:
+  """Returns the least and the largest peak of genotypes drawn at random.
+
+  A peak is no sum over nodes, so that its ends are only looked for.
+  """
+  rng = np.random.default_rng(0)
+  shape = (*tables.shape, len(primitives))
+  peaks = []
+  for _ in range(_DRAWN):
+    weights = dict(zip(network.KINDS, rng.uniform(size=shape), strict=True))
+    genotype = derive_capped(weights, max_skips, primitives)
+    peaks.append(tables.of_genotype(genotype, primitives))
+  return min(peaks), max(peaks)
+
+
 def cost_range(
-  tables: cost_tables.CostTables,
+  tables: cost_tables.Tables,
   primitives: ops.Primitives = ops.PRIMITIVES,
   max_skips: int | None = None,
 ) -> tuple[float, float]:
   """Returns what the cheapest and the dearest genotype cost.
 
   Args:
-    tables: of the network to be derived, see `cost_tables.cost_tables`.
+    tables: of the network to be derived, see `cost_tables.cost_tables`. Of a
+      peak of activations the ends are those of genotypes drawn at random.
     primitives: name -> operation, in the order of the columns.
     max_skips: the most skip connections in each of the two cells; None is any
       number.
@@ -177,6 +238,8 @@ def cost_range(
   Raises:
     UsageError: skip connections are all that there is to choose.
   """
+  if isinstance(tables, peak_tables.PeakTables):
+    return _drawn_range(tables, primitives, max_skips)
   blocks = []
   for kind in network.KINDS:
     costs = getattr(tables, kind)

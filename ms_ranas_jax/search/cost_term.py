@@ -104,7 +104,10 @@ class CostTerm:
 
   def exact(self, weights: alphas_lib.Alphas) -> float:
     """The cost of the genotype that would be derived without a target."""
-    genotype = self._derive_at_any_cost(weights)
+    return self.cost(self._derive_at_any_cost(weights))
+
+  def cost(self, genotype: Genotype) -> float:
+    """The cost of a genotype."""
     return cost_tables.genotype_cost(genotype, self.tables, self.primitives)
 
   def _derive_at_any_cost(self, weights: alphas_lib.Alphas) -> Genotype:

@@ -30,6 +30,7 @@ from ms_ranas_jax.search import early_stop
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.training import augmentation
 
 Config = Any
@@ -117,6 +118,22 @@ def weights_in(
   return lambda alphas: auxiliary_skip.with_auxiliary_weights(
     alphas_lib.softmax_weights(alphas), factor
   )
+
+
+def one_hot_weights(
+  search: Config, genotype: Genotype, primitives: ops.Primitives
+) -> dict[str, jax.Array]:
+  """Returns the weights that make the search network that of a genotype.
+
+  Args:
+    search: `config.search`.
+    genotype: of operations among the primitives.
+    primitives: name -> operation, those that can be chosen.
+  """
+  weights = alphas_lib.one_hot_weights(genotype, primitives)
+  if not search.guards.auxiliary_skip:
+    return weights
+  return auxiliary_skip.with_auxiliary_weights(weights, 0.0)
 
 
 def line_metrics(search: Config, epoch: int) -> dict[str, float]:
@@ -249,6 +266,29 @@ def check(search: Config, primitives: ops.Primitives) -> None:
       f'search.guards.early_stop_window = {guards.early_stop_window} epochs, '
       f'but search.epochs = {search.epochs}; search longer, or give a smaller '
       'window.'
+    )
+  if guards.early_stop and search.num_seeds > 1:
+    raise UsageError(
+      'search.guards.early_stop would stop each seed in an epoch of its own, '
+      f'but search.num_seeds = {search.num_seeds} go side by side; search the '
+      'seeds one by one, or switch it off.'
+    )
+  for name, off in (
+    ('auxiliary_skip', 0),
+    ('partial_channels', 1),
+    ('early_stop', False),
+  ):
+    value = getattr(guards, name)
+    if search.order == 0 and value != off:
+      raise UsageError(
+        f'search.guards.{name} = {value!r}, but a random search (search.order '
+        f'= 0) has no alphas to guard; leave it at {off!r}.'
+      )
+  if guards.partial_channels > 1 and search.select == 'area':
+    raise UsageError(
+      f'search.guards.partial_channels = {guards.partial_channels}, but '
+      "search.select = 'area' judges candidates by a network all of whose "
+      "channels go through the operations; select 'last', or set it to 1."
     )
   cap = max_skips(search)
   real = [o for o in primitives.values() if alphas_lib.is_real(o)]

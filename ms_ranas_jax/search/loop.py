@@ -12,16 +12,19 @@ import jax
 import numpy as np
 
 from ms_ranas_jax import settings
-from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.runtime import parallel
-from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import split_indices
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
+from ms_ranas_jax.search import candidates
 from ms_ranas_jax.search import guards
+from ms_ranas_jax.search import history
+from ms_ranas_jax.search import random_search
+from ms_ranas_jax.search import seeds as seeds_lib
+from ms_ranas_jax.search import selection
 from ms_ranas_jax.search.cost_term import CostTerm
 from ms_ranas_jax.search.cost_term import build_cost_term
 from ms_ranas_jax.search.optimizers import adam_with_l2
@@ -37,7 +40,6 @@ from ms_ranas_jax.training import optimizers
 from ms_ranas_jax.training import steps
 
 Config = Any
-GENOTYPE_FILE = 'search/genotype.json'
 
 
 def exit_loss(
@@ -76,13 +78,14 @@ def exit_loss(
 
 
 def plan_epochs(
-  config: Config, dataset: Dataset
+  config: Config, dataset: Dataset, seed: int | None = None
 ) -> tuple[tuple[np.ndarray, ...], int]:
   """Splits the training images for the search.
 
   Args:
     config: the whole config.
     dataset: all its training images are used.
+    seed: of the split; None is the config's.
 
   Returns:
     The indices of the images that train params and of those that train
@@ -93,7 +96,9 @@ def plan_epochs(
   """
   search = config.search
   halves = split_indices(
-    len(dataset.train_images), (search.train_fraction, None), config.seed
+    len(dataset.train_images),
+    (search.train_fraction, None),
+    config.seed if seed is None else seed,
   )
   steps = epochs.steps_per_epoch(
     min(map(len, halves)), search.batch_size, 'search.batch_size'
@@ -111,7 +116,8 @@ class Program:
     halves: indices of the images that train params, and of those that train
       alphas.
     steps: steps of an epoch.
-    new_state: makes the state before the first step.
+    new_state: makes the state before the first step, of the config's seed or
+      of another one.
     step: (state, data, indices (2, batch)) -> (state, metrics), see
       `parallel.compile_chunk`; data holds all training `images` and `labels`.
     metrics: name -> shape of what the step returns.
@@ -123,7 +129,7 @@ class Program:
   devices: int
   halves: tuple[np.ndarray, ...]
   steps: int
-  new_state: Callable[[], bilevel.SearchState]
+  new_state: Callable[..., bilevel.SearchState]
   step: parallel.Step
   metrics: Mapping[str, tuple[int, ...]]
   cost_term: CostTerm
@@ -199,16 +205,30 @@ def build_program(
       guards.weights_in(search, epoch),
     )
 
-  bilevel_step = functools.partial(
-    bilevel.search_step,
-    params_optimizer=params_optimizer,
-    alphas_optimizer=alphas_optimizer,
-    lookahead_optimizer=lookahead_optimizer,
-    order=search.order,
-    penalty=cost_term.penalty,
-    mixed_derivative=search.mixed_derivative,
-    axis_name=axis,
-  )
+  if search.order == 0:
+    update = functools.partial(
+      random_search.random_search_step,
+      params_optimizer=params_optimizer,
+      nodes=search.network.nodes,
+      primitives=primitives,
+      axis_name=axis,
+    )
+  else:
+    update = functools.partial(
+      bilevel.search_step,
+      params_optimizer=params_optimizer,
+      alphas_optimizer=alphas_optimizer,
+      lookahead_optimizer=lookahead_optimizer,
+      order=search.order,
+      penalty=cost_term.penalty,
+      mixed_derivative=search.mixed_derivative,
+      axis_name=axis,
+    )
+
+  def loss_of(state):
+    if search.order == 0:
+      return exit_loss(network, weights, lambda drawn: drawn)
+    return loss_in(state.step // num_steps)
 
   def step(state, data, indices):
     key = jax.random.fold_in(state.rng, state.step)
@@ -220,10 +240,10 @@ def build_program(
       )
       for half, rows in enumerate(indices)
     ]
-    return bilevel_step(state, *batches, loss=loss_in(state.step // num_steps))
+    return update(state, *batches, loss=loss_of(state))
 
-  def new_state():
-    keys = jax.random.split(jax.random.key(config.seed), 3)
+  def new_state(seed=config.seed):
+    keys = jax.random.split(jax.random.key(seed), 3)
     alphas = alphas_lib.init_alphas(
       keys[0],
       search.network.nodes,
@@ -243,15 +263,15 @@ def build_program(
     )
 
   exits = (network.num_exits,)
-  metrics = {
+  shapes = {
     'train_loss': (),
     'train_accuracy': exits,
     'train_gradient_norm': (),
     'valid_loss': (),
     'valid_accuracy': exits,
-    'valid_gradient_norm': (),
-    'expected_cost': (),
   }
+  if search.order:  # of alphas, which a random search has none of
+    shapes |= {'valid_gradient_norm': (), 'expected_cost': ()}
   eigenvalue = guards.eigenvalue_function(
     search, dataset, halves[1], lambda epoch: loss_in(epoch, None)
   )
@@ -262,7 +282,7 @@ def build_program(
     num_steps,
     new_state,
     step,
-    metrics,
+    shapes,
     cost_term,
     eigenvalue,
   )
@@ -277,8 +297,8 @@ def run_search(
 ) -> Genotype:
   """Searches, or goes on where an earlier call was interrupted.
 
-  Writes `search/metrics.jsonl`, `search/alphas.npz`, `search/genotype.json`
-  and checkpoints, see `steps.run`.
+  Writes `search/metrics.jsonl` and checkpoints, see `steps.run`, the alphas,
+  see `history`, and what `selection.select` does.
 
   Args:
     config: the whole config.
@@ -295,40 +315,55 @@ def run_search(
     Interrupted: see `steps.run`.
   """
   search = config.search
+  candidates.check_selection(config, dataset)
   program = build_program(config, dataset, primitives)
+  numbers = seeds_lib.numbers(config)
+  seeds = seeds_lib.side_by_side(config)
+  halves = {n: plan_epochs(config, dataset, n)[0] for n in numbers}
   directory = os.path.join(workdir, 'search')
-  history: list[dict[str, np.ndarray]] = []
   eigenvalues: list[float] = []
-
-  def batches(epoch: int) -> np.ndarray:
-    return np.stack(
-      [
-        epochs.epoch_batches(
-          half, search.batch_size, program.steps, (config.seed, epoch, index)
-        )
-        for index, half in enumerate(program.halves)
-      ],
-      axis=1,
+  moments: list[history.Moment] = []
+  if seeds is not None:
+    program = dataclasses.replace(
+      program,
+      new_state=functools.partial(
+        seeds_lib.new_states, program.new_state, numbers
+      ),
     )
 
+  def batches(epoch: int) -> np.ndarray:
+    of_each = [
+      np.stack(
+        [
+          epochs.epoch_batches(
+            half, search.batch_size, program.steps, (number, epoch, index)
+          )
+          for index, half in enumerate(halves[number])
+        ],
+        axis=1,
+      )
+      for number in numbers
+    ]
+    return of_each[0] if seeds is None else np.stack(of_each, axis=1)
+
   def begin(state: bilevel.SearchState, epoch: int) -> None:
-    if state.step:
-      history.extend(_read_history(directory, epoch))
+    if not search.order:
+      return
+    if np.any(state.step):
+      moments.extend(history.read(directory, epoch, seeds is not None))
       if search.guards.early_stop and epoch:
         path = os.path.join(directory, 'metrics.jsonl')
         eigenvalues.extend(guards.read_eigenvalues(path, epoch))
     else:
-      history.append(_host(state.alphas))
-      _write_history(directory, history)
+      moments.append(history.to_host(state.alphas))
+      history.write(directory, moments, seeds is not None)
 
   def end_epoch(state: bilevel.SearchState, epoch: int) -> dict[str, Any]:
-    history.append(_host(state.alphas))
-    _write_history(directory, history)
-    weights = alphas_lib.softmax_weights(history[-1])
-    record = {
-      'derived_cost': program.cost_term.exact(weights),
-      **guards.skip_metrics(weights, primitives),
-    }
+    if not search.order:
+      return {}
+    moments.append(history.to_host(state.alphas))
+    history.write(directory, moments, seeds is not None)
+    record = _derived_metrics(program, moments[-1], seeds, primitives)
     if search.guards.early_stop:
       eigenvalues.append(float(program.eigenvalue(state, epoch)))
       record[guards.EIGENVALUE] = eigenvalues[-1]
@@ -340,8 +375,8 @@ def run_search(
   def kept_epoch() -> int | None:
     return guards.epoch_before_rise(search, eigenvalues)
 
-  steps.run(
-    steps.build_work(config, 'search', dataset, program, batches),
+  state = steps.run(
+    steps.build_work(config, 'search', dataset, program, batches, seeds),
     steps.Hooks(
       begin, end_line, end_epoch, _shown, lambda: kept_epoch() is not None
     ),
@@ -349,12 +384,46 @@ def run_search(
     interruption or Interruption(),
   )
   kept = kept_epoch()
-  # The first entry is that before the first epoch.
-  alphas = history[-1 if kept is None else kept + 1]
-  genotype = program.cost_term.derive(alphas_lib.softmax_weights(alphas))
-  if processes.is_first():
-    files.write_text(os.path.join(workdir, GENOTYPE_FILE), genotype.to_json())
-  return genotype
+  return selection.select(
+    config,
+    dataset,
+    program.network,
+    program.cost_term,
+    state,
+    # The first entry is that before the first epoch.
+    moments if kept is None else moments[: kept + 2],
+    {number: valid for number, (_, valid) in halves.items()},
+    workdir,
+    primitives,
+  )
+
+
+def _derived_metrics(
+  program: Program,
+  moment: history.Moment,
+  seeds: parallel.Seeds | None,
+  primitives: ops.Primitives,
+) -> dict[str, Any]:
+  """Returns what the genotypes cost, and how many skips they have."""
+
+  def of(alphas: history.Moment) -> dict[str, float]:
+    weights = alphas_lib.softmax_weights(alphas)
+    return {
+      'derived_cost': program.cost_term.exact(weights),
+      **guards.skip_metrics(weights, primitives),
+    }
+
+  if seeds is None:
+    return of(moment)
+  each = [
+    of(history.of_seed([moment], index)[0]) for index in range(seeds.count)
+  ]
+  record: dict[str, Any] = {}
+  for name in each[0]:
+    values = [one[name] for one in each]
+    record[name] = float(np.mean(values))
+    record[name + metrics.BY_SEED] = values
+  return record
 
 
 def _shown(record: Mapping[str, Any]) -> dict[str, float]:
@@ -363,34 +432,3 @@ def _shown(record: Mapping[str, Any]) -> dict[str, float]:
     'valid loss': record['valid_loss'],
     'valid accuracy': record['valid_accuracy'][-1],
   }
-
-
-def _host(alphas: alphas_lib.Alphas) -> dict[str, np.ndarray]:
-  return {kind: np.asarray(value) for kind, value in alphas.items()}
-
-
-def _write_history(directory: str, history: list) -> None:
-  if not processes.is_first():
-    return
-  files.write_npz(
-    os.path.join(directory, 'alphas.npz'),
-    **{kind: np.stack([a[kind] for a in history]) for kind in history[0]},
-  )
-
-
-def _read_history(directory: str, epoch: int) -> list[dict[str, np.ndarray]]:
-  """Reads the alphas at the start and after each epoch up to this one."""
-  path = os.path.join(directory, 'alphas.npz')
-  try:
-    kinds = files.read_npz(path)
-  except UsageError as error:
-    raise UsageError(
-      f'{error}; the checkpoints beside it are of epoch {epoch}, so the last '
-      f'resort is to remove {directory} and search anew.'
-    ) from error
-  if any(len(values) <= epoch for values in kinds.values()):
-    raise UsageError(
-      f'{path} ends before epoch {epoch}, which the checkpoints beside it are '
-      f'of; bring it back, or remove {directory} to search anew.'
-    )
-  return [{k: v[e] for k, v in kinds.items()} for e in range(epoch + 1)]

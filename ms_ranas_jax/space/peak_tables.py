@@ -37,6 +37,7 @@ class PeakTables:
   """The tensors of a network and when they are alive.
 
   Attributes:
+    shape: kinds of cells, and edges of each.
     rows: (times,), the row of an edge among those of the normal cell and then
       those of the reduction cell; -1 for what is always computed.
     writes: (tensors, times), 1 where a time writes a tensor.
@@ -48,6 +49,7 @@ class PeakTables:
     making: (times, operations), the same where it is not.
   """
 
+  shape: tuple[int, int]
   rows: np.ndarray
   writes: np.ndarray
   uses: np.ndarray
@@ -160,4 +162,6 @@ def peak_tables(
       column = columns[task.edge[1]] if task.edge else 0
       adding[time, column] = cost.working_elements(task)
       making[time, column] = max(cost.working_elements(task), task.elements)
-  return PeakTables(rows, writes, uses, sizes, outputs, adding, making)
+  return PeakTables(
+    (len(_KINDS), edges), rows, writes, uses, sizes, outputs, adding, making
+  )

@@ -21,7 +21,7 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import page
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime.interruption import Interruption
-from ms_ranas_jax.search import loop as search_loop
+from ms_ranas_jax.search import selection
 from ms_ranas_jax.search.cost_term import build_cost_term
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
@@ -33,7 +33,7 @@ FOLDER = 'study'
 SEARCH, TRAIN = 'searches', 'trainings'
 # What a stage writes last; a training is always followed by its evaluation.
 _RESULTS = {
-  'search': search_loop.GENOTYPE_FILE,
+  'search': selection.GENOTYPE_FILE,
   'evaluate': 'evaluate/budgeted.json',
   'report': page.PAGE_NAME,
 }

@@ -25,7 +25,7 @@ from ms_ranas_jax.runtime import lock
 from ms_ranas_jax.runtime import progress
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.runtime.interruption import Interruption
-from ms_ranas_jax.search import loop as search_loop
+from ms_ranas_jax.search import selection
 from ms_ranas_jax.studies import figures
 from ms_ranas_jax.studies import plan as plan_lib
 from ms_ranas_jax.studies import results
@@ -143,7 +143,7 @@ class _Worker:
   def _run(self, job: plan_lib.Job, folder: str) -> None:
     if job.search is not None:
       source, target = (
-        os.path.join(place, search_loop.GENOTYPE_FILE)
+        os.path.join(place, selection.GENOTYPE_FILE)
         for place in (job.search.workdir(self._workdir), folder)
       )
       files.write_bytes(target, files.read_bytes(source))

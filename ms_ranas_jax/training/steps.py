@@ -28,6 +28,7 @@ from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.runtime.interruption import Interruption
+from ms_ranas_jax.runtime.metrics import BY_SEED
 from ms_ranas_jax.runtime.metrics import MetricsWriter
 from ms_ranas_jax.runtime.progress import Progress
 
@@ -51,12 +52,14 @@ class Work:
     devices: how many, of all processes.
     new_state: makes the state before the first step; it has a `step`.
     step: see `parallel.compile_chunk`.
-    metrics: name -> shape of what the step returns.
+    metrics: name -> shape of what the step returns, of one seed.
     data: what the steps read, on the host.
     batches: epoch -> indices (steps, ..., batch).
     on_nonfinite: see `parallel.compile_chunk`.
     checkpoint_seconds: save when so much time has passed since the last save,
       besides after every epoch; 0 is after epochs only.
+    seeds: see `parallel.compile_chunk`; with several, `new_state` and `batches`
+      have their axis.
   """
 
   label: str
@@ -71,6 +74,7 @@ class Work:
   batches: Callable[[int], np.ndarray]
   on_nonfinite: str
   checkpoint_seconds: float
+  seeds: parallel.Seeds | None = None
 
 
 def never() -> bool:
@@ -129,6 +133,7 @@ def build_work(
   dataset: Dataset,
   program: Program,
   batches: Callable[[int], np.ndarray],
+  seeds: parallel.Seeds | None = None,
 ) -> Work:
   """Returns the work of a stage.
 
@@ -138,6 +143,7 @@ def build_work(
     dataset: whose training images and labels the steps read.
     program: of the stage.
     batches: epoch -> indices (steps, ..., batch).
+    seeds: see `Work`.
   """
   section = config[label]
   return Work(
@@ -153,6 +159,7 @@ def build_work(
     batches=batches,
     on_nonfinite=section.on_nonfinite,
     checkpoint_seconds=config.checkpoint_seconds,
+    seeds=seeds,
   )
 
 
@@ -165,11 +172,12 @@ def template(
   new_state: Callable[[], PyTree],
   metrics: Mapping[str, tuple[int, ...]],
   on_nonfinite: str,
+  seeds: parallel.Seeds | None = None,
 ) -> Saved:
   """Returns the shapes of what a checkpoint holds, see `Work`."""
   return Saved(
     jax.eval_shape(new_state),
-    jax.eval_shape(lambda: parallel.zero_sums(metrics, on_nonfinite)),
+    jax.eval_shape(lambda: parallel.zero_sums(metrics, on_nonfinite, seeds)),
     jax.ShapeDtypeStruct((), jnp.float32),
   )
 
@@ -202,14 +210,15 @@ def run(
     checkpoint.open_manager(folder, _KEPT_CHECKPOINTS) as manager,
   ):
     restored = checkpoint.restore_latest(
-      manager, template(work.new_state, work.metrics, work.on_nonfinite)
+      manager,
+      template(work.new_state, work.metrics, work.on_nonfinite, work.seeds),
     )
     if restored is None:
-      zeros = parallel.zero_sums(work.metrics, work.on_nonfinite)
+      zeros = parallel.zero_sums(work.metrics, work.on_nonfinite, work.seeds)
       saved = Saved(work.new_state(), zeros, np.float32(0))
     else:
       saved = restored[1]
-    done = int(saved.state.step)
+    done = _steps_done(saved.state)
     processes.check_same_step(done)
     hooks.begin(saved.state, done // work.steps)
     if done >= total or processes.any_of(hooks.finished()):
@@ -245,12 +254,12 @@ def _proceed(
   deferral: contextlib.ExitStack,
 ) -> PyTree:
   """Does the steps after those of `saved`; see `run`."""
-  zeros = parallel.zero_sums(work.metrics, work.on_nonfinite)
+  zeros = parallel.zero_sums(work.metrics, work.on_nonfinite, work.seeds)
   chunk = parallel.compile_chunk(
-    work.step, work.devices, work.line_steps, work.on_nonfinite
+    work.step, work.devices, work.line_steps, work.on_nonfinite, work.seeds
   )
   data = parallel.replicate(dict(work.data), work.devices)
-  done = int(saved.state.step)
+  done = _steps_done(saved.state)
   state = parallel.replicate(saved.state, work.devices)
   sums = parallel.replicate(dict(saved.sums), work.devices)
   seconds = float(saved.seconds)
@@ -307,7 +316,9 @@ def _proceed(
     record = None
     if within + count == line_end:
       record = _mean(
-        parallel.unreplicate(sums, work.devices), line_end - line_start
+        parallel.unreplicate(sums, work.devices),
+        line_end - line_start,
+        work.seeds,
       )
       record |= {'seconds': round(seconds, 4), **hooks.end_line(done)}
       sums, seconds = zeros, 0.0
@@ -345,21 +356,47 @@ def _call_length(step_seconds: float, most: int) -> int:
   return min(max(int(_CALL_SECONDS / max(step_seconds, 1e-9)), 1), most)
 
 
-def _mean(sums: Mapping[str, Any], count: int) -> dict[str, Any]:
-  """Returns the record of a line: sums -> means over the steps not skipped."""
+def _steps_done(state: PyTree) -> int:
+  """Returns the steps that a state has behind it, all seeds as many."""
+  return int(np.ravel(state.step)[0])
+
+
+def _steps_done(state: PyTree) -> int:
+  """Returns the steps that a state has behind it, all seeds as many."""
+  return int(np.ravel(state.step)[0])
+
+
+def _mean(
+  sums: Mapping[str, Any], count: int, seeds: parallel.Seeds | None = None
+) -> dict[str, Any]:
+  """Returns the record of a line: sums -> means over the steps not skipped.
+
+  With several seeds the means over them, and as `NAME_by_seed` the value of
+  each one, at the last exit where there is one per exit.
+  """
   record = {k: np.asarray(v) for k, v in jax.device_get(dict(sums)).items()}
-  skipped = record.pop('skipped_steps', None)
-  if skipped is not None:
-    count -= int(skipped)
-    if not count:
-      raise UsageError(
-        'the loss or gradient of no step of a line of metrics was finite: it '
-        'has diverged for good; lower the learning rate or the clip in another '
-        '--workdir.'
-      )
-  means = {k: (v / np.float32(count)).tolist() for k, v in record.items()}
-  if skipped is not None:
-    means['skipped_steps'] = int(skipped)
+  skipped = record.pop('skipped_steps', np.float32(0))
+  left = np.float32(count) - skipped
+  if not np.all(left):
+    raise UsageError(
+      'the loss or gradient of no step of a line of metrics was finite: it '
+      'has diverged for good; lower the learning rate or the clip in another '
+      '--workdir.'
+    )
+  # The axis of seeds, where there is one, comes first.
+  values = {name: (total.T / left).T for name, total in record.items()}
+  means = values
+  if seeds is not None:
+    means = {name: value.mean(axis=0) for name, value in values.items()}
+    means |= {
+      f'{name}{BY_SEED}': value.reshape(seeds.count, -1)[:, -1]
+      for name, value in values.items()
+    }
+  means = {name: value.tolist() for name, value in means.items()}
+  if 'skipped_steps' in sums:
+    means['skipped_steps'] = int(np.sum(skipped))
+    if seeds is not None:
+      means[f'skipped_steps{BY_SEED}'] = skipped.astype(int).tolist()
   return means
 
 

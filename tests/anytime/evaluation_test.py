@@ -10,13 +10,13 @@ import pytest
 
 from ms_ranas_jax import default_config
 from ms_ranas_jax.anytime import budgets
-from ms_ranas_jax.anytime import curves
 from ms_ranas_jax.anytime import evaluation
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import curves
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib

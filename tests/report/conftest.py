@@ -23,6 +23,9 @@ PRIMITIVES = (
 )
 
 
+SEEDS = 8
+
+
 @pytest.fixture(scope='session')
 def primitives():
   return PRIMITIVES
@@ -53,6 +56,16 @@ def _metrics(path, rng, num_exits, epochs, judged):
       }
       if judged == 'holdout':
         line['learning_rate'] = 0.0125 * (1 + np.cos(np.pi * time))
+      else:
+        costs = 9e7 - 3e7 * time + 5e6 * rng.normal(size=SEEDS)
+        line['expected_cost'] = 8.6e7 - 2.4e7 * time
+        line['valid_loss_by_seed'] = (
+          num_exits * (0.3 + 2 * np.exp(-4 * time))
+          + 0.1 * rng.normal(size=SEEDS)
+        ).tolist()
+        if chunk == 3:
+          line['derived_cost'] = costs.mean()
+          line['derived_cost_by_seed'] = costs.tolist()
       if judged == 'valid' or chunk == 3:
         line[f'{judged}_loss'] = num_exits * (0.3 + 2 * np.exp(-4 * time))
         line[f'{judged}_accuracy'] = accuracy.tolist()
@@ -66,6 +79,35 @@ def _write(path, content):
   path.write_text(
     content if isinstance(content, str) else json.dumps(content, indent=1)
   )
+
+
+def _candidates(rng, num_exits):
+  records = []
+  for index in range(24):
+    last = rng.uniform(4e7, 1.2e8)
+    of_epoch = {'seed': index, 'epoch': 20}
+    records.append(
+      {
+        'sources': [of_epoch if index < SEEDS else {'random': index}],
+        'macs': np.linspace(0.2 * last, last, num_exits).astype(int).tolist(),
+        'score': 0.7 + 0.1 * np.log(last / 4e7) + 0.02 * rng.normal(),
+        'allowed': 5e7 < last < 1.1e8,
+        'chosen': False,
+      }
+    )
+  best = max((r for r in records if r['allowed']), key=lambda r: r['score'])
+  best['chosen'] = True
+  return {'budget_range': [0, 1.2e8], 'left': 0, 'candidates': records}
+
+
+def _seeds(rng):
+  shares = rng.integers(1, 8, (SEEDS, SEEDS)) / 8
+  shares = np.triu(shares, 1) + np.triu(shares, 1).T + np.eye(SEEDS)
+  return {
+    'chosen': 3,
+    'seeds': [{'seed': seed} for seed in range(SEEDS)],
+    'agreement': {'operations': shares.tolist()},
+  }
 
 
 def fill(workdir, plan, epochs=20, name='cifar10'):
@@ -123,6 +165,9 @@ def fill(workdir, plan, epochs=20, name='cifar10'):
   _write(workdir / 'train/genotype.json', found.to_json())
   _metrics(workdir / 'search/metrics.jsonl', rng, num_exits, epochs, 'valid')
   _metrics(workdir / 'train/metrics.jsonl', rng, num_exits, epochs, 'holdout')
+
+  _write(workdir / 'search/candidates.json', _candidates(rng, num_exits))
+  _write(workdir / 'search/seeds.json', _seeds(rng))
 
   macs = np.linspace(15.1e6, 126.3e6, num_exits).astype(int).tolist()
   params = np.linspace(0.6e6, 5.0e6, num_exits).astype(int).tolist()

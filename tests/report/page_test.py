@@ -72,6 +72,9 @@ def test_the_whole_report(finished):
     'search_grid',
     'train_learning',
     'search_learning',
+    'search_cost',
+    'search_candidates',
+    'search_seeds',
     *(
       f'search_{what}_{kind}'
       for what in ('cell', 'weights', 'final')
@@ -170,7 +173,7 @@ def test_only_the_search(workdir, plan, primitives):
   _, reader, text = _read(
     page.write_report(str(workdir), plan, None, primitives)
   )
-  assert len(reader.images) == 8
+  assert len(reader.images) == 11
   assert 'The normal cell that the search found.' in text
   assert 'The network has not been evaluated' in text
   assert 'No training has been recorded' in text
@@ -237,6 +240,35 @@ def test_text_is_escaped(tmp_path, primitives):
     ('evaluate/budgeted.json', '{"points": [3]}', '"points" 0'),
     ('describe/train_network.json', '{}', 'train_network.json'),
     ('search/alphas.npz', 'nonsense', 'alphas.npz cannot be read'),
+    ('search/candidates.json', '{"candidates": [3]}', '"candidates" 0'),
+    (
+      'search/candidates.json',
+      '{"candidates": [{"score": 1}]}',
+      'candidates.json: "budget_range"',
+    ),
+    (
+      'search/candidates.json',
+      '{"candidates": [{"score": 1}], "budget_range": [0, 1]}',
+      '"sources" is not a list',
+    ),
+    (
+      'search/candidates.json',
+      '{"candidates": [{"score": 1, "sources": [], "macs": [true]}],'
+      ' "budget_range": [0, 1]}',
+      '"macs" is not a list',
+    ),
+    ('search/seeds.json', '{"seeds": [{}]}', '"seed" is not a number'),
+    (
+      'search/seeds.json',
+      '{"seeds": [{"seed": 1}], "chosen": 1, "agreement": {"operations": [1]}}',
+      'no table of the seeds',
+    ),
+    (
+      'search/seeds.json',
+      '{"seeds": [{"seed": 1}], "chosen": 2,'
+      ' "agreement": {"operations": [[1]]}}',
+      '"chosen" none of them',
+    ),
   ],
 )
 def test_broken_files_are_refused(

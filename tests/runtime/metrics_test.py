@@ -37,12 +37,22 @@ def _scalars(directory):
 def test_writes_lines_and_events(tmp_path):
   with metrics.MetricsWriter(tmp_path / 'search', -1) as writer:
     writer.write({'step': 0, 'loss': jnp.float32(2.5), 'epoch': np.int64(1)})
-    writer.write({'step': 10, 'accuracy': np.array([0.25, 0.5])})
+    writer.write(
+      {
+        'step': 10,
+        'accuracy': np.array([0.25, 0.5]),
+        'accuracy_by_seed': [0.125, 0.875],
+      }
+    )
     # Before the close: each line is on its way to the disk at once.
     records = metrics.read_metrics(writer.path)
   assert records == [
     {'step': 0, 'loss': 2.5, 'epoch': 1},
-    {'step': 10, 'accuracy': [0.25, 0.5]},
+    {
+      'step': 10,
+      'accuracy': [0.25, 0.5],
+      'accuracy_by_seed': [0.125, 0.875],
+    },
   ]
   assert writer.path == tmp_path / 'search' / 'metrics.jsonl'
   assert _scalars(tmp_path / 'search') == [
@@ -50,6 +60,8 @@ def test_writes_lines_and_events(tmp_path):
     (0, 'epoch', 1.0),
     (10, 'accuracy/exit_0', 0.25),
     (10, 'accuracy/exit_1', 0.5),
+    (10, 'accuracy/seed_0', 0.125),
+    (10, 'accuracy/seed_1', 0.875),
   ]
 
 

@@ -157,6 +157,78 @@ def test_steps_that_are_not_finite_are_left_out():
   assert (int(outcome.state.step), float(outcome.state.total)) == (5, 14.0)
 
 
+def _of_seeds(state):
+  """Three states that differ in weight and key."""
+  return jax.vmap(
+    lambda n: state.replace(
+      weight=state.weight + n, key=jax.random.fold_in(state.key, n)
+    )
+  )(jnp.arange(3))
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+@pytest.mark.parametrize('at_once', [1, 2, 3])
+def test_seeds_take_the_steps_that_each_would_take_alone(devices, at_once):
+  seeds = parallel.Seeds(3, at_once)
+  step = functools.partial(_step, axis=parallel.axis_name(devices))
+  indices = np.random.default_rng(1).integers(0, len(DATA), (4, 3, 6))
+  data = parallel.replicate({'x': DATA}, devices)
+  chunk = parallel.compile_chunk(step, devices, CHUNK, seeds=seeds)
+  outcome = chunk(
+    parallel.replicate(_of_seeds(_state()), devices),
+    parallel.zero_sums(SHAPES, seeds=seeds),
+    data,
+    indices,
+  )
+  assert (outcome.done, outcome.finite) == (4, True)
+  state, sums = parallel.unreplicate((outcome.state, outcome.sums), devices)
+  np.testing.assert_array_equal(state.step, [4, 4, 4])
+  alone = parallel.compile_chunk(step, devices, CHUNK)
+  for seed in range(3):
+    own = jax.tree.map(lambda x, n=seed: x[n], _of_seeds(_state()))
+    outcome = alone(
+      parallel.replicate(own, devices),
+      parallel.zero_sums(SHAPES),
+      data,
+      indices[:, seed],
+    )
+    expected = parallel.unreplicate((outcome.state, outcome.sums), devices)
+    np.testing.assert_allclose(
+      state.weight[seed], expected[0].weight, rtol=1e-5, atol=1e-6
+    )
+    for name, value in expected[1].items():
+      np.testing.assert_allclose(sums[name][seed], value, rtol=1e-5, atol=1e-6)
+
+
+def test_groups_of_seeds_are_of_one_size():
+  groups = {n: parallel.Seeds(6, n).group for n in (0, 1, 2, 3, 4, 5, 6, 9)}
+  assert groups == {0: 1, 1: 1, 2: 2, 3: 3, 4: 3, 5: 3, 6: 6, 9: 6}
+
+
+@pytest.mark.parametrize('at_once', [1, 2])
+def test_a_seed_that_is_not_finite_is_left_out_alone(at_once):
+  seeds = parallel.Seeds(2, at_once)
+  values = np.array([[1, 4], [np.nan, 9], [16, -1], [4, 25]])
+  state = _Total(jnp.zeros(2, jnp.int32), jnp.zeros(2))
+  data = {'x': jnp.array(values.ravel(), jnp.float32)}
+  indices = np.arange(8).reshape(4, 2, 1)
+  chunk = parallel.compile_chunk(_until_negative, 1, 8, parallel.SKIP, seeds)
+  sums = parallel.zero_sums({'root': ()}, parallel.SKIP, seeds)
+  outcome = chunk(state, sums, data, indices)
+  assert (outcome.done, outcome.finite) == (4, True)
+  np.testing.assert_array_equal(outcome.sums['root'], [7, 10])
+  np.testing.assert_array_equal(outcome.sums['skipped_steps'], [1, 1])
+  np.testing.assert_array_equal(outcome.state.step, [4, 4])
+  np.testing.assert_array_equal(outcome.state.total, [21, 38])
+  # To stop is for all of them.
+  state = _Total(jnp.zeros(2, jnp.int32), jnp.zeros(2))
+  chunk = parallel.compile_chunk(_until_negative, 1, 8, seeds=seeds)
+  sums = parallel.zero_sums({'root': ()}, seeds=seeds)
+  outcome = chunk(state, sums, data, indices)
+  assert (outcome.done, outcome.finite) == (2, False)
+  np.testing.assert_array_equal(np.isnan(outcome.sums['root']), [True, False])
+
+
 @pytest.mark.parametrize('devices', [1, 2])
 def test_wishes_come_back(devices):
   step = functools.partial(_step, axis=parallel.axis_name(devices))

@@ -180,3 +180,33 @@ def test_an_impossible_cost_is_refused_with_what_can_be_had(factor):
   with pytest.raises(UsageError, match='no genotype costs') as caught:
     constrained.derive_within(weights, tables, middle, 1.01 * middle, FEW)
   assert 'the cheapest costs' in str(caught.value)
+
+
+@pytest.mark.parametrize('max_skips', [None, 1])
+def test_a_peak_of_activations_is_kept_to_as_well(max_skips):
+  primitives = {n: FEW[n] for n in ('none', 'skip_connect', 'sep_conv_3x3')}
+  spec = grid.NetworkSpec(4, 3, 2, 2, image_shape=(16, 16, 1))
+  tables = cost_tables.cost_tables(spec, primitives, cost_tables.PEAK)
+  every = [
+    g
+    for g in _all_genotypes(primitives)
+    if max_skips is None
+    or max(constrained.count_skips(g, primitives).values()) <= max_skips
+  ]
+  peaks = np.array([tables.of_genotype(g, primitives) for g in every])
+  assert len(set(peaks)) > 1
+  cheapest, dearest = constrained.cost_range(tables, primitives, max_skips)
+  assert peaks.min() <= cheapest < dearest <= peaks.max()
+  weights = _weights(2, primitives, 0)
+  values = np.array([_value(g, weights, primitives) for g in every])
+  for peak in sorted(set(peaks)):
+    inside = peaks == peak
+    found = constrained.derive_within(
+      weights, tables, peak, peak, primitives, max_skips
+    )
+    assert tables.of_genotype(found, primitives) == peak
+    np.testing.assert_allclose(
+      _value(found, weights, primitives), values[inside].max(), rtol=1e-9
+    )
+  with pytest.raises(UsageError, match='no peak between 1 and 2'):
+    constrained.derive_within(weights, tables, 1.0, 2.0, primitives, max_skips)

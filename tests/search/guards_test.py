@@ -17,6 +17,8 @@ from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import early_stop
 from ms_ranas_jax.search import guards
 from ms_ranas_jax.search import loop
+from ms_ranas_jax.search import ranking
+from ms_ranas_jax.space import cell
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import operations as ops
@@ -215,6 +217,46 @@ def test_without_guards_the_network_is_the_plain_one():
 def test_guards_that_do_not_fit_are_refused(changes, message, dataset):
   with pytest.raises(UsageError, match=message):
     loop.build_program(_config(**changes), dataset, FEW)
+
+
+@pytest.mark.parametrize(
+  ('guard', 'search', 'message'),
+  [
+    (
+      {'early_stop': True, 'early_stop_window': 1},
+      {'num_seeds': 2},
+      'search.num_seeds = 2',
+    ),
+    ({'auxiliary_skip': 1.0}, {'order': 0}, 'no alphas to guard'),
+    ({'partial_channels': 2}, {'order': 0}, 'no alphas to guard'),
+    ({'partial_channels': 2}, {'select': 'area'}, "select 'last'"),
+  ],
+)
+def test_guards_that_do_not_go_with_a_search_are_refused(
+  guard, search, message
+):
+  config = _config(**guard)
+  config.search.update(search)
+  with pytest.raises(UsageError, match=message):
+    guards.check(config.search, FEW)
+
+
+def test_one_hot_weights_leave_the_auxiliary_skip_out():
+  found = guards.one_hot_weights(
+    _config(auxiliary_skip=1.0).search,
+    next(ranking.ranked_genotypes(_uniform_weights(), FEW)),
+    FEW,
+  )
+  for table in found.values():
+    assert table.shape[1] == len(FEW) + 1
+    assert not np.any(table[:, -1])
+    np.testing.assert_array_equal(np.sum(table, axis=1), 1)
+
+
+def _uniform_weights():
+  nodes = _config().search.network.nodes
+  shape = cell.num_edges(nodes), len(FEW)
+  return {k: np.full(shape, 1 / len(FEW)) for k in ('normal', 'reduction')}
 
 
 def test_a_cap_needs_something_else_to_choose():

@@ -245,6 +245,47 @@ def _never_finite(state, data, indices):
   return after, {**found, 'loss': found['loss'] * jnp.nan}
 
 
+def test_lines_of_several_seeds(tmp_path):
+  """The means over seeds, and the value of each at the last of many."""
+  seeds = steps.parallel.Seeds(2, 2)
+  alone = _work(step=_unstable, on_nonfinite='skip')
+
+  def new_states():
+    return jax.tree.map(lambda x: jnp.stack([x, x]), _new_state())
+
+  # The first seed reads what a run of its own does.
+  def batches(epoch):
+    own = alone.batches(epoch)
+    return np.stack([own, own[::-1]], axis=1)
+
+  work = dataclasses.replace(
+    alone, new_state=new_states, batches=batches, seeds=seeds
+  )
+  hooks = steps.Hooks(
+    begin=lambda state, epoch: None,
+    end_line=lambda done: {},
+    end_epoch=lambda state, epoch: {},
+    shown=lambda record: {'loss': record['loss']},
+  )
+  state = steps.run(work, hooks, str(tmp_path / 'both'), Interruption())
+  _, _ = _run(tmp_path / 'own', alone)
+  np.testing.assert_array_equal(state.step, [EPOCHS * STEPS] * 2)
+  records = _records(tmp_path / 'both')
+  for record, own in zip(records, _records(tmp_path / 'own'), strict=True):
+    assert record['skipped_steps_by_seed'][0] == own['skipped_steps']
+    assert record['skipped_steps'] == sum(record['skipped_steps_by_seed'])
+    losses = record['loss_by_seed']
+    np.testing.assert_allclose(losses[0], own['loss'], rtol=1e-5)
+    np.testing.assert_allclose(record['loss'], np.mean(losses), rtol=1e-6)
+    np.testing.assert_allclose(
+      record['weight_by_seed'][0], own['weight'][-1], rtol=1e-5
+    )
+    assert len(record['weight']) == 3 and len(record['weight_by_seed']) == 2
+    np.testing.assert_allclose(
+      record['weight'][-1], np.mean(record['weight_by_seed']), rtol=1e-5
+    )
+
+
 def test_nothing_but_skipped_steps_ends_it(tmp_path):
   work = _work(step=_never_finite, on_nonfinite='skip')
   with pytest.raises(UsageError, match='has diverged for good'):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax import errors
-from ms_ranas_jax.anytime import curves
+from ms_ranas_jax.space import curves
 
 # MSDNet on CIFAR-10: millions of flops of its ten exits, and accuracies in %.
 MSDNET_COSTS = (

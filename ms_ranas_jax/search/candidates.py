@@ -1,0 +1,470 @@
+"""Choosing among genotypes by the area under their accuracy-cost curves.
+
+Candidates are the genotypes of the last epochs, of all seeds, and random ones.
+Each is put into the search network as one-hot weights and judged with the
+params that all of them share, on the images that trained the alphas: with the
+accuracy of every exit over what that exit costs once the network is built, the
+score is the mean accuracy under a budget drawn evenly from a range, the
+normalised area under the step curve (`curves.step_area`). BNs use the
+statistics of the batch, as in the search.
+
+With several seeds each candidate is judged with the params of all of them, on
+each one's validation half, and its score is the mean: params favour what their
+own alphas preferred, and only so do all candidates meet the same judges.
+
+Exits pair with costs so: where the networks of `config.train.network` and
+`config.search.network` have as many exits, the accuracy of exit k stands over
+the macs of exit k of the former, derived; else over those of the latter,
+derived. Budgets are in these macs. Where the width to train is left open, they
+are of a nominal one, see `settings.network_spec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import json
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from ms_ranas_jax import settings
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime import processes
+from ms_ranas_jax.runtime.data import Dataset
+from ms_ranas_jax.search import alphas as alphas_lib
+from ms_ranas_jax.search import constrained
+from ms_ranas_jax.search import guards
+from ms_ranas_jax.search import random_search
+from ms_ranas_jax.search.cost_term import CostTerm
+from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import cost_tables
+from ms_ranas_jax.space import curves
+from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import network as network_lib
+from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space.genotype import Genotype
+from ms_ranas_jax.training import augmentation
+from ms_ranas_jax.training import losses
+
+Config = Any
+CANDIDATES_FILE = 'search/candidates.json'
+LAST, AREA = 'last', 'area'
+SELECTIONS = (LAST, AREA)
+
+# (params and batch_stats, one-hot weights, images to score) -> accuracy and
+# cross-entropy of each exit.
+Score = Callable[
+  [Mapping[str, Any], alphas_lib.Alphas, np.ndarray],
+  tuple[np.ndarray, np.ndarray],
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """A genotype and where it came from.
+
+  Attributes:
+    genotype: the genotype.
+    sources: {'seed', 'epoch'} of a derivation, the epochs counted as done, or
+      {'random'}, the number of a draw; all that gave this genotype.
+  """
+
+  genotype: Genotype
+  sources: tuple[Mapping[str, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+  """What all candidates share.
+
+  Attributes:
+    spec: sizes of the network whose exits' macs count.
+    network: 'train' or 'search', the section that these sizes are of.
+    budget_range: the least and the largest budget, macs.
+    chance: accuracy below the first exit.
+    cost_term: says what may be chosen.
+    primitives: name -> operation, the choices on every edge.
+    search: `config.search`.
+  """
+
+  spec: grid.NetworkSpec
+  network: str
+  budget_range: tuple[float, float]
+  chance: float
+  cost_term: CostTerm
+  primitives: ops.Primitives
+  search: Config
+
+  def one_hot_weights(self, genotype: Genotype) -> dict[str, jax.Array]:
+    """Returns the weights that make the search network that of a genotype."""
+    return guards.one_hot_weights(self.search, genotype, self.primitives)
+
+  def macs(self, genotype: Genotype) -> list[int]:
+    """Returns the macs of each exit of the network of a genotype."""
+    network = network_lib.derived_network(self.spec, genotype, self.primitives)
+    return [exit_.macs for exit_ in cost.network_cost(network).exits]
+
+  def score(self, macs: Sequence[int], accuracies: Sequence[float]) -> float:
+    """Returns the normalised area under the step curve."""
+    return curves.step_area(macs, accuracies, *self.budget_range, self.chance)
+
+  def is_allowed(self, genotype: Genotype) -> bool:
+    """Returns whether a genotype keeps to the cap on skips and the target."""
+    cap = self.cost_term.max_skips
+    skips = constrained.count_skips(genotype, self.primitives)
+    if cap is not None and max(skips.values()) > cap:
+      return False
+    if not self.cost_term.config.target:
+      return True
+    low, high = self.cost_term.limits
+    return low <= self.cost_term.cost(genotype) <= high
+
+
+def is_by_area(config: Config) -> bool:
+  """Returns whether a search chooses by area; a random one always does."""
+  return config.search.select == AREA or config.search.order == 0
+
+
+def check_selection(config: Config, dataset: Dataset) -> None:
+  """Refuses a choice of candidates that cannot be made.
+
+  Args:
+    config: the whole config.
+    dataset: its training images are split in two halves.
+
+  Raises:
+    UsageError: names the field.
+  """
+  search, section = config.search, config.search.candidates
+  if search.order == 0:
+    if not section.random:
+      raise UsageError(
+        'search.candidates.random = 0, but a random search (search.order = 0) '
+        'has no other candidates; give how many to draw.'
+      )
+    if search.cost.weight:
+      raise UsageError(
+        f'search.cost.weight = {search.cost.weight:g}, but a random search '
+        '(search.order = 0) has no alphas that a cost could pull; set it to 0, '
+        'or set search.cost.target.'
+      )
+  if not is_by_area(config):
+    return
+  if not section.last_epochs and not section.random:
+    raise UsageError(
+      'search.candidates.last_epochs and search.candidates.random are both 0: '
+      'there is nothing to choose among; set one of them.'
+    )
+  total = len(dataset.train_images)
+  half = total - int(search.train_fraction * total)
+  if section.images and not search.batch_size <= section.images <= half:
+    raise UsageError(
+      f'search.candidates.images = {section.images}: give 0 for all, or at '
+      f'least one batch of search.batch_size = {search.batch_size} and at most '
+      f'the {half} images of the validation half.'
+    )
+
+
+def what_is_judged(
+  config: Config,
+  dataset: Dataset,
+  cost_term: CostTerm,
+  primitives: ops.Primitives = ops.PRIMITIVES,
+) -> Judged:
+  """Returns what all candidates of a search share.
+
+  Args:
+    config: the whole config.
+    dataset: its shape and classes are read.
+    cost_term: the cost of what is searched for.
+    primitives: name -> operation, the choices on every edge.
+  """
+  specs = {
+    name: dataclasses.replace(
+      settings.network_spec(
+        config[name].network, dataset.image_shape, dataset.num_classes
+      ),
+      nodes=config.search.network.nodes,
+    )
+    for name in ('search', 'train')
+  }
+  exits = {
+    name: len(grid.build_plan(spec, field=f'{name}.network').exits)
+    for name, spec in specs.items()
+  }
+  name = 'train' if exits['train'] == exits['search'] else 'search'
+  budget_range = tuple(config.search.candidates.budget_range)
+  if not budget_range:
+    tables = cost_tables.cost_tables(specs[name], primitives)
+    budget_range = 0.0, constrained.cost_range(tables, primitives)[1]
+  return Judged(
+    specs[name],
+    name,
+    budget_range,
+    1.0 / dataset.num_classes,
+    cost_term,
+    primitives,
+    config.search,
+  )
+
+
+def gather(
+  config: Config,
+  histories: Mapping[int, Sequence[alphas_lib.Alphas]],
+  judged: Judged,
+) -> list[Candidate]:
+  """Returns the candidates, none of them twice.
+
+  Args:
+    config: the whole config.
+    histories: seed -> its alphas at the start and after each epoch; none of a
+      random search.
+    judged: what may be chosen.
+
+  Returns:
+    Seed after seed, the last epoch first, then those drawn at random. Random
+    ones that cost what they may are preferred.
+  """
+  section = config.search.candidates
+  found: list[tuple[Genotype, Mapping[str, int]]] = []
+  for seed, history in histories.items():
+    last = len(history) - 1
+    for epoch in range(last, max(last - section.last_epochs, 0), -1):
+      weights = alphas_lib.softmax_weights(history[epoch])
+      found.append(
+        (judged.cost_term.derive(weights), {'seed': seed, 'epoch': epoch})
+      )
+  drawn = random_search.random_genotypes(
+    config.seed,
+    section.random,
+    config.search.network.nodes,
+    judged.primitives,
+    judged.is_allowed,
+  )
+  found += [(genotype, {'random': n}) for n, genotype in enumerate(drawn)]
+  candidates: dict[Any, Candidate] = {}
+  for genotype, source in found:
+    key = _key(genotype)
+    if key in candidates:
+      genotype = candidates[key].genotype
+      source = *candidates[key].sources, source
+    else:
+      source = (source,)
+    candidates[key] = Candidate(genotype, source)
+  return list(candidates.values())
+
+
+def _key(genotype: Genotype) -> Any:
+  """Returns the same for genotypes that order the edges of a node apart."""
+  return tuple(
+    tuple(
+      tuple(sorted(edges[start : start + 2]))
+      for start in range(0, len(edges), 2)
+    )
+    for edges in (genotype.normal, genotype.reduction)
+  )
+
+
+def build_score(network: network_lib.Network, dataset: Dataset) -> Score:
+  """Returns the function that judges a genotype; it compiles once.
+
+  Args:
+    network: the search network.
+    dataset: its training images are read.
+
+  Returns:
+    See `Score`; the images are given as indices (batches, batch).
+  """
+  network = network.clone(axis_name=None)
+  data = jax.tree.map(jnp.asarray, (dataset.train_images, dataset.train_labels))
+
+  @jax.jit
+  def score(variables, weights, data, batches):
+    def one(rows):
+      images, labels = data[0][rows], data[1][rows]
+      images = augmentation.normalize(images, dataset.mean, dataset.std)
+      logits = network.apply(variables, images, weights, train=True)
+      return (
+        losses.exit_accuracies(logits, labels),
+        losses.exit_losses(logits, labels),
+      )
+
+    return jax.tree.map(lambda x: x.mean(axis=0), lax.map(one, batches))
+
+  return lambda variables, weights, batches: jax.device_get(
+    score(variables, weights, data, batches)
+  )
+
+
+def validation_batches(config: Config, half: np.ndarray) -> np.ndarray:
+  """Returns the images that judge, as indices (batches, batch).
+
+  Args:
+    config: the whole config.
+    half: indices of the images that train alphas, in random order.
+
+  Returns:
+    Whole batches of the search's size, since BNs see the batch; the rest is
+    left out.
+  """
+  batch = config.search.batch_size
+  count = (config.search.candidates.images or len(half)) // batch
+  return half[: count * batch].reshape(count, batch)
+
+
+def choose(
+  candidates: Sequence[Candidate],
+  judged: Judged,
+  score: Score,
+  judges: Mapping[int, tuple[Mapping[str, Any], np.ndarray]],
+  path: str,
+) -> dict[str, Any]:
+  """Judges candidates and chooses the best one.
+
+  What was judged is written at once, so that an interrupted call goes on.
+
+  Args:
+    candidates: see `gather`.
+    judged: what they share.
+    score: see `build_score`.
+    judges: seed -> its params and batch_stats, and the images that judge, as
+      indices (batches, batch).
+    path: of `candidates.json`.
+
+  Returns:
+    The content of `candidates.json`: what `Judged` says, how many images of
+    each seed judged, how many candidates are `left` to judge (0), and in
+    `candidates`, for each, its `sources`, its `genotype`, `accuracy`, `loss`
+    and `macs` per exit, `cost` in the metric of `search.cost`, `allowed` by its
+    target, `score`, the accuracies, losses and scores `by_seed`, and whether it
+    is the `chosen` one.
+
+  Raises:
+    UsageError: none of the candidates costs what it may.
+  """
+  allowed = [judged.is_allowed(c.genotype) for c in candidates]
+  if not any(allowed) and not judged.cost_term.config.target:
+    raise UsageError(
+      f'all of the {len(candidates)} candidates have more skip connections '
+      f'than search.guards.max_skips = {judged.cost_term.max_skips}; allow '
+      'more, or raise search.candidates.random.'
+    )
+  if not any(allowed):
+    low, high = judged.cost_term.limits
+    costs = [judged.cost_term.cost(c.genotype) for c in candidates]
+    raise UsageError(
+      f'none of the {len(candidates)} candidates costs between {low:,.0f} and '
+      f'{high:,.0f}, but {min(costs):,.0f} to {max(costs):,.0f}; raise '
+      'search.cost.tolerance or search.candidates.random.'
+    )
+  done = _read_done(path)
+  head = {
+    'network': judged.network,
+    'budget_range': list(judged.budget_range),
+    'images': {str(s): int(rows.size) for s, (_, rows) in judges.items()},
+  }
+  records: list[dict[str, Any]] = []
+
+  def write(left: int) -> dict[str, Any]:
+    content = {**head, 'left': left, 'candidates': records}
+    if processes.is_first():
+      files.write_json(path, content)
+    return content
+
+  for index, candidate in enumerate(candidates):
+    by_seed = done.get(_key(candidate.genotype))
+    is_new = by_seed is None or [e['seed'] for e in by_seed] != list(judges)
+    macs = judged.macs(candidate.genotype)
+    if is_new:
+      weights = judged.one_hot_weights(candidate.genotype)
+      by_seed = []
+      for seed, (variables, batches) in judges.items():
+        accuracy, loss = score(variables, weights, batches)
+        by_seed.append(
+          {'seed': seed, 'accuracy': accuracy.tolist(), 'loss': loss.tolist()}
+        )
+    for entry in by_seed:
+      entry['score'] = judged.score(macs, entry['accuracy'])
+    records.append(
+      {
+        'sources': [dict(source) for source in candidate.sources],
+        'genotype': json.loads(candidate.genotype.to_json()),
+        'accuracy': np.mean([e['accuracy'] for e in by_seed], axis=0),
+        'loss': np.mean([e['loss'] for e in by_seed], axis=0),
+        'macs': macs,
+        'cost': judged.cost_term.cost(candidate.genotype),
+        'allowed': allowed[index],
+        'score': float(np.mean([e['score'] for e in by_seed])),
+        'by_seed': by_seed,
+        'chosen': False,
+      }
+    )
+    if is_new:
+      write(len(candidates) - index - 1)
+  best = max(
+    (r for r in records if r['allowed']), key=lambda record: record['score']
+  )
+  best['chosen'] = True
+  return write(0)
+
+
+def _read_done(path: str) -> dict[Any, list[dict[str, Any]]]:
+  """Returns what an earlier call has judged, by genotype."""
+  if not files.is_file(path):
+    return {}
+  content = files.read_json(path)
+  try:
+    return {
+      _key(Genotype(**record['genotype'])): [
+        {
+          'seed': entry['seed'],
+          **{
+            name: [float(value) for value in entry[name]]
+            for name in ('accuracy', 'loss')
+          },
+        }
+        for entry in record['by_seed']
+      ]
+      for record in content['candidates']
+    }
+  except (KeyError, TypeError, ValueError, UsageError) as error:
+    raise UsageError(
+      f'{path} is not what a search writes ({error}); remove it, and the same '
+      'command judges its candidates again.'
+    ) from error
+
+
+def best_of_each_seed(
+  records: Sequence[Mapping[str, Any]],
+) -> dict[int, Genotype]:
+  """Returns the candidate that each seed's own params judge best.
+
+  Args:
+    records: the `candidates` of `candidates.json`.
+  """
+  allowed = [record for record in records if record['allowed']]
+  return {
+    entry['seed']: Genotype(
+      **max(allowed, key=lambda r: r['by_seed'][index]['score'])['genotype']
+    )
+    for index, entry in enumerate(allowed[0]['by_seed'])
+  }
+
+
+def scores_of(
+  records: Sequence[Mapping[str, Any]], genotypes: Sequence[Genotype]
+) -> list[float] | None:
+  """Returns the scores of genotypes, None where one was no candidate.
+
+  Args:
+    records: the `candidates` of `candidates.json`.
+    genotypes: the genotypes.
+  """
+  scores = {_key(Genotype(**r['genotype'])): r['score'] for r in records}
+  found = [scores.get(_key(genotype)) for genotype in genotypes]
+  return None if None in found else found
