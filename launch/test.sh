@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lint, format check and tests: launch/test.sh [--lint | PYTEST_ARGUMENT ...]
+# Lint, format check and tests: launch/test.sh [--lint | --all | PYTEST_ARGUMENT ...]
+# Without arguments, the tests that are not marked slow; --all runs those too.
 # Paths count from the repository. PYTHON and NEWEST are as for local.sh.
 set -euo pipefail
 
@@ -11,4 +12,10 @@ cd "$root"
 "$venv/bin/python" -m ruff check .
 "$venv/bin/python" -m ruff format --check .
 "$venv/bin/shellcheck" --external-sources launch/*.sh launch/slurm.sbatch .ci/run
-[[ ${1:-} == --lint ]] || exec "$venv/bin/python" -m pytest "$@"
+[[ ${1:-} != --lint ]] || exit 0
+if [[ $# == 0 ]]; then
+  set -- -m 'not slow'
+elif [[ $1 == --all ]]; then
+  shift
+fi
+exec "$venv/bin/python" -m pytest "$@"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_ranas_jax.anytime import curves
+from ms_ranas_jax.space import curves
 from ms_ranas_jax.studies import figures
 from ms_ranas_jax.studies import published as published_lib
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ms_ranas_jax.anytime import curves
+from ms_ranas_jax.space import curves
 from ms_ranas_jax.studies import figures
 from ms_ranas_jax.studies import published
 
