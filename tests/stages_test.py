@@ -404,6 +404,7 @@ def test_describe_of_exits_after_chosen_layers(tmp_path):
   assert [exit_['layer'] for exit_ in cost['exits']] == [1, 3]
 
 
+@pytest.mark.slow
 def test_a_random_search_of_two_seeds(tmp_path):
   """Through the program, on digits: what is written, said and shown."""
   config = _config(stages=('search', 'report'))

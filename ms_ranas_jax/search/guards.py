@@ -131,6 +131,11 @@ def one_hot_weights(
     primitives: name -> operation, those that can be chosen.
   """
   weights = alphas_lib.one_hot_weights(genotype, primitives)
+  if edge_normalization(search):
+    # The shares of a node's edges sum to one, and what goes past a mixture
+    # counts with them: two edges have a half each, the others none.
+    columns = np.arange(len(primitives)) != alphas_lib.none_column(primitives)
+    weights = {kind: table * columns / 2 for kind, table in weights.items()}
   if not search.guards.auxiliary_skip:
     return weights
   return auxiliary_skip.with_auxiliary_weights(weights, 0.0)

@@ -253,6 +253,24 @@ def test_one_hot_weights_leave_the_auxiliary_skip_out():
     np.testing.assert_array_equal(np.sum(table, axis=1), 1)
 
 
+def test_one_hot_weights_share_a_node_between_its_two_edges():
+  """With edge normalisation, where channels go past edges by their share."""
+  config = _config(partial_channels=2)
+  shape = cell.num_edges(2), len(FEW)
+  rng = np.random.default_rng(0)
+  weights = {k: rng.uniform(size=shape) for k in ('normal', 'reduction')}
+  genotype = alphas_lib.derive_genotype(weights, FEW)
+  found = guards.one_hot_weights(config.search, genotype, FEW)
+  plain = alphas_lib.one_hot_weights(genotype, FEW)
+  none = list(FEW).index('none')
+  for kind, table in found.items():
+    kept = plain[kind][:, none] == 0
+    np.testing.assert_array_equal(table[kept], plain[kind][kept] / 2)
+    np.testing.assert_array_equal(table[~kept], 0)
+    # The rows of a node sum to one together, as in the search.
+    np.testing.assert_array_equal([table[:2].sum(), table[2:].sum()], [1, 1])
+
+
 def _uniform_weights():
   nodes = _config().search.network.nodes
   shape = cell.num_edges(nodes), len(FEW)
