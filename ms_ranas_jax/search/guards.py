@@ -289,12 +289,6 @@ def check(search: Config, primitives: ops.Primitives) -> None:
         f'search.guards.{name} = {value!r}, but a random search (search.order '
         f'= 0) has no alphas to guard; leave it at {off!r}.'
       )
-  if guards.partial_channels > 1 and search.select == 'area':
-    raise UsageError(
-      f'search.guards.partial_channels = {guards.partial_channels}, but '
-      "search.select = 'area' judges candidates by a network all of whose "
-      "channels go through the operations; select 'last', or set it to 1."
-    )
   cap = max_skips(search)
   real = [o for o in primitives.values() if alphas_lib.is_real(o)]
   if cap is not None and all(isinstance(o, ops.Skip) for o in real):

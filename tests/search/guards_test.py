@@ -229,7 +229,6 @@ def test_guards_that_do_not_fit_are_refused(changes, message, dataset):
     ),
     ({'auxiliary_skip': 1.0}, {'order': 0}, 'no alphas to guard'),
     ({'partial_channels': 2}, {'order': 0}, 'no alphas to guard'),
-    ({'partial_channels': 2}, {'select': 'area'}, "select 'last'"),
   ],
 )
 def test_guards_that_do_not_go_with_a_search_are_refused(
