@@ -89,11 +89,13 @@ def test_expected_cost_at_one_hot_weights_is_the_derived_networks(
         exact = 4 * exit_.params
         if metric != cost_tables.WEIGHT_BYTES:
           exact = getattr(exit_, metric)
+        assert tables.of_genotype(cells, primitives) == exact
+        if metric == cost_tables.PEAK and exit_index is not None:
+          continue  # Every exit would compile programs of its own.
         weights = _one_hot(cells, primitives)
         with jax.enable_x64(True):
           expected = cost_tables.expected_cost(weights, tables)
         assert float(expected) == exact
-        assert tables.of_genotype(cells, primitives) == exact
         single = jax.tree.map(np.float32, weights)
         assert float(
           cost_tables.expected_cost(single, tables)
