@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import difflib
+import logging
 import os
 import re
 import sys
@@ -147,6 +148,8 @@ def main(argv: Sequence[str]) -> None:
 
 def run() -> None:
   """The entry point of the command."""
+  # Of a work directory in a bucket it tells of every file that is opened.
+  logging.getLogger('fsspec').setLevel(logging.WARNING)
   app.run(main, flags_parser=_parse_flags)
 
 

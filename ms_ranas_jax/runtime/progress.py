@@ -30,7 +30,8 @@ class Progress:
     search  120/400 steps  30%  2.1 step/s  left 2m13s  loss 1.234
 
   The rate leaves out what a resumed run had done before, and the time up to
-  the first update, in which the step is compiled, as soon as there are more.
+  the first update, in which the step is compiled; so the first update shows
+  none, unless it ends the loop.
   """
 
   def __init__(
@@ -132,17 +133,17 @@ class Progress:
       self._write_line()
 
   def rate(self) -> float | None:
-    """Returns the units per second, or None before the first update.
+    """Returns the units per second since the first update.
 
-    After the first update alone it is over the time since the start, which
-    holds the compilation; from the second on, over the time since the first.
+    None before there are two updates: the time up to the first one holds the
+    compilation. Of a loop that ends with its first, it is over all the time.
     """
     if self._first_update is None:
       return None
     first_done, first_time = self._first_update
     if self._last > first_time and self._done > first_done:
       return (self._done - first_done) / (self._last - first_time)
-    if first_time > self._start:
+    if self._done >= self._total and first_time > self._start:
       return (first_done - self._initial) / (first_time - self._start)
     return None
 

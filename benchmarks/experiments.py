@@ -1,0 +1,97 @@
+"""What experiments with searches share: images, sizes, and a study of runs.
+
+Started several times at once in the same work directory, the processes share
+the runs; started again, an experiment goes on. Nothing is chosen on test
+images: they only judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from ms_ranas_jax import default_config
+from ms_ranas_jax import stages
+from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime.interruption import Interruption
+from ms_ranas_jax.studies import figures
+from ms_ranas_jax.studies import plan as plan_lib
+from ms_ranas_jax.studies import runner
+
+Config = Any
+
+
+def parser(description: str | None, workdir: str) -> argparse.ArgumentParser:
+  """Returns a parser of what every experiment can be told.
+
+  Args:
+    description: what the experiment is for.
+    workdir: the work directory by default.
+  """
+  found = argparse.ArgumentParser(description=description)
+  found.add_argument('--dataset', default='cifar10', help='or digits')
+  found.add_argument('--dataset-dir', default='', help='folder of the images')
+  found.add_argument('--workdir', default=workdir)
+  found.add_argument('--images', type=int, default=12000, help='for training')
+  found.add_argument('--search-epochs', type=int, default=6)
+  found.add_argument('--train-epochs', type=int, default=4)
+  found.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+  return found
+
+
+def build_config(args: argparse.Namespace, **network: Any) -> Config:
+  """Returns the config of searches and trainings on two CPU cores.
+
+  Args:
+    args: see `parser`.
+    **network: fields of the network, both of the search and of the training.
+  """
+  config = default_config.get_config()
+  config.stages = ('search', 'train', 'evaluate')
+  config.seed = args.seeds[0]
+  config.dataset.update(
+    name=args.dataset, dir=args.dataset_dir, train_images=args.images
+  )
+  if args.dataset != 'digits':
+    config.dataset.update(crop_padding=4, flip=True)
+  for section in (config.search, config.train):
+    section.network.update(network)
+  config.search.epochs = args.search_epochs
+  # The paper's 3e-4 is for fifty epochs; a few need larger steps.
+  config.search.alphas_learning_rate = 3e-3
+  config.train.epochs = args.train_epochs
+  config.train.learning_rate = 0.05
+  config.study.seeds = tuple(args.seeds)
+  return config
+
+
+def search(config: Config, workdir: str) -> None:
+  """Searches, or goes on with a search.
+
+  Args:
+    config: the whole config.
+    workdir: the work directory.
+  """
+  config.stages = ('search',)
+  stages.run_stages(config, workdir, print)
+
+
+def run_study(
+  config: Config, workdir: str, figure: figures.Figure
+) -> tuple[plan_lib.Plan, dict[str, Any]]:
+  """Runs a study to its end.
+
+  Args:
+    config: its whole config.
+    workdir: the work directory.
+    figure: what it runs.
+
+  Returns:
+    Its jobs, and its table (`studies.table.build_table`).
+  """
+  runner.run_study(config, workdir, print, Interruption(), figure=figure)
+  return (
+    plan_lib.build_plan(config, figure),
+    files.read_json(os.path.join(workdir, 'study/table.json')),
+  )
