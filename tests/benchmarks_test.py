@@ -1,12 +1,16 @@
 """The benchmarks run, take turns with a reference, and say what they found."""
 
+import importlib
 import json
 import os
+import pathlib
 import stat
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import scipy.stats
 
 _TINY = ('--layers=2', '--channels=2', '--image=8', '--repeats=3', '--steps=1')
 
@@ -175,3 +179,77 @@ def test_collapse_searches_with_each_guard(repo_root):
   assert plain[1:3] == capped[1:3]
   for before, after in zip(plain[3:5], capped[3:5], strict=True):
     assert int(after) == min(int(before), 1)
+
+
+def _run_experiment(repo_root, name, workdir, *args):
+  sizes = ('--layers=2', '--channels=2', '--search-epochs=1')
+  result = subprocess.run(
+    [
+      sys.executable,
+      str(repo_root / 'benchmarks' / name),
+      '--dataset=digits',
+      '--images=300',
+      f'--workdir={workdir}',
+      '--train-epochs=1',
+      *sizes,
+      *args,
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+  )
+  assert result.returncode == 0, result.stderr
+  return result.stdout
+
+
+@pytest.mark.slow
+def test_targets_says_what_each_search_found(repo_root, tmp_path):
+  args = ('--targets', '15e3', '25e3', '--seeds', '0')
+  text = _run_experiment(repo_root, 'targets.py', tmp_path, *args)
+  rows = [line.split(' | ') for line in text.splitlines()]
+  rows = [row for row in rows if row[0] in ('| 15,000', '| 25,000')]
+  assert len(rows) == 2
+  for row in rows:
+    target, found = (float(row[i].strip('| ').replace(',', '')) for i in (0, 2))
+    assert abs(found / target - 1) <= 0.05
+    assert row[3] == f'{found / target - 1:+.1%}'
+
+
+@pytest.mark.slow
+def test_ranking_compares_scores_with_trainings(repo_root, tmp_path):
+  args = ('--scales=1', '--random=3', '--last-epochs=1')
+  text = _run_experiment(repo_root, 'ranking.py', tmp_path, *args)
+  assert sum(line.startswith('| random') for line in text.splitlines()) == 3
+  assert 'Spearman, score with area: ' in text
+
+
+@pytest.fixture(name='ranking', scope='module')
+def _ranking():
+  folder = str(pathlib.Path(__file__).parent.parent / 'benchmarks')
+  sys.path.insert(0, folder)
+  yield importlib.import_module('ranking')
+  sys.path.remove(folder)
+
+
+def test_rank_correlation(ranking):
+  rng = np.random.default_rng(0)
+  a, b = rng.integers(6, size=(2, 20))  # with ties
+  assert ranking.spearman(a, b) == pytest.approx(
+    scipy.stats.spearmanr(a, b).statistic
+  )
+  assert ranking.spearman([1, 2, 5], [2, 3, 9]) == pytest.approx(1)
+  assert ranking.spearman([1, 2, 5], [9, 3, 2]) == pytest.approx(-1)
+  assert np.isnan(ranking.spearman([1, 1, 1], [1, 2, 3]))
+
+
+def test_interval_of_a_rank_correlation(ranking):
+  rng = np.random.default_rng(1)
+  x = rng.normal(size=200)
+  y = x + rng.normal(size=200)
+  found = ranking.spearman(x, y)
+  low, high = ranking.interval(x, y)
+  # Fisher's z, with the variance of Bonett and Wright (2000).
+  slack = 1.96 * np.sqrt((1 + found**2 / 2) / 197)
+  expected = np.tanh(np.arctanh(found) + np.array([-slack, slack]))
+  np.testing.assert_allclose([low, high], expected, atol=0.03)
