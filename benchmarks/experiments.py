@@ -1,20 +1,22 @@
 """What experiments with searches share: images, sizes, and a study of runs.
 
 Started several times at once in the same work directory, the processes share
-the runs; started again, an experiment goes on. Nothing is chosen on test
-images: they only judge.
+the runs of a study; started again, an experiment goes on. Nothing is chosen on
+test images: they only judge.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 import os
+import sys
 from typing import Any
 
 from ms_ranas_jax import default_config
-from ms_ranas_jax import stages
+from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
-from ms_ranas_jax.runtime.interruption import Interruption
+from ms_ranas_jax.runtime import interruption
 from ms_ranas_jax.studies import figures
 from ms_ranas_jax.studies import plan as plan_lib
 from ms_ranas_jax.studies import runner
@@ -66,19 +68,11 @@ def build_config(args: argparse.Namespace, **network: Any) -> Config:
   return config
 
 
-def search(config: Config, workdir: str) -> None:
-  """Searches, or goes on with a search.
-
-  Args:
-    config: the whole config.
-    workdir: the work directory.
-  """
-  config.stages = ('search',)
-  stages.run_stages(config, workdir, print)
-
-
 def run_study(
-  config: Config, workdir: str, figure: figures.Figure
+  config: Config,
+  workdir: str,
+  figure: figures.Figure,
+  listener: interruption.Interruption,
 ) -> tuple[plan_lib.Plan, dict[str, Any]]:
   """Runs a study to its end.
 
@@ -86,12 +80,31 @@ def run_study(
     config: its whole config.
     workdir: the work directory.
     figure: what it runs.
+    listener: may ask to stop.
 
   Returns:
     Its jobs, and its table (`studies.table.build_table`).
   """
-  runner.run_study(config, workdir, print, Interruption(), figure=figure)
+  runner.run_study(config, workdir, print, listener, figure=figure)
   return (
     plan_lib.build_plan(config, figure),
     files.read_json(os.path.join(workdir, 'study/table.json')),
   )
+
+
+def run(main: Callable[[interruption.Interruption], None]) -> None:
+  """Runs an experiment as a program.
+
+  Bad input ends it with one sentence, and a signal once all is saved.
+
+  Args:
+    main: the experiment, given what may ask it to stop.
+  """
+  try:
+    with interruption.listen() as listener:
+      main(listener)
+  except UsageError as error:
+    sys.exit(str(error))
+  except interruption.Interrupted:
+    print('interrupted and saved; the same command goes on.', file=sys.stderr)
+    sys.exit(interruption.EXIT_CODE)

@@ -4,7 +4,8 @@ Searches once, judges the genotypes of the last epochs and random ones by the
 area under their accuracy-cost curve with the search's params
 (`search.select='area'`), trains each on its own for a few epochs, and prints
 the rank correlation of the scores with the area and with the accuracy of the
-last exit on the test images.
+last exit on the test images. The search runs in one process; once it has
+ended, several may share the trainings.
 """
 
 from __future__ import annotations
@@ -14,20 +15,17 @@ import os
 
 import experiments
 import numpy as np
+from scipy import stats
 
+from ms_ranas_jax import stages
 from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime import interruption
+from ms_ranas_jax.runtime.data import image_format
 from ms_ranas_jax.search import candidates
 from ms_ranas_jax.space import curves
 from ms_ranas_jax.studies import figures
 
 _RESAMPLES = 10_000
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-  """Returns ranks; equal values share their mean rank."""
-  less = (values[None, :] < values[:, None]).sum(axis=1)
-  same = (values[None, :] == values[:, None]).sum(axis=1)
-  return less + (same - 1) / 2
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
@@ -37,8 +35,7 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
     a: values.
     b: as many values.
   """
-  ranks = [_ranks(np.asarray(values, np.float64)) for values in (a, b)]
-  x, y = (r - r.mean() for r in ranks)
+  x, y = (r - r.mean() for r in map(stats.rankdata, (a, b)))
   norm = np.sqrt((x @ x) * (y @ y))
   return float(x @ y / norm) if norm else float('nan')
 
@@ -66,8 +63,12 @@ def interval(
   return float(low), float(high)
 
 
-def main() -> None:
-  """Runs what is left and prints the table."""
+def main(listener: interruption.Interruption) -> None:
+  """Runs what is left and prints the table.
+
+  Args:
+    listener: may ask to stop.
+  """
   parser = experiments.parser(__doc__, 'runs/ranking')
   parser.set_defaults(seeds=[0])
   parser.add_argument('--random', type=int, default=12, help='candidates')
@@ -80,6 +81,7 @@ def main() -> None:
     name: getattr(args, name) for name in ('layers', 'channels', 'scales')
   }
   config = experiments.build_config(args, nodes=2, **sizes)
+  config.stages = ('search',)
   config.search.select = candidates.AREA
   config.search.candidates.update(
     last_epochs=args.last_epochs, random=args.random
@@ -87,7 +89,7 @@ def main() -> None:
   folder = os.path.join(args.workdir, 'search')
   found = os.path.join(folder, candidates.CANDIDATES_FILE)
   if not files.is_file(os.path.join(folder, 'search/genotype.json')):
-    experiments.search(config, folder)
+    stages.run_stages(config, folder, print, listener)
   judged = files.read_json(found)
   entries = []
   for index, record in enumerate(judged['candidates']):
@@ -103,8 +105,9 @@ def main() -> None:
     config,
     os.path.join(args.workdir, 'trainings'),
     figures.Figure('Candidates, trained', 'settings', tuple(entries)),
+    listener,
   )
-  chance = 1 / 10
+  _, num_classes = image_format(args.dataset, args.dataset_dir)
   areas, accuracies = [], []
   for row in table['measured']:
     exits = row['exits']
@@ -113,7 +116,7 @@ def main() -> None:
         [exit_['macs']['mean'] for exit_ in exits],
         [exit_['accuracy']['mean'] for exit_ in exits],
         *judged['budget_range'],
-        chance,
+        1 / num_classes,
       )
     )
     accuracies.append(row['last_exit']['mean'])
@@ -142,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  experiments.run(main)

@@ -12,12 +12,17 @@ import os
 
 import experiments
 
+from ms_ranas_jax.runtime import interruption
 from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.studies import figures
 
 
-def main() -> None:
-  """Runs what is left and prints the table."""
+def main(listener: interruption.Interruption) -> None:
+  """Runs what is left and prints the table.
+
+  Args:
+    listener: may ask to stop.
+  """
   parser = experiments.parser(__doc__, 'runs/targets')
   parser.add_argument(
     '--targets', type=float, nargs='+', default=[3e6, 5e6, 9e6], help='macs'
@@ -40,7 +45,7 @@ def main() -> None:
       for target in args.targets
     ),
   )
-  plan, table = experiments.run_study(config, args.workdir, figure)
+  plan, table = experiments.run_study(config, args.workdir, figure, listener)
   print(
     '| target, macs | seed | found | off by | DARTS would derive | off by | '
     'expected | off by | test accuracy, last exit |\n' + '|---:' * 9 + '|'
@@ -64,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  experiments.run(main)

@@ -3,7 +3,7 @@
 import importlib
 import json
 import os
-import pathlib
+import re
 import stat
 import subprocess
 import sys
@@ -42,14 +42,12 @@ def _run(repo_root, name, *args):
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(
     repo_root / '.cache/jax'
   )
+  return _run_script(repo_root, name, f'--cache-dir={cache}', *_TINY, *args)
+
+
+def _run_script(repo_root, name, *args):
   return subprocess.run(
-    [
-      sys.executable,
-      str(repo_root / 'benchmarks' / name),
-      f'--cache-dir={cache}',
-      *_TINY,
-      *args,
-    ],
+    [sys.executable, str(repo_root / 'benchmarks' / name), *args],
     capture_output=True,
     text=True,
     check=False,
@@ -155,19 +153,13 @@ def test_a_reference_is_refused_where_it_has_no_such_network(repo_root):
 
 @pytest.mark.slow
 def test_collapse_searches_with_each_guard(repo_root):
-  command = (sys.executable, str(repo_root / 'benchmarks/collapse.py'))
-  result = subprocess.run(
-    [
-      *command,
-      '--layers=3',
-      '--epochs=10',
-      '--guard=none',
-      '--guard=max_skips',
-    ],
-    capture_output=True,
-    text=True,
-    check=False,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+  result = _run_script(
+    repo_root,
+    'collapse.py',
+    '--layers=3',
+    '--epochs=10',
+    '--guard=none',
+    '--guard=max_skips',
   )
   assert result.returncode == 0, result.stderr
   *_, plain, capped = (
@@ -182,22 +174,17 @@ def test_collapse_searches_with_each_guard(repo_root):
 
 
 def _run_experiment(repo_root, name, workdir, *args):
-  sizes = ('--layers=2', '--channels=2', '--search-epochs=1')
-  result = subprocess.run(
-    [
-      sys.executable,
-      str(repo_root / 'benchmarks' / name),
-      '--dataset=digits',
-      '--images=300',
-      f'--workdir={workdir}',
-      '--train-epochs=1',
-      *sizes,
-      *args,
-    ],
-    capture_output=True,
-    text=True,
-    check=False,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+  result = _run_script(
+    repo_root,
+    name,
+    '--dataset=digits',
+    '--images=300',
+    f'--workdir={workdir}',
+    '--layers=2',
+    '--channels=2',
+    '--search-epochs=1',
+    '--train-epochs=1',
+    *args,
   )
   assert result.returncode == 0, result.stderr
   return result.stdout
@@ -220,13 +207,33 @@ def test_targets_says_what_each_search_found(repo_root, tmp_path):
 def test_ranking_compares_scores_with_trainings(repo_root, tmp_path):
   args = ('--scales=1', '--random=3', '--last-epochs=1')
   text = _run_experiment(repo_root, 'ranking.py', tmp_path, *args)
-  assert sum(line.startswith('| random') for line in text.splitlines()) == 3
-  assert 'Spearman, score with area: ' in text
+  rows = [
+    [float(cell.strip(' %|')) for cell in line.split(' | ')[2:4]]
+    for line in text.splitlines()
+    if line.startswith(('| seed', '| random'))
+  ]
+  assert len(rows) == 4
+  (said,) = re.findall('score with area: (.*?) ', text)
+  expected = scipy.stats.spearmanr(*zip(*rows, strict=True)).statistic
+  assert float(said) == pytest.approx(expected, abs=0.01)
+
+
+def test_an_experiment_refuses_bad_input_in_a_sentence(repo_root, tmp_path):
+  result = _run_script(
+    repo_root,
+    'targets.py',
+    '--dataset=digits',
+    '--targets=1',
+    f'--workdir={tmp_path}',
+  )
+  assert result.returncode == 1
+  assert 'search.cost.target = 1:' in result.stderr
+  assert 'Traceback' not in result.stderr
 
 
 @pytest.fixture(name='ranking', scope='module')
-def _ranking():
-  folder = str(pathlib.Path(__file__).parent.parent / 'benchmarks')
+def _ranking(repo_root):
+  folder = str(repo_root / 'benchmarks')
   sys.path.insert(0, folder)
   yield importlib.import_module('ranking')
   sys.path.remove(folder)
