@@ -224,6 +224,23 @@ def test_text_is_escaped(tmp_path, primitives):
   assert markup.count('&lt;script&gt;') == 4
 
 
+def test_names_in_data_cannot_leave_the_work_directory(tmp_path, primitives):
+  workdir = tmp_path / 'run'
+  (workdir / 'evaluate').mkdir(parents=True)
+  for evil in ('../../evil', str(tmp_path / 'evil')):
+    (workdir / 'config.json').write_text(
+      json.dumps({'dataset': {'name': evil}, 'study': {'figure': evil}})
+    )
+    exits = [{'exit': evil, 'accuracy': 0.5, 'macs': 9}]
+    (workdir / 'evaluate/anytime.json').write_text(
+      json.dumps({'dataset': evil, 'num_examples': 3, 'exits': exits})
+    )
+    page.write_report(str(workdir), None, None, primitives)
+  assert list((workdir / 'figures').iterdir())
+  assert [path.name for path in tmp_path.iterdir()] == ['run']
+  assert not [path for path in tmp_path.rglob('*') if 'evil' in path.name]
+
+
 @pytest.mark.parametrize(
   ('name', 'content', 'message'),
   [
