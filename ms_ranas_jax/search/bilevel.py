@@ -25,6 +25,7 @@ import optax
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import parallel
+from ms_ranas_jax.training import optimizers
 
 PyTree = Any
 ORDERS = (1, 2)
@@ -318,7 +319,7 @@ def params_step(
   metrics = {
     **metrics,
     'loss': value,
-    'gradient_norm': optax.tree.norm(gradient),
+    'gradient_norm': optimizers.global_norm(gradient),
   }
   return (
     state.replace(

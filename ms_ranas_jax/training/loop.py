@@ -127,7 +127,7 @@ def train_step(
     ),
     axis_name,
   )
-  metrics['train_gradient_norm'] = optax.tree.norm(gradient)
+  metrics['train_gradient_norm'] = optimizers.global_norm(gradient)
   updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
   return (
     state.replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+from jax import flatten_util
 import jax.numpy as jnp
 import optax
 
@@ -68,6 +69,9 @@ def sgd(
 ) -> optax.GradientTransformation:
   """Gradient-norm clip, L2 decay, momentum, learning rate, in that order.
 
+  It works on one vector of all params: a search network has hundreds of small
+  arrays, and a few loops for each take longer to compile than to run.
+
   Args:
     learning_rate: a rate or a schedule.
     momentum: of the heavy ball, not Nesterov's.
@@ -75,8 +79,18 @@ def sgd(
     clip: largest gradient norm; 0 is off. The state has the same form either
       way, so that one optimizer can look ahead with the state of the other.
   """
-  return optax.chain(
-    optax.clip_by_global_norm(clip) if clip else optax.identity(),
-    optax.add_decayed_weights(weight_decay),
-    optax.sgd(learning_rate, momentum),
+  return optax.flatten(
+    optax.chain(
+      optax.clip_by_global_norm(clip) if clip else optax.identity(),
+      optax.add_decayed_weights(weight_decay),
+      optax.sgd(learning_rate, momentum),
+    )
   )
+
+
+def global_norm(tree: optax.Params) -> jax.Array:
+  """Returns the norm of all arrays of a tree as one vector.
+
+  Where the optimizer is `sgd`, the vector is the one that it works on.
+  """
+  return jnp.linalg.norm(flatten_util.ravel_pytree(tree)[0])

@@ -156,7 +156,7 @@ def test_the_orders_differ(name):
 
 
 def _momentum(state):
-  """The heavy ball's buffer, found by its type."""
+  """The heavy ball's buffer, found by its type, as a tree like params."""
   traces = []
   jax.tree.map(
     lambda s: traces.append(s) if isinstance(s, optax.TraceState) else None,
@@ -164,7 +164,8 @@ def _momentum(state):
     is_leaf=lambda s: isinstance(s, optax.TraceState),
   )
   (trace,) = traces
-  return trace.trace
+  _, unflatten = flatten_util.ravel_pytree(state.params)
+  return unflatten(trace.trace)
 
 
 def test_the_lookahead_is_the_one_of_darts():
