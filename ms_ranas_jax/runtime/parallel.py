@@ -273,8 +273,15 @@ def compile_chunk(
     are those of an earlier outcome or `zero_sums`. `wishes` is any array of
     int32, of the same shape in every process.
   """
-  # Traced once for all that it is used in; tracing a search takes seconds.
-  step = jax.jit(step)
+  given = step
+
+  # Traced once for all that it is used in; tracing a search takes seconds. What
+  # was traced is kept for as long as the function lives that it was traced
+  # from, so that is one of this call's own.
+  @jax.jit
+  def step(state, data, indices):
+    return given(state, data, indices)
+
   if on_nonfinite == SKIP:
     step = _skipping(step)
   if seeds is not None:
@@ -310,7 +317,7 @@ def compile_chunk(
   executable = None
 
   def run(state, sums, data, indices, wishes=()):
-    nonlocal executable
+    nonlocal compiled, executable
     count = len(indices)
     if not 1 <= count <= chunk_steps:
       raise ValueError(f'a chunk has 1 to {chunk_steps} steps, not {count}')
@@ -332,6 +339,8 @@ def compile_chunk(
       # Ahead of time, pmap takes no arrays of one of several processes.
       alone = jax.process_count() == 1
       executable = _compile(compiled, args) if alone else compiled
+      # What was traced can be hundreds of megabytes, and is not needed again.
+      compiled = None
     state, sums, *small = executable(*args)
     done, finite, wishes = jax.device_get(unreplicate(small, num_devices))
     return Outcome(state, sums, int(done), bool(finite), wishes)
