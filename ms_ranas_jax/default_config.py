@@ -101,6 +101,7 @@ def get_config() -> ConfigDict:
   config.search.guards.auxiliary_decay = 'linear'  # to 0; or 'cosine'
   config.search.guards.partial_channels = 1  # 1 / so many are mixed; 1 is off
   config.search.guards.early_stop = False  # when the loss gets sharp in alphas
+  config.search.guards.early_stop_batches = 1  # that the sharpness is of
   config.search.guards.early_stop_window = 5  # epochs of an average
   config.search.guards.early_stop_factor = 1.3  # growth of the average
   # The genotype: 'last', of the last alphas; or 'area', the best candidate by

@@ -172,6 +172,7 @@ _FIELDS: Mapping[str, _Check] = {
   'search.guards.auxiliary_decay': _one_of(*auxiliary_skip.DECAYS),
   'search.guards.partial_channels': _int(1),
   'search.guards.early_stop': _FLAG,
+  'search.guards.early_stop_batches': _int(1),
   'search.guards.early_stop_window': _int(1),
   'search.guards.early_stop_factor': _number(1),
   **_optimisation('search'),

@@ -34,10 +34,11 @@ _EXHAUSTED = 1e-5
 
 
 def hessian_eigenvalue(
-  loss: Callable[[PyTree, PyTree], jax.Array],
+  loss: Callable[..., jax.Array],
   params: PyTree,
   alphas: PyTree,
   steps: int = _LANCZOS_STEPS,
+  batches: PyTree | None = None,
 ) -> jax.Array:
   """The largest eigenvalue of the Hessian of a loss in the alphas.
 
@@ -45,10 +46,12 @@ def hessian_eigenvalue(
   is never below zero.
 
   Args:
-    loss: (params, alphas) -> scalar.
+    loss: (params, alphas) -> scalar; with batches, (params, alphas, batch).
     params: network params.
     alphas: architecture logits.
     steps: products with the Hessian; as many as there are alphas is exact.
+    batches: arrays whose leading axis counts batches: the loss is the mean over
+      them, taken one after the other. None is for a loss that takes no batch.
 
   Returns:
     A scalar.
@@ -56,14 +59,19 @@ def hessian_eigenvalue(
   flat, unflatten = flatten_util.ravel_pytree(alphas)
 
   def product(direction: jax.Array) -> jax.Array:
-    # The gradient in params is asked for, and compiled away, since rules with
-    # a hand-written reverse mode admit no other forward mode.
-    _, (_, rate) = jax.jvp(
-      lambda a: jax.grad(loss, (0, 1))(params, a),
-      (alphas,),
-      (unflatten(direction),),
-    )
-    return flatten_util.ravel_pytree(rate)[0]
+    def of_batch(*batch: PyTree) -> jax.Array:
+      # The gradient in params is asked for, and compiled away, since rules with
+      # a hand-written reverse mode admit no other forward mode.
+      _, (_, rate) = jax.jvp(
+        lambda a: jax.grad(loss, (0, 1))(params, a, *batch),
+        (alphas,),
+        (unflatten(direction),),
+      )
+      return flatten_util.ravel_pytree(rate)[0]
+
+    if batches is None:
+      return of_batch()
+    return jnp.mean(lax.map(of_batch, batches), axis=0)
 
   return largest_eigenvalue(product, flat.size, steps, flat.dtype)
 

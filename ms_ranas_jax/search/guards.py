@@ -217,8 +217,9 @@ def eigenvalue_function(
 ) -> Callable[[PyTree, int], jax.Array]:
   """Returns what measures the eigenvalue after an epoch.
 
-  It is that of one batch, the same after every epoch and not augmented, so that
-  what changes is the search and not the images. It runs on one device.
+  It is that of a few batches (fewer where there are not so many), the same
+  after every epoch and not augmented, so that what changes is the search and
+  not the images. It runs on one device.
 
   Args:
     search: `config.search`.
@@ -230,15 +231,21 @@ def eigenvalue_function(
   Returns:
     (state, epoch) -> a scalar.
   """
-  rows = rows[: search.batch_size]
+  count = min(search.guards.early_stop_batches, len(rows) // search.batch_size)
+  rows = rows[: count * search.batch_size].reshape(count, search.batch_size)
   images, labels = dataset.train_images[rows], dataset.train_labels[rows]
 
   @jax.jit
   def eigenvalue(params, alphas, batch_stats, images, labels, epoch):
-    batch = augmentation.normalize(images, dataset.mean, dataset.std), labels
     loss = loss_in(epoch)
+
+    def of_batch(params, alphas, batch):
+      images, labels = batch
+      images = augmentation.normalize(images, dataset.mean, dataset.std)
+      return loss(params, alphas, batch_stats, (images, labels))[0]
+
     return early_stop.hessian_eigenvalue(
-      lambda p, a: loss(p, a, batch_stats, batch)[0], params, alphas
+      of_batch, params, alphas, batches=(images, labels)
     )
 
   def measure(state: PyTree, epoch: int) -> jax.Array:
