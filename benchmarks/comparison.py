@@ -26,8 +26,13 @@ class Worker:
   """A process that serves `protocol.serve`."""
 
   def __init__(self, command: Sequence[str]):
-    # The launchers' setting, for both sides: see launch/env.sh.
-    env = {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1', **os.environ}
+    env = {
+      # The launchers' setting, for both sides: see launch/env.sh.
+      'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
+      # Several processes may share a GPU.
+      'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+      **os.environ,
+    }
     self._process = subprocess.Popen(
       command,
       stdin=subprocess.PIPE,
@@ -100,6 +105,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--reference-python',
     default=sys.executable,
     help='the interpreter that has torch',
+  )
+  parser.add_argument(
+    '--reference-device', choices=('cpu', 'cuda'), default='cpu'
   )
   parser.add_argument(
     '--channels-last',
@@ -186,6 +194,7 @@ def compare(
     'devices': args.devices,
     'cache_dir': args.cache_dir,
     'channels_last': args.channels_last,
+    'reference_device': args.reference_device,
   }
   text = json.dumps(case)
   workers = [start_ours(task, case)]

@@ -178,6 +178,11 @@ _TASKS: Mapping[str, Callable[[Case], Served]] = {
 }
 
 
+def _device_peak() -> int | None:
+  """The most memory that arrays and programs of the device took so far."""
+  return jax.devices()[0].memory_stats().get('peak_bytes_in_use')
+
+
 def main() -> None:
   """Serves a task: TASK CASE, the latter as JSON."""
   task, text = sys.argv[1:]
@@ -191,7 +196,10 @@ def main() -> None:
     raise SystemExit(
       f'--devices={case["devices"]}: set JAX_NUM_CPU_DEVICES to as many.'
     )
-  protocol.serve(lambda: _TASKS[task](case))
+  on_cpu = jax.default_backend() == 'cpu'
+  # That of a device cannot be made to forget.
+  own = () if on_cpu else (_device_peak, lambda: None)
+  protocol.serve(lambda: _TASKS[task](case), *own)
 
 
 if __name__ == '__main__':

@@ -41,7 +41,11 @@ def _reset_peak() -> None:
     return
 
 
-def serve(prepare: Callable[[], tuple[Callable[[int], float], dict]]) -> None:
+def serve(
+  prepare: Callable[[], tuple[Callable[[int], float], dict]],
+  peak_bytes: Callable[[], int | None] = _peak_bytes,
+  reset_peak: Callable[[], None] = _reset_peak,
+) -> None:
   """Prepares, then answers on standard output until standard input ends.
 
   The first line out is what `prepare` has to tell. Each line in is a number of
@@ -50,18 +54,20 @@ def serve(prepare: Callable[[], tuple[Callable[[int], float], dict]]) -> None:
 
   Args:
     prepare: () -> (run, facts); run(steps) returns seconds per step.
+    peak_bytes: the most memory that was in use; by default the process's.
+    reset_peak: makes `peak_bytes` forget.
   """
   # What others print must not come between the answers.
   answers = os.fdopen(os.dup(sys.stdout.fileno()), 'w', buffering=1)
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
   run, facts = prepare()
   run(1)
-  _reset_peak()
+  reset_peak()
   answers.write(json.dumps(facts) + '\n')
   for line in sys.stdin:
     # A virtual machine may have given freed memory back to its host while the
     # other side had its turn; a step that is not counted brings it back.
     run(1)
     seconds = run(int(line))
-    answer = {'seconds': seconds, 'peak_bytes': _peak_bytes()}
+    answer = {'seconds': seconds, 'peak_bytes': peak_bytes()}
     answers.write(json.dumps(answer) + '\n')

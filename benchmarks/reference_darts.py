@@ -1,31 +1,24 @@
-"""The process that runs a local checkout of quark0/darts, on a CPU.
+"""The process that runs a local checkout of quark0/darts.
 
-None of that code is here. What was written for an old torch and a GPU is made
-to run from outside: `.cuda()` does nothing, and calls that torch has dropped
-since get the meaning that they had.
+None of that code is here. What was written for an old torch is made to run from
+outside: calls that torch has dropped since get the meaning that they had.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
-import json
 import sys
-import time
 import types
-from typing import Any
 
-import protocol
+from reference_torch import Case
+from reference_torch import Served
+from reference_torch import memory_layout
+from reference_torch import place
+from reference_torch import random_batch
+from reference_torch import serve
+from reference_torch import timed
 import torch
 from torch import nn
-
-Case = Mapping[str, Any]
-Served = tuple[Callable[[int], float], dict[str, Any]]
-
-
-def _stay_on_cpu() -> None:
-  torch.Tensor.cuda = lambda self, *args, **kwargs: self
-  nn.Module.cuda = lambda self, *args, **kwargs: self
 
 
 def _accept_old_calls() -> None:
@@ -45,8 +38,7 @@ def _accept_old_calls() -> None:
     wrap(name)
 
 
-def _import(checkout: str) -> None:
-  sys.path.insert(0, f'{checkout}/cnn')
+def _stand_in_for_torchvision() -> None:
   try:
     import torchvision.transforms  # noqa: F401, PLC0415
   except ImportError:
@@ -57,39 +49,14 @@ def _import(checkout: str) -> None:
     sys.modules['torchvision.transforms'] = child
 
 
-def _batch(case: Case, count: int):
-  torch.manual_seed(0)
-  layout = (
-    torch.channels_last if case['channels_last'] else torch.contiguous_format
-  )
-  size = case['image']
-  return [
-    (
-      torch.randn(case['batch'], 3, size, size).contiguous(
-        memory_format=layout
-      ),
-      torch.randint(0, 10, (case['batch'],)),
-    )
-    for _ in range(count)
-  ], layout
-
-
-def _timed(step: Callable[[], object]) -> Served:
-  def run(steps: int) -> float:
-    start = time.monotonic()
-    for _ in range(steps):
-      step()
-    return (time.monotonic() - start) / steps
-
-  return run, {'compile_s': None, 'version': f'torch {torch.__version__}'}
-
-
 def search_step(case: Case) -> Served:
   """The body of the loop of train_search.py."""
   import architect  # noqa: PLC0415
   import model_search  # noqa: PLC0415
 
-  ((train, train_labels), (valid, valid_labels)), layout = _batch(case, 2)
+  (train, train_labels), (valid, valid_labels) = (
+    random_batch(case) for _ in range(2)
+  )
   nodes = case['nodes']
   criterion = nn.CrossEntropyLoss()
 
@@ -103,11 +70,10 @@ def search_step(case: Case) -> Served:
       copy.arch_parameters(), self.arch_parameters(), strict=True
     ):
       x.data.copy_(y.data)
-    return copy.to(memory_format=layout)
+    return copy.to(memory_format=memory_layout(case))
 
   model_search.Network.new = new
-  model = build(case['channels'], 10, case['layers'], criterion)
-  model = model.to(memory_format=layout)
+  model = place(case, build(case['channels'], 10, case['layers'], criterion))
   optimizer = torch.optim.SGD(
     model.parameters(), 0.025, momentum=0.9, weight_decay=3e-4
   )
@@ -137,10 +103,10 @@ def search_step(case: Case) -> Served:
     nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     optimizer.step()
 
-  return _timed(step)
+  return timed(case, step)
 
 
-def _derived(case: Case, layout: torch.memory_format) -> nn.Module:
+def _derived(case: Case) -> nn.Module:
   import genotypes  # noqa: PLC0415
   import model  # noqa: PLC0415
 
@@ -152,13 +118,13 @@ def _derived(case: Case, layout: torch.memory_format) -> nn.Module:
     getattr(genotypes, case['genotype']),
   )
   network.drop_path_prob = case['drop_path']
-  return network.to(memory_format=layout)
+  return place(case, network)
 
 
 def train_step(case: Case) -> Served:
   """The body of the loop of train.py, without the auxiliary classifier."""
-  ((images, labels),), layout = _batch(case, 1)
-  model = _derived(case, layout)
+  images, labels = random_batch(case)
+  model = _derived(case)
   criterion = nn.CrossEntropyLoss()
   optimizer = torch.optim.SGD(
     model.parameters(), 0.025, momentum=0.9, weight_decay=3e-4
@@ -171,35 +137,29 @@ def train_step(case: Case) -> Served:
     nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     optimizer.step()
 
-  return _timed(step)
+  return timed(case, step)
 
 
 def inference(case: Case) -> Served:
   """The logits, in evaluation mode."""
-  ((images, _),), layout = _batch(case, 1)
-  model = _derived(case, layout).eval()
+  images, _ = random_batch(case)
+  model = _derived(case).eval()
 
   def step():
     with torch.no_grad():
       model(images)
 
-  return _timed(step)
-
-
-def main() -> None:
-  """Serves a task: CHECKOUT TASK CASE, the latter as JSON."""
-  checkout, task, text = sys.argv[1:]
-  case = json.loads(text)
-  _import(checkout)
-  _stay_on_cpu()
-  _accept_old_calls()
-  tasks = {
-    'search_step': search_step,
-    'train_step': train_step,
-    'inference': inference,
-  }
-  protocol.serve(lambda: tasks[task](case))
+  return timed(case, step, wait=True)
 
 
 if __name__ == '__main__':
-  main()
+  _stand_in_for_torchvision()
+  _accept_old_calls()
+  serve(
+    {
+      'search_step': search_step,
+      'train_step': train_step,
+      'inference': inference,
+    },
+    'cnn',
+  )

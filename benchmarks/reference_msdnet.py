@@ -1,4 +1,4 @@
-"""The process that runs a local checkout of kalviny/MSDNet-PyTorch, on a CPU.
+"""The process that runs a local checkout of kalviny/MSDNet-PyTorch.
 
 None of that code is here; it is given the sizes that its own parser would give
 it.
@@ -6,22 +6,19 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 import contextlib
 import importlib
 import io
-import json
-import sys
-import time
 import types
-from typing import Any
 
-import protocol
+from reference_torch import Case
+from reference_torch import Served
+from reference_torch import place
+from reference_torch import random_batch
+from reference_torch import serve
+from reference_torch import timed
 import torch
 from torch import nn
-
-Case = Mapping[str, Any]
-Served = tuple[Callable[[int], float], dict[str, Any]]
 
 
 def _network(case: Case) -> nn.Module:
@@ -46,34 +43,10 @@ def _network(case: Case) -> nn.Module:
     return importlib.import_module('models.msdnet').MSDNet(sizes)
 
 
-def _prepared(case: Case):
-  torch.manual_seed(0)
-  layout = (
-    torch.channels_last if case['channels_last'] else torch.contiguous_format
-  )
-  size = case['image']
-  images = torch.randn(case['batch'], 3, size, size)
-  labels = torch.randint(0, 10, (case['batch'],))
-  return (
-    _network(case).to(memory_format=layout),
-    images.contiguous(memory_format=layout),
-    labels,
-  )
-
-
-def _timed(step: Callable[[], object]) -> Served:
-  def run(steps: int) -> float:
-    start = time.monotonic()
-    for _ in range(steps):
-      step()
-    return (time.monotonic() - start) / steps
-
-  return run, {'compile_s': None, 'version': f'torch {torch.__version__}'}
-
-
 def train_step(case: Case) -> Served:
   """The body of the loop of main.py: the sum of the exits' losses, SGD."""
-  model, images, labels = _prepared(case)
+  model = place(case, _network(case))
+  images, labels = random_batch(case)
   criterion = nn.CrossEntropyLoss()
   optimizer = torch.optim.SGD(
     model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4
@@ -86,32 +59,21 @@ def train_step(case: Case) -> Served:
     loss.backward()
     optimizer.step()
 
-  return _timed(step)
+  return timed(case, step)
 
 
 def inference(case: Case) -> Served:
   """The logits of all exits, in evaluation mode."""
-  model, images, _ = _prepared(case)
-  model = model.eval()
+  model = place(case, _network(case)).eval()
+  images, _ = random_batch(case)
 
   def step():
     with torch.no_grad():
       model(images)
 
-  return _timed(step)
-
-
-def main() -> None:
-  """Serves a task: CHECKOUT TASK CASE, the latter as JSON."""
-  checkout, task, text = sys.argv[1:]
-  case = json.loads(text)
-  # The package of models imports its module under the name of a class.
-  sys.path.insert(0, checkout)
-  torch.Tensor.cuda = lambda self, *args, **kwargs: self
-  nn.Module.cuda = lambda self, *args, **kwargs: self
-  tasks = {'train_step': train_step, 'inference': inference}
-  protocol.serve(lambda: tasks[task](case))
+  return timed(case, step, wait=True)
 
 
 if __name__ == '__main__':
-  main()
+  # The package of models imports its module under the name of a class.
+  serve({'train_step': train_step, 'inference': inference}, '')
