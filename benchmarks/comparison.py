@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='let the reference have channels last',
   )
   parser.add_argument(
-    '--lowering', default='auto', help='auto, taps or conv; of ours'
+    '--lowering', default='auto', help='auto, taps, fused or conv; of ours'
   )
   parser.add_argument(
     '--remat', action='store_true', help='less memory, more time; of ours'

@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
   config.seed = 0  # of everything random
   config.num_devices = 0  # devices of all processes; 0 is all
   config.dtype = 'float32'  # of the computation; or 'bfloat16'
-  config.lowering = 'auto'  # of convolutions and pools: 'taps', 'conv'
+  config.lowering = 'auto'  # of convolutions, pools: 'taps', 'fused', 'conv'
   config.checkpoint_seconds = 300.0  # besides after every epoch; 0 is never
 
   config.dataset = ConfigDict()

@@ -86,12 +86,15 @@ def convolution(
     functools.partial(_as_convolution, strides=strides),
     x,
     kernel.astype(x.dtype),
+    fused=functools.partial(
+      _as_product, strides=strides, choice=lowering.FUSED
+    ),
   )
 
 
-def _as_product(x, kernel, strides):
+def _as_product(x, kernel, strides, choice=lowering.TAPS):
   rows, columns, channels, features = kernel.shape
-  patches = _patches(x, (rows, columns), strides)
+  patches = _patches(x, (rows, columns), strides, choice=choice)
   flat = kernel.reshape(rows * columns * channels, features)
   y = patches.reshape(-1, flat.shape[0]) @ flat
   return y.reshape(*patches.shape[:-1], features)

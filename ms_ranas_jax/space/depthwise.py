@@ -13,13 +13,14 @@ as a batch normalisation, which is then never stored. The gradients:
        four phases with a quarter of the taps each, stride 2;
   dw[n, i, j, c] = sum_bhv dy[n, b, h, v, c] r[b, s h + i d - p, ..., c],
 
-the latter as a loop over pixels that adds to all taps at once, where a sum per
-tap would read both operands once per tap. A stride-2 convolution with
+the latter on CPUs as a loop over pixels that adds to all taps at once, where a
+sum per tap would read both operands once per tap. A stride-2 convolution with
 dilation 2 reads even pixels only: it is one with dilation 1 and stride 1 of
 every other pixel.
 
-The 'conv' lowering is `lax.conv_general_dilated` with one group per channel,
-which XLA does well on GPUs and TPUs and a hundred times too slowly on CPUs.
+The 'conv' lowering is `lax.conv_general_dilated` with one group per channel. On
+CPUs XLA takes a hundred times too long for it, and on a GPU, where it is
+cuDNN's, several times as long as for the multiply-adds.
 """
 
 from __future__ import annotations
@@ -271,6 +272,36 @@ def _kernel_gradient(
   return jnp.sum(total, axis=1).astype(dy.dtype)
 
 
+def _kernel_gradient_by_sums(
+  padded: jax.Array,
+  dy: jax.Array,
+  kernel: int,
+  dilation: int,
+  stride: int,
+  offset: int,
+) -> jax.Array:
+  """The same, a sum per tap."""
+  wide = jnp.promote_types(dy.dtype, jnp.float32)
+  padded, gradient = padded.astype(wide), dy.astype(wide)
+  sums = [
+    jnp.sum(
+      gradient
+      * windows.window(
+        padded,
+        offset + i * dilation,
+        offset + j * dilation,
+        dy.shape[-3:-1],
+        stride,
+      ),
+      axis=(1, 2, 3),
+    )
+    for i in range(kernel)
+    for j in range(kernel)
+  ]
+  total = jnp.stack(sums, axis=1).astype(dy.dtype)
+  return total.reshape(dy.shape[0], kernel, kernel, dy.shape[-1])
+
+
 def _reads_even_pixels(shape: Window, stride: int) -> bool:
   return stride == 2 and shape.dilation == 2
 
@@ -329,6 +360,9 @@ def _bank_forward(x, affine, kernels, shapes, stride, choice):
     x,
     affine,
     kernels,
+    fused=functools.partial(
+      _taps_forward, shapes=shapes, stride=stride, choice=lowering.FUSED
+    ),
   )
   return outputs, (x, affine, kernels)
 
@@ -346,26 +380,34 @@ def _bank_backward(shapes, stride, choice, residuals, cotangents):
     through_convolutions,
     residuals,
     cotangents,
+    fused=functools.partial(
+      _taps_backward, shapes=shapes, stride=stride, choice=lowering.FUSED
+    ),
   )
 
 
-def _taps_forward(x, affine, kernels, shapes, stride):
-  inputs = _padded_inputs(x, affine, shapes, stride)
+def _taps_forward(x, affine, kernels, shapes, stride, choice=lowering.TAPS):
+  inputs = _padded_inputs(x, affine, shapes, stride, choice=choice)
   height, width = x.shape[-3:-1]
   size = -(-height // stride), -(-width // stride)
   outputs = []
   for kernel, shape in zip(kernels, shapes, strict=True):
     which, dilation, step, offset = _geometry(shape, shapes, stride)
     outputs.append(
-      _fenced_taps(inputs[which], kernel, dilation, step, offset, size)
+      _fenced_taps(
+        inputs[which], kernel, dilation, step, offset, size, choice=choice
+      )
     )
   return tuple(outputs)
 
 
-def _taps_backward(residuals, cotangents, shapes, stride):
+def _taps_backward(residuals, cotangents, shapes, stride, choice=lowering.TAPS):
   x, affine, kernels = residuals
   # Made again rather than kept: padded copies would be the largest residuals.
-  inputs = _padded_inputs(x, affine, shapes, stride)
+  inputs = _padded_inputs(x, affine, shapes, stride, choice=choice)
+  kernel_gradient = _kernel_gradient
+  if choice == lowering.FUSED:
+    kernel_gradient = _kernel_gradient_by_sums
   edges = x.shape[0]
   alone = stride == 1 and len(shapes) == 1
   kernel_gradients = []
@@ -374,13 +416,15 @@ def _taps_backward(residuals, cotangents, shapes, stride):
   for kernel, shape, dy in zip(kernels, shapes, cotangents, strict=True):
     which, dilation, step, offset = _geometry(shape, shapes, stride)
     kernel_gradients.append(
-      _kernel_gradient(inputs[which], dy, shape.kernel, dilation, step, offset)
+      kernel_gradient(inputs[which], dy, shape.kernel, dilation, step, offset)
     )
     if stride == 1 or _reads_even_pixels(shape, stride):
       masked = (x, affine) if alone else None
-      direct.append(_input_gradient(dy, kernel, dilation, edges, masked))
+      direct.append(
+        _input_gradient(dy, kernel, dilation, edges, masked, choice=choice)
+      )
     else:
-      part = _strided_input_gradient(dy, kernel, edges)
+      part = _strided_input_gradient(dy, kernel, edges, choice=choice)
       phases = (
         part
         if phases is None
@@ -389,11 +433,11 @@ def _taps_backward(residuals, cotangents, shapes, stride):
   if alone:
     (gradient,) = direct
   else:
-    gradient = _through_relu(x, affine, tuple(direct), phases)
+    gradient = _through_relu(x, affine, tuple(direct), phases, choice=choice)
   if affine is None:
     return gradient, None, tuple(kernel_gradients)
   factor, shift = affine
-  sums = reductions.sum_products((gradient, x), ((0,), (0, 1)))
+  sums = reductions.sum_products((gradient, x), ((0,), (0, 1)), choice=choice)
   d_shift, d_factor = jnp.split(sums, 2)
   return (
     gradient * lax.expand_dims(factor.astype(x.dtype), (1, 2, 3)),

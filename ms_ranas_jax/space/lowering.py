@@ -22,8 +22,10 @@ from ms_ranas_jax.errors import UsageError
 
 AUTO = 'auto'
 TAPS = 'taps'
+FUSED = 'fused'
 CONV = 'conv'
-CHOICES = (AUTO, TAPS, CONV)
+CHOICES = (AUTO, TAPS, FUSED, CONV)
+_BY_BACKEND = {'cpu': TAPS, 'gpu': FUSED}
 
 
 def check(choice: str) -> None:
@@ -46,14 +48,14 @@ def resolve(choice: str = AUTO) -> str:
     choice: see `select`.
 
   Returns:
-    'taps' or 'conv'.
+    'taps', 'fused' or 'conv'.
 
   Raises:
     UsageError: there is no such choice.
   """
   check(choice)
   if choice == AUTO:
-    return TAPS if jax.default_backend() == 'cpu' else CONV
+    return _BY_BACKEND.get(jax.default_backend(), CONV)
   return choice
 
 
@@ -62,26 +64,32 @@ def select(
   taps: Callable[..., Any],
   conv: Callable[..., Any],
   *args: Any,
+  fused: Callable[..., Any] | None = None,
 ) -> Any:
-  """Calls one of two ways to compute the same.
+  """Calls one of three ways to compute the same.
 
   Args:
     choice: 'taps' (shifted multiply-adds and matrix products, with gradients
-      of their own, behind fences: for CPUs), 'conv' (XLA's convolutions and
-      pools without fences: for GPUs and TPUs, and the plain form that tests
-      compare with), or 'auto': by the platform that the program is lowered
-      for, which need not be the one that traces it.
+      of their own, behind fences and in loops: for CPUs), 'fused' (those
+      without fences and loops, for a compiler that makes one pass of a sum of
+      many: for GPUs), 'conv' (XLA's convolutions and pools: for TPUs, and the
+      plain form that tests compare with), or 'auto': by the platform that the
+      program is lowered for, which need not be the one that traces it.
     taps: takes args.
     conv: the same.
     *args: arrays, or trees of them.
+    fused: the same; by default `conv`.
 
   Raises:
     UsageError: there is no such choice.
   """
   check(choice)
+  fused = conv if fused is None else fused
   if choice == AUTO:
-    return lax.platform_dependent(*args, cpu=taps, default=conv)
-  return (taps if choice == TAPS else conv)(*args)
+    return lax.platform_dependent(
+      *args, cpu=taps, cuda=fused, rocm=fused, default=conv
+    )
+  return {TAPS: taps, FUSED: fused, CONV: conv}[choice](*args)
 
 
 def fence(static_argnums: tuple[int, ...] = ()) -> Callable[..., Any]:
@@ -91,7 +99,7 @@ def fence(static_argnums: tuple[int, ...] = ()) -> Callable[..., Any]:
   jitted themselves (`where`, `pad`) would inherit the attribute.
 
   The decorated function takes `choice` besides, see `select`: by default it
-  stands in the 'taps' way and is fenced; in the 'conv' way it is not.
+  stands in the 'taps' way and is fenced; in the others it is not.
 
   Args:
     static_argnums: arguments that are not arrays, hashable.

@@ -147,21 +147,27 @@ def _max_forward(x, stride, choice):
     return best, lax.full(best.shape, 0, jnp.int8)
 
   best, winner = lowering.select(
-    choice, lambda x: _max_and_winner(x, stride), plain, x
+    choice,
+    lambda x: _max_and_winner(x, stride),
+    plain,
+    x,
+    fused=lambda x: _max_and_winner(x, stride, choice=lowering.FUSED),
   )
   return best, (x, winner)
 
 
 def _max_backward(stride, choice, residuals, dy):
-  def taps(residuals, dy):
+  def taps(residuals, dy, choice=lowering.TAPS):
     x, winner = residuals
-    return _max_input_gradient(winner, dy, stride, x.shape[-3:-1])
+    size = x.shape[-3:-1]
+    return _max_input_gradient(winner, dy, stride, size, choice=choice)
 
   def plain(residuals, dy):
     _, pull = jax.vjp(lambda x: _plain_max(x, stride), residuals[0])
     return pull(dy)[0]
 
-  return (lowering.select(choice, taps, plain, residuals, dy),)
+  fused = functools.partial(taps, choice=lowering.FUSED)
+  return (lowering.select(choice, taps, plain, residuals, dy, fused=fused),)
 
 
 @lowering.fence(static_argnums=(2, 3))
@@ -216,18 +222,20 @@ def _average_forward(x, stride, choice):
     lambda x: _average(x, stride),
     lambda x: _plain_average(x, stride),
     x,
+    fused=lambda x: _average(x, stride, choice=lowering.FUSED),
   )
   return y, x
 
 
 def _average_backward(stride, choice, x, dy):
-  def taps(x, dy):
-    return _average_input_gradient(dy, stride, x.shape[-3:-1])
+  def taps(x, dy, choice=lowering.TAPS):
+    return _average_input_gradient(dy, stride, x.shape[-3:-1], choice=choice)
 
   def plain(x, dy):
     return jax.vjp(lambda x: _plain_average(x, stride), x)[1](dy)[0]
 
-  return (lowering.select(choice, taps, plain, x, dy),)
+  fused = functools.partial(taps, choice=lowering.FUSED)
+  return (lowering.select(choice, taps, plain, x, dy, fused=fused),)
 
 
 @lowering.fence(static_argnums=(1, 2))

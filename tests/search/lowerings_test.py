@@ -51,6 +51,7 @@ def test_ten_steps_give_the_same_alphas_and_params():
   fast = _searched(dataset, lowering='taps')
   for other in (
     _searched(dataset, lowering='conv'),
+    _searched(dataset, lowering='fused'),
     _searched(dataset, **{'lowering': 'taps', 'search.remat': True}),
   ):
     for a, b in zip(jax.tree.leaves(fast), jax.tree.leaves(other), strict=True):

@@ -30,7 +30,7 @@ def test_lowerings_agree(kernel, strides, batch, size, reference):
   @jax.jit
   def compute(x, w):
     results = []
-    for choice in (lowering.TAPS, lowering.CONV):
+    for choice in (lowering.CONV, lowering.TAPS, lowering.FUSED):
       y, pull = jax.vjp(
         lambda x, w, choice=choice: convolution.convolution(
           x, w, strides, choice
@@ -42,18 +42,22 @@ def test_lowerings_agree(kernel, strides, batch, size, reference):
     return results
 
   with jax.enable_x64(True):
-    taps, conv = compute(x, w)
+    conv, *others = compute(x, w)
   np.testing.assert_allclose(
-    taps[0], reference.convolution(x, w, strides), atol=1e-10
+    conv[0], reference.convolution(x, w, strides), atol=1e-10
   )
-  for a, b in zip(jax.tree.leaves(taps), jax.tree.leaves(conv), strict=True):
-    assert a.dtype == b.dtype == np.float64
-    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+  for other in others:
+    for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(conv), strict=True):
+      assert a.dtype == b.dtype == np.float64
+      np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
   if batch == 2:
-    taps, conv = compute(np.float32(x), np.float32(w))
-    for a, b in zip(jax.tree.leaves(taps), jax.tree.leaves(conv), strict=True):
-      assert a.dtype == b.dtype == np.float32
-      np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
+    conv, *others = compute(np.float32(x), np.float32(w))
+    for other in others:
+      for a, b in zip(
+        jax.tree.leaves(other), jax.tree.leaves(conv), strict=True
+      ):
+        assert a.dtype == b.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
 
 
 @pytest.mark.parametrize('lead', [1, 3])
@@ -71,7 +75,7 @@ def test_pointwise(lead):
 
 def test_kernels_take_the_type_of_the_input():
   x = jnp.ones((1, 3, 3, 2), jnp.bfloat16)
-  for choice in (lowering.TAPS, lowering.CONV):
+  for choice in (lowering.TAPS, lowering.FUSED, lowering.CONV):
     y = convolution.convolution(x, jnp.ones((3, 3, 2, 2)), choice=choice)
     assert y.dtype == jnp.bfloat16
   assert convolution.pointwise(x[None], jnp.ones((1, 2, 2))).dtype == x.dtype

@@ -73,19 +73,22 @@ def test_taps_equal_the_plain_convolution(
     return [
       [
         _value_and_gradients(windows, stride, choice, *case)
-        for choice in (lowering.TAPS, lowering.CONV)
+        for choice in (lowering.CONV, lowering.TAPS, lowering.FUSED)
       ]
       for windows, case in ((ALL, shared), (PER_EDGE, separate))
     ]
 
   with jax.enable_x64(True):
-    pairs = compute(shared, separate)
-  for taps, conv in pairs:
-    assert jax.tree.leaves(taps)[0].dtype == np.float64
-    _assert_close(taps, conv, 1e-9)
+    results = compute(shared, separate)
+  for conv, *others in results:
+    assert jax.tree.leaves(conv)[0].dtype == np.float64
+    for other in others:
+      _assert_close(other, conv, 1e-9)
 
   x, kernels, _ = shared
-  for window, kernel, output in zip(ALL, kernels, pairs[0][0][0], strict=True):
+  for window, kernel, output in zip(
+    ALL, kernels, results[0][0][0], strict=True
+  ):
     for edge in range(EDGES):
       expected = reference.depthwise(
         reference.relu(x[0]), kernel[edge], stride, window.dilation
@@ -94,9 +97,10 @@ def test_taps_equal_the_plain_convolution(
 
   if batch == 2:
     single = jax.tree.map(np.float32, (shared, separate))
-    for taps, conv in compute(*single):
-      assert jax.tree.leaves(taps)[0].dtype == np.float32
-      _assert_close(taps, conv, 1e-4)
+    for conv, *others in compute(*single):
+      assert jax.tree.leaves(conv)[0].dtype == np.float32
+      for other in others:
+        _assert_close(other, conv, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -126,17 +130,19 @@ def test_an_affine_map_before_the_relu(shapes, stride, quick_jit):
       return outputs, pull(tuple(cotangents))
 
     return (
-      way(lowering.TAPS, before=False),
-      way(lowering.CONV, before=False),
       way(lowering.CONV, before=True),
+      way(lowering.CONV, before=False),
+      way(lowering.TAPS, before=False),
+      way(lowering.FUSED, before=False),
     )
 
   with jax.enable_x64(True):
-    taps, conv, plain = compute(x, affine, kernels)
-  _assert_close(taps, plain, 1e-9)
-  _assert_close(conv, plain, 1e-9)
-  taps, _, plain = compute(*jax.tree.map(np.float32, (x, affine, kernels)))
-  _assert_close(taps, plain, 1e-4)
+    plain, *others = compute(x, affine, kernels)
+  for other in others:
+    _assert_close(other, plain, 1e-9)
+  plain, _, *others = compute(*jax.tree.map(np.float32, (x, affine, kernels)))
+  for other in others:
+    _assert_close(other, plain, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -162,18 +168,19 @@ def test_special_shapes(windows, stride, size, quick_jit):
   def compute(x, kernels, seeds):
     return [
       _value_and_gradients(windows, stride, choice, x, kernels, seeds)
-      for choice in (lowering.TAPS, lowering.CONV)
+      for choice in (lowering.CONV, lowering.TAPS, lowering.FUSED)
     ]
 
   with jax.enable_x64(True):
-    taps, conv = compute(*case)
-    for a, b in zip(jax.tree.leaves(taps), jax.tree.leaves(conv), strict=True):
+    conv, *others = compute(*case)
+  for other in others:
+    for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(conv), strict=True):
       np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
 
 
 def test_kernels_take_the_type_of_the_input():
   x, kernels, _ = _inputs(ALL[:1], True, 1, (3, 3))
-  for choice in (lowering.TAPS, lowering.CONV):
+  for choice in (lowering.TAPS, lowering.FUSED, lowering.CONV):
     (y,) = depthwise.relu_depthwise(
       jnp.asarray(x, jnp.bfloat16),
       [jnp.asarray(kernels[0])],
@@ -193,8 +200,9 @@ def test_weight_gradient_in_bfloat16_is_summed_in_more_digits():
     (y,) = depthwise.relu_depthwise(x, [kernel], ALL[:1], 1, choice)
     return jnp.sum(y, dtype=jnp.float32)
 
-  taps, conv = (
+  conv, *others = (
     jax.jit(jax.grad(total), static_argnums=1)(kernel, choice)
-    for choice in (lowering.TAPS, lowering.CONV)
+    for choice in (lowering.CONV, lowering.TAPS, lowering.FUSED)
   )
-  np.testing.assert_allclose(taps, conv, rtol=0.02)
+  for other in others:
+    np.testing.assert_allclose(other, conv, rtol=0.02)

@@ -70,10 +70,11 @@ def test_auto_goes_by_the_platform_of_the_program_not_of_the_tracing(
     return plain in _lowered(both_ways(choice), x, platform=platform)
 
   assert not uses_plain('auto', 'cpu')
-  assert uses_plain('auto', 'cuda')
+  assert not uses_plain('auto', 'cuda')
   assert uses_plain('auto', 'tpu')
   for platform in ('cpu', 'tpu'):
     assert not uses_plain('taps', platform)
+    assert not uses_plain('fused', platform)
     assert uses_plain('conv', platform)
 
 
@@ -86,7 +87,7 @@ def test_auto_is_differentiated_by_the_rule_of_its_platform():
     return jax.grad(loss)(jnp.zeros((1, 1, 3, 3, 1)))
 
   # Of equal maxima the first one gets the gradient, as in PyTorch.
-  chosen = lowering.TAPS if jax.default_backend() == 'cpu' else lowering.CONV
+  chosen = lowering.resolve('auto')
   np.testing.assert_array_equal(gradient('auto'), gradient(chosen))
 
 
@@ -135,14 +136,48 @@ def test_auto_fences_in_programs_for_cpus_only():
   assert not fenced('auto', 'cuda')
   assert not fenced('auto', 'tpu')
   assert fenced('taps', 'cpu')
+  assert not fenced('fused', 'cpu')
   assert not fenced('conv', 'cpu')
 
 
-def test_resolve():
-  on_cpu = jax.default_backend() == 'cpu'
-  assert lowering.resolve() == ('taps' if on_cpu else 'conv')
-  assert lowering.resolve('taps') == 'taps'
-  assert lowering.resolve('conv') == 'conv'
+def test_programs_for_gpus_have_no_loops():
+  """Each iteration would be a few calls of the device, one after the other."""
+
+  def both_ways(choice):
+    def compute(x, kernel):
+      def total(x, kernel):
+        (y,) = depthwise.relu_depthwise(
+          x, [kernel], [depthwise.Window(3)], 1, choice
+        )
+        y, _ = normalization.normalized_sum(
+          (y,), jnp.ones((1, 1, 4)), choice=choice
+        )
+        return jnp.sum(jnp.cos(y))
+
+      return jax.grad(total, (0, 1))(x, kernel)
+
+    return compute
+
+  # So large that sums are loops on CPUs.
+  args = jnp.ones((1, 128, 32, 32, 4)), jnp.ones((1, 3, 3, 4))
+
+  def loops(choice, platform):
+    text = _lowered(both_ways(choice), *args, platform=platform)
+    return text.count('stablehlo.while')
+
+  assert loops('auto', 'cpu') >= 2
+  assert loops('auto', 'cuda') == 0
+  assert loops('fused', 'cpu') == 0
+
+
+@pytest.mark.parametrize(
+  ('backend', 'expected'), [('cpu', 'taps'), ('gpu', 'fused'), ('tpu', 'conv')]
+)
+def test_resolve(backend, expected, monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  assert lowering.resolve() == expected
+  for choice in ('taps', 'fused', 'conv'):
+    assert lowering.resolve(choice) == choice
   with pytest.raises(UsageError, match="lowering = 'fast'"):
     lowering.resolve('fast')
 

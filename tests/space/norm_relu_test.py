@@ -36,7 +36,9 @@ def _plain_norm_relu(z, scale, bias):
   return jnp.maximum(z * scale.reshape(spread) + bias.reshape(spread), 0)
 
 
-@pytest.mark.parametrize('choice', [lowering.TAPS, lowering.CONV])
+@pytest.mark.parametrize(
+  'choice', [lowering.TAPS, lowering.FUSED, lowering.CONV]
+)
 def test_norm_relu_is_the_plain_form_with_its_gradients(choice):
   with jax.enable_x64(True):
     args = (

@@ -58,7 +58,7 @@ def test_values_and_gradients(kind, stride, batch, size, reference):
   def compute(x, dy):
     return [
       _value_and_gradient(POOLS[kind], stride, choice, x, dy)
-      for choice in (lowering.TAPS, lowering.CONV)
+      for choice in (lowering.TAPS, lowering.FUSED, lowering.CONV)
     ]
 
   expected = (
@@ -84,7 +84,7 @@ def test_the_gradient_of_tied_maxima_goes_to_the_first(stride):
   compute = jax.jit(
     lambda x, dy: [
       _value_and_gradient(pooling.max_pool, stride, choice, x, dy)[1]
-      for choice in (lowering.TAPS, lowering.CONV)
+      for choice in (lowering.TAPS, lowering.FUSED, lowering.CONV)
     ]
   )
   for gradient in compute(x, dy):
@@ -93,7 +93,9 @@ def test_the_gradient_of_tied_maxima_goes_to_the_first(stride):
     )
 
 
-@pytest.mark.parametrize('choice', [lowering.TAPS, lowering.CONV])
+@pytest.mark.parametrize(
+  'choice', [lowering.TAPS, lowering.FUSED, lowering.CONV]
+)
 def test_padding_does_not_enter(choice):
   ones = jnp.ones((1, 3, 3, 1))
   np.testing.assert_allclose(
@@ -106,7 +108,7 @@ def test_padding_does_not_enter(choice):
 def test_leading_axes_are_images_more(kind):
   x = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 2)).astype(np.float32)
   flat = x.reshape(6, 4, 5, 2)
-  for choice in (lowering.TAPS, lowering.CONV):
+  for choice in (lowering.TAPS, lowering.FUSED, lowering.CONV):
     np.testing.assert_allclose(
       POOLS[kind](x, 2, choice).reshape(6, 2, 3, 2),
       POOLS[kind](flat, 2, choice),

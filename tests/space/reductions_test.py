@@ -32,7 +32,7 @@ def test_sums_equal_numpys(shape):
     assert sums.dtype == jnp.float64
   np.testing.assert_allclose(sums, expected, rtol=0, atol=1e-9)
 
-  for choice in ('taps', 'conv', 'auto'):
+  for choice in ('taps', 'fused', 'conv', 'auto'):
     sums = reductions.sum_products(
       tuple(jnp.array(z, jnp.float32) for z in maps), products, choice
     )
