@@ -102,8 +102,9 @@ def init_state(
     params=params,
     alphas=alphas,
     batch_stats=batch_stats,
-    params_opt_state=params_optimizer.init(params),
-    alphas_opt_state=alphas_optimizer.init(alphas),
+    # As one program, not one for each shape of a param.
+    params_opt_state=jax.jit(params_optimizer.init)(params),
+    alphas_opt_state=jax.jit(alphas_optimizer.init)(alphas),
     multiplier=jnp.zeros((), jnp.float32),
     rng=rng,
   )

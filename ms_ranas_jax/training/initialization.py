@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax.extend import core
 import jax.numpy as jnp
 
 from ms_ranas_jax.space.family import AnytimeNetwork
@@ -25,16 +26,42 @@ def init_variables(
   Returns:
     {'params': ..., 'batch_stats': ...}.
   """
-  images = jax.ShapeDtypeStruct(
-    (1, *network.plan.spec.image_shape), jnp.float32
-  )
   # There is no device axis here to average BN statistics over.
   network = network.clone(axis_name=None)
+  shape = (1, *network.plan.spec.image_shape)
+
+  def init(key: jax.Array) -> dict[str, Mapping[str, Any]]:
+    return network.init(key, jnp.zeros(shape), weights, train=True)
+
   # The partitionable generator costs seconds of compile time on CPUs, for
   # every shape of a param; its point is sharded arrays, which these are not.
   with jax.threefry_partitionable(False):
-    variables = network.lazy_init(key, images, weights, train=True)
+    variables = _without_dead_code(init)(key)
   return {
     'params': variables['params'],
     'batch_stats': variables.get('batch_stats', {}),
   }
+
+
+def _without_dead_code(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Makes a function run, step by step, only what its results depend on.
+
+  Flax's `lazy_init` runs all that depends on params alone besides, such as each
+  slice of a kernel, and compiles a program for it. Compiled as a whole, the
+  generator would stand in the program once for every param.
+  """
+
+  def call(*args: Any) -> Any:
+    traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    needed = set(map(id, traced.jaxpr.outvars))
+    kept = []
+    for equation in reversed(traced.jaxpr.eqns):
+      if needed.intersection(map(id, equation.outvars)):
+        kept.append(equation)
+        needed.update(map(id, equation.invars))
+    jaxpr = traced.jaxpr.replace(eqns=kept[::-1])
+    run = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, traced.consts))
+    leaves = run(*jax.tree.leaves(args))
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+  return call

@@ -67,7 +67,8 @@ def new_state(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],
     batch_stats=variables['batch_stats'],
-    opt_state=optimizer.init(variables['params']),
+    # As one program, not one for each shape of a param.
+    opt_state=jax.jit(optimizer.init)(variables['params']),
     rng=rng,
   )
 

@@ -64,6 +64,15 @@ def test_a_search_network_has_the_variables_of_its_init(searched):
     assert _shapes(variables[collection]) == _shapes(expected[collection])
 
 
+def test_the_values_are_those_that_flax_draws(derived):
+  key = jax.random.key(2)
+  variables = initialization.init_variables(derived, key)
+  images = jax.ShapeDtypeStruct((1, 6, 6, 2), jnp.float32)
+  with jax.threefry_partitionable(False):
+    expected = derived.lazy_init(key, images, train=True)
+  jax.tree.map(np.testing.assert_array_equal, variables, dict(expected))
+
+
 def test_params_are_drawn_as_pytorch_draws_them(derived):
   params = initialization.init_variables(derived, jax.random.key(0))['params']
   kernels = {
