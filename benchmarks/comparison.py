@@ -19,6 +19,12 @@ from ms_ranas_jax.runtime import files
 # The default number of scales of a family.
 _SCALES = {'grid': 1, 'msdnet': 3}
 _REFERENCES = {'grid': 'reference_darts.py', 'msdnet': 'reference_msdnet.py'}
+# What launch/env.sh sets; here it is for both sides.
+_KEEP = 1 << 40
+GLIBC_TUNABLES = (
+  'glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:'
+  f'glibc.malloc.mmap_threshold={_KEEP}:glibc.malloc.trim_threshold={_KEEP}'
+)
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -27,8 +33,7 @@ class Worker:
 
   def __init__(self, command: Sequence[str]):
     env = {
-      # The launchers' setting, for both sides: see launch/env.sh.
-      'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
+      'GLIBC_TUNABLES': GLIBC_TUNABLES,
       # Several processes may share a GPU.
       'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
       **os.environ,

@@ -55,6 +55,20 @@ def _run_script(repo_root, name, *args):
   )
 
 
+def test_processes_run_as_the_launchers_run_them(repo_root, monkeypatch):
+  monkeypatch.syspath_prepend(str(repo_root / 'benchmarks'))
+  comparison = importlib.import_module('comparison')
+  tune = 'source "$0"; tune_environment; echo "$GLIBC_TUNABLES"'
+  end = subprocess.run(
+    ['bash', '-c', tune, str(repo_root / 'launch/env.sh')],
+    capture_output=True,
+    text=True,
+    check=True,
+    env={'PATH': os.environ['PATH']},
+  )
+  assert end.stdout.strip() == comparison.GLIBC_TUNABLES
+
+
 def test_search_step_takes_turns_with_a_reference(
   repo_root, fake_reference, tmp_path
 ):
