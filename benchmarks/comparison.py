@@ -20,11 +20,7 @@ from ms_ranas_jax.runtime import files
 _SCALES = {'grid': 1, 'msdnet': 3}
 _REFERENCES = {'grid': 'reference_darts.py', 'msdnet': 'reference_msdnet.py'}
 # What launch/env.sh sets; here it is for both sides.
-_KEEP = 1 << 40
-GLIBC_TUNABLES = (
-  'glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:'
-  f'glibc.malloc.mmap_threshold={_KEEP}:glibc.malloc.trim_threshold={_KEEP}'
-)
+GLIBC_TUNABLES = 'glibc.malloc.hugetlb=1'
 HERE = pathlib.Path(__file__).resolve().parent
 
 

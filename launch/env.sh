@@ -57,13 +57,9 @@ prepare_environment() {
 
 # What makes programs start and run faster, unless it is set already.
 tune_environment() {
-  # Huge pages make a step on a CPU about a seventh faster. Every call of a
-  # compiled program takes its memory anew; glibc would give it back in between,
-  # and taking it from the kernel page by page can cost as much as a step. So
-  # blocks of any size stay in one heap that is not trimmed. Compiled programs
+  # Huge pages make a step on a CPU about a seventh faster. Compiled programs
   # are kept, so that a second run starts at once.
-  local keep=1099511627776
-  : "${GLIBC_TUNABLES:=glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=$keep:glibc.malloc.trim_threshold=$keep}"
+  : "${GLIBC_TUNABLES:=glibc.malloc.hugetlb=1}"
   : "${JAX_COMPILATION_CACHE_DIR:=$root/.cache/jax}"
   : "${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:=0}"
   export GLIBC_TUNABLES JAX_COMPILATION_CACHE_DIR
