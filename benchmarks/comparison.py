@@ -19,8 +19,11 @@ from ms_ranas_jax.runtime import files
 # The default number of scales of a family.
 _SCALES = {'grid': 1, 'msdnet': 3}
 _REFERENCES = {'grid': 'reference_darts.py', 'msdnet': 'reference_msdnet.py'}
-# What launch/env.sh sets; here it is for both sides.
-GLIBC_TUNABLES = 'glibc.malloc.hugetlb=1'
+# What launch/env.sh sets; the first is for both sides, the second for JAX.
+LAUNCHED = {
+  'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
+  'XLA_FLAGS': '--xla_cpu_experimental_ynn_fusion_type=',
+}
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -29,7 +32,7 @@ class Worker:
 
   def __init__(self, command: Sequence[str]):
     env = {
-      'GLIBC_TUNABLES': GLIBC_TUNABLES,
+      **LAUNCHED,
       # Several processes may share a GPU.
       'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
       **os.environ,
