@@ -24,7 +24,7 @@ from ms_ranas_jax.space import lowering
 _ACCUMULATOR = 65536
 _ACCUMULATORS = 524288
 # Rows that one iteration spells out; they save loads and stores of the sums.
-_ROWS_PER_ITERATION = 4
+_ROWS_PER_ITERATION = 2
 
 
 def sum_products(
