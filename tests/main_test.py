@@ -131,7 +131,7 @@ _CASES = {
   ),
   'unknown_word': (
     _digits('lowering=fast'),
-    ["config.lowering = 'fast': give one of 'auto', 'taps', 'conv'"],
+    ["config.lowering = 'fast': give one of 'auto', 'taps', 'fused', "],
   ),
   'unknown_stage': (
     _digits("stages=('search','deploy')"),
