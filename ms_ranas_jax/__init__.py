@@ -11,6 +11,10 @@ from ms_ranas_jax.baselines.msdnet import MSDNet
 from ms_ranas_jax.baselines.msdnet import build_msdnet
 from ms_ranas_jax.baselines.msdnet_plan import MSDNetSpec
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.model.model import Answer
+from ms_ranas_jax.model.model import Model
+from ms_ranas_jax.model.model import build_model
+from ms_ranas_jax.model.model import load_model
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.search.alphas import derive_genotype
@@ -67,11 +71,11 @@ from ms_ranas_jax.space.parts import ConvNorm
 from ms_ranas_jax.training.initialization import init_variables
 from ms_ranas_jax.training.losses import exit_losses
 from ms_ranas_jax.training.optimizers import sgd
-
-__version__ = '0.1.0'
+from ms_ranas_jax.version import __version__ as __version__
 
 __all__ = [
   'AMOEBANET',
+  'Answer',
   'Cell',
   'ConvNorm',
   'CostTables',
@@ -83,6 +87,7 @@ __all__ = [
   'Layer',
   'MSDNet',
   'MSDNetSpec',
+  'Model',
   'NASNET',
   'Network',
   'NetworkCost',
@@ -100,6 +105,7 @@ __all__ = [
   'adam_with_l2',
   'alphas_gradient',
   'budgeted_curve',
+  'build_model',
   'build_msdnet',
   'build_plan',
   'cost_range',
@@ -120,6 +126,7 @@ __all__ = [
   'init_variables',
   'load_dataset',
   'load_genotype',
+  'load_model',
   'mixed_wiring',
   'network_cost',
   'one_hot_weights',

@@ -149,6 +149,10 @@ def get_config() -> ConfigDict:
   # Budget range of the expected accuracy, macs; () is from nothing to the last
   # exit's cost. A budget below the first exit earns chance.
   config.evaluate.budget_range = ()
+  # Other test images to judge, as in `dataset`; '' are those of `dataset`.
+  config.evaluate.dataset = ConfigDict()
+  config.evaluate.dataset.name = ''  # digits, cifar10, cifar100, npz
+  config.evaluate.dataset.dir = ''  # a local folder (npz: the file)
 
   # A figure of the paper, of many runs; see configs/study.py.
   config.study = ConfigDict()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import json
 from typing import Any
 
 from ms_ranas_jax import settings
@@ -33,11 +34,18 @@ class Family:
       the image format is (image shape, number of classes).
     build: (config, image format, genotype or None, **fields) -> the network;
       fields are attributes that all families have.
+    spec: the dataclass of its sizes.
+    restore: (sizes, genotype or None, **fields) -> the network.
+    fields: config -> attributes of its own that decide nothing but how it is
+      computed.
   """
 
   takes_genotype: bool
   plan: Callable[[Config, ImageFormat], Plan]
   build: Callable[..., AnytimeNetwork]
+  spec: type
+  restore: Callable[..., AnytimeNetwork]
+  fields: Callable[[Config], Mapping[str, Any]]
 
 
 def _grid_plan(config: Config, images: ImageFormat) -> grid.Plan:
@@ -56,9 +64,18 @@ def _build_grid(
     genotype,
     ops.OPERATIONS,
     field=_FIELD,
-    remat=config.train.remat,
+    **_grid_fields(config),
     **fields,
   )
+
+
+def _grid_fields(config: Config) -> dict[str, Any]:
+  return {'remat': config.train.remat}
+
+
+def _msdnet_fields(config: Config) -> dict[str, Any]:
+  del config
+  return {}
 
 
 def _msdnet_plan(config: Config, images: ImageFormat) -> msdnet_plan.Plan:
@@ -174,7 +191,139 @@ def check_budget(config: Config, images: ImageFormat, nodes: int) -> None:
   train_network(config, images, Genotype(cell, concat, cell, concat))
 
 
+def _restore_grid(
+  spec: grid.NetworkSpec, genotype: Genotype, **fields: Any
+) -> network_lib.Network:
+  return network_lib.derived_network(
+    spec, genotype, ops.OPERATIONS, field='network.sizes', **fields
+  )
+
+
+def _restore_msdnet(
+  spec: msdnet_plan.MSDNetSpec, genotype: None, **fields: Any
+) -> msdnet.MSDNet:
+  del genotype
+  return msdnet.build_msdnet(spec, field='network.sizes', **fields)
+
+
 FAMILIES: Mapping[str, Family] = {
-  settings.GRID: Family(True, _grid_plan, _build_grid),
-  settings.MSDNET: Family(False, _msdnet_plan, _build_msdnet),
+  settings.GRID: Family(
+    takes_genotype=True,
+    plan=_grid_plan,
+    build=_build_grid,
+    spec=grid.NetworkSpec,
+    restore=_restore_grid,
+    fields=_grid_fields,
+  ),
+  settings.MSDNET: Family(
+    takes_genotype=False,
+    plan=_msdnet_plan,
+    build=_build_msdnet,
+    spec=msdnet_plan.MSDNetSpec,
+    restore=_restore_msdnet,
+    fields=_msdnet_fields,
+  ),
 }
+# Of the sizes, these are facts of the images and not of the network.
+_OF_IMAGES = ('image_shape', 'num_classes')
+
+
+def genotype_of(network: AnytimeNetwork) -> Genotype | None:
+  """Returns the genotype of a derived network, None where there is none.
+
+  Raises:
+    UsageError: it is a search network, whose cells are mixed.
+  """
+  if not isinstance(network, network_lib.Network):
+    return None
+  if network.search:
+    raise UsageError(
+      'a search network has no genotype: derive one from its alphas, and '
+      'train the network of that.'
+    )
+  edges = {
+    kind: tuple(
+      (edge.operations[0], edge.state) for edge in getattr(network, kind).edges
+    )
+    for kind in network_lib.KINDS
+  }
+  return Genotype(
+    edges['normal'],
+    network.normal.concat,
+    edges['reduction'],
+    network.reduction.concat,
+  )
+
+
+def network_to_json(network: AnytimeNetwork) -> dict[str, Any]:
+  """Returns what a network is made from, ready for JSON.
+
+  Args:
+    network: of one of `FAMILIES`, of operations that the package has.
+
+  Returns:
+    `family`, `sizes` and, where there is one, `genotype`; not what the images
+    give, their shape and the number of classes.
+
+  Raises:
+    UsageError: it could not be made again from that.
+  """
+  spec = network.plan.spec
+  names = [n for n, f in FAMILIES.items() if isinstance(spec, f.spec)]
+  if not names:
+    raise UsageError(
+      f'a {type(network).__name__} is of no family that a model folder can '
+      f'name; there are {", ".join(FAMILIES)}.'
+    )
+  # Through JSON and back, where tuples become lists.
+  sizes = json.loads(json.dumps(dataclasses.asdict(spec)))
+  value = {
+    'family': names[0],
+    'sizes': {k: v for k, v in sizes.items() if k not in _OF_IMAGES},
+  }
+  genotype = genotype_of(network)
+  if genotype is not None:
+    for operation in genotype.operations():
+      if network.operations[operation] != ops.OPERATIONS.get(operation):
+        raise UsageError(
+          f'the operation "{operation}" is not the one of the package, so the '
+          'network could not be made again from its model folder; keep its '
+          'variables in a file of your own.'
+        )
+    value['genotype'] = json.loads(genotype.to_json())
+  return value
+
+
+def network_from_json(
+  value: Mapping[str, Any], images: ImageFormat, **fields: Any
+) -> AnytimeNetwork:
+  """Returns the network that `network_to_json` told of.
+
+  Args:
+    value: as that returned it.
+    images: (image shape, number of classes).
+    **fields: attributes that all families have.
+
+  Raises:
+    UsageError: it is not of that form, or makes no network.
+  """
+  family = FAMILIES.get(value.get('family'))
+  if family is None:
+    raise UsageError(
+      f'network.family = {value.get("family")!r}: there are '
+      f'{", ".join(FAMILIES)}.'
+    )
+  names = {field.name for field in dataclasses.fields(family.spec)}
+  names -= set(_OF_IMAGES)
+  sizes = value.get('sizes')
+  if not isinstance(sizes, dict) or set(sizes) != names:
+    raise UsageError(f'network.sizes has not the fields {sorted(names)}.')
+  spec = family.spec(
+    **{k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()},
+    image_shape=tuple(images[0]),
+    num_classes=images[1],
+  )
+  genotype = None
+  if family.takes_genotype:
+    genotype = Genotype.from_json(json.dumps(value.get('genotype')))
+  return family.restore(spec, genotype, **fields)

@@ -191,6 +191,8 @@ _FIELDS: Mapping[str, _Check] = {
   **{f'train.budget.{name}': _number(0) for name in width.LIMITS},
   'evaluate.batch_size': _int(1),
   'evaluate.budget_range': _BUDGET_RANGE,
+  'evaluate.dataset.name': _TEXT,
+  'evaluate.dataset.dir': _TEXT,
   'study.figure': _one_of('', *figures.NAMES),
   'study.size': _one_of(*figures.SIZES),
   'study.seeds': (

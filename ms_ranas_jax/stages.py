@@ -11,12 +11,19 @@ import os
 from typing import Any
 
 import jax
+import numpy as np
 
+from ms_ranas_jax import default_config
 from ms_ranas_jax import families
 from ms_ranas_jax import settings
 from ms_ranas_jax import tables
 from ms_ranas_jax.anytime import evaluation
+from ms_ranas_jax.anytime.early_exit import CompiledSteps
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.model import description as description_lib
+from ms_ranas_jax.model import fingerprint
+from ms_ranas_jax.model import model as model_lib
+from ms_ranas_jax.model import tensors
 from ms_ranas_jax.report import page
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import lock
@@ -59,9 +66,14 @@ FREE_FIELDS = (
   'search.remat',
   'search.seeds_at_once',
   'train.remat',
+  'evaluate.dataset.name',
+  'evaluate.dataset.dir',
   'study.seeds',
   'study.published',
 )
+# Fields that had another name -> what they are called now. Work directories of
+# before hold the old names.
+RENAMED_FIELDS: Mapping[str, str] = {}
 # Stages that all processes run; the first one runs the others alone.
 _STAGES_OF_ALL = frozenset({'search', 'train', 'evaluate'})
 # How many differing fields an error lists.
@@ -169,11 +181,35 @@ class Run:
     """Returns the sizes of a grid in a section of the config."""
     return settings.network_spec(network, *self.image_format)
 
+  @property
+  def model_folder(self) -> str:
+    """Where what is trained is described, and its params in the end."""
+    return description_lib.folder_of(self.workdir)
+
+  def description(self) -> description_lib.Description | None:
+    """Returns what the model folder says, None before a training has begun.
+
+    Once it is there, what was trained is known from it and nothing else.
+    """
+    # A study asks for networks before there is any work directory.
+    if not self.workdir or not description_lib.exists(self.model_folder):
+      return None
+    return description_lib.read(self.model_folder)
+
   def genotype(self) -> Genotype | None:
-    """Returns the genotype to train, None if there is none, or none yet."""
+    """Returns the genotype to train, None if there is none, or none yet.
+
+    Before a training has begun; then the model folder has it.
+    """
     if not self.family.takes_genotype:
       return None
     path = self.config.train.genotype
+    begun = os.path.join(self.workdir, 'train', 'genotype.json')
+    if files.is_directory(steps.checkpoints(self.workdir, 'train')) and (
+      files.is_file(begun)
+    ):
+      # Of a release that wrote no model folder: what it began to train.
+      path = begun
     if not path:
       path = os.path.join(self.workdir, selection.GENOTYPE_FILE)
       if not files.is_file(path):
@@ -208,6 +244,14 @@ class Run:
 
   def known_network(self) -> AnytimeNetwork | None:
     """Returns the network to train, None where its genotype is not found."""
+    description = self.description()
+    if description is not None:
+      return model_lib.network_of(
+        description,
+        self.model_folder,
+        lowering=lowering.resolve(self.config.lowering),
+        **self.family.fields(self.config),
+      )
     genotype = self.genotype()
     if genotype is None and self.family.takes_genotype:
       return None
@@ -236,7 +280,12 @@ def check_same_run(values: Mapping[str, Any], workdir: str) -> None:
   old = files.read_json(path)
   if not isinstance(old, dict):
     raise UsageError(f'{path} holds no config; name another --workdir.')
-  old = settings.flatten(old)
+  # Fields that are newer than the work directory had their defaults.
+  defaults = json.loads(json.dumps(default_config.get_config().to_dict()))
+  old = settings.flatten(defaults) | {
+    RENAMED_FIELDS.get(name, name): value
+    for name, value in settings.flatten(old).items()
+  }
   # Through JSON and back, where tuples become lists.
   new = settings.flatten(json.loads(json.dumps(values)))
   differing = sorted(
@@ -271,11 +320,12 @@ def _check_networks(run: Run) -> None:
   if 'search' in chosen:
     guards.check(config.search, ops.PRIMITIVES)
     build_cost_term(config, run.spec(config.train.network), ops.PRIMITIVES)
-  trained = steps.checkpoints(run.workdir, 'train')
   if 'evaluate' in chosen and 'train' not in chosen:
-    if not files.is_directory(trained):
+    description = run.description()
+    if description is None or description.tensors is None:
       raise UsageError(
-        f"there is no {trained} to evaluate; run the 'train' stage first."
+        f'there is no finished training in {run.model_folder} to evaluate; run '
+        "the 'train' stage to its end first."
       )
   needed = {'train', 'evaluate'} & chosen
   if run.known_network() is not None or not needed:
@@ -304,7 +354,11 @@ def check_images(run: Run) -> None:
     UsageError: they are not there, or a field does not fit them or the devices.
   """
   config = run.config
-  train_loop.split_training_images(config, run.dataset)
+  _, held_out = train_loop.split_training_images(config, run.dataset)
+  if {'train', 'evaluate'} & set(config.stages):
+    _check_same_images(run, held_out)
+  if 'evaluate' in config.stages:
+    _judged_images(run)
   loops = {'search': search_loop, 'train': train_loop}
   if 'search' in config.stages:
     candidates.check_selection(config, run.dataset)
@@ -323,6 +377,52 @@ def check_images(run: Run) -> None:
     losses.exit_weights(
       section.exit_weights, len(plan.exits), f'{stage}.exit_weights'
     )
+
+
+def _check_same_images(run: Run, held_out: np.ndarray) -> None:
+  """Refuses other images than those that a training has begun with."""
+  description = run.description()
+  if description is None or not description.data:
+    return
+  found = fingerprint.of_dataset(run.dataset, held_out)
+  recorded = {name: description.data.get(name) for name in found}
+  differing = fingerprint.differences(recorded, found)
+  if differing:
+    listed = '; '.join(differing)
+    raise UsageError(
+      f'these are not the images and labels of {run.model_folder}: {listed}. '
+      'Bring those back (dataset.dir may be another folder), name another '
+      '--workdir, or judge other test images by their name: '
+      'evaluate.dataset.name and evaluate.dataset.dir.'
+    )
+
+
+def _judged_images(run: Run) -> Dataset:
+  """Returns the dataset with the test images that are to be judged."""
+  other, dataset = run.config.evaluate.dataset, run.dataset
+  if not other.name:
+    if other.dir:
+      raise UsageError(
+        f'evaluate.dataset.dir = {other.dir!r} has no evaluate.dataset.name; '
+        'set it too.'
+      )
+    return dataset
+  found = load_dataset(other.name, other.dir)
+  if (
+    found.image_shape != dataset.image_shape
+    or found.test_labels.max() >= dataset.num_classes
+  ):
+    raise UsageError(
+      f'evaluate.dataset: test images {found.image_shape} of classes up to '
+      f'{found.test_labels.max()} do not fit a network of images '
+      f'{dataset.image_shape} and {dataset.num_classes} classes; name others.'
+    )
+  return dataclasses.replace(
+    dataset,
+    name=found.name,
+    test_images=found.test_images,
+    test_labels=found.test_labels,
+  )
 
 
 def _describe(run: Run) -> None:
@@ -372,39 +472,129 @@ def _search(run: Run) -> None:
 
 
 def _train(run: Run) -> None:
-  genotype = run.genotype()
+  description = run.description()
   network = run.train_network()
   _tell_width(run, network)
   if 'search' in run.config.stages and 'describe' in run.config.stages:
     # That stage came before the search, and did not know this network yet.
     _describe_network(run, 'train', network)
-  if genotype is not None and processes.is_first():
-    files.write_text(
-      os.path.join(run.workdir, 'train', 'genotype.json'), genotype.to_json()
-    )
-  train_loop.run_training(
+  _tell_other_genotype(run, description)
+  # All have read the description, or seen that there is none.
+  processes.wait_for_all('description')
+  if description is None:
+    description = _begin_model(run, network)
+  if description.tensors is not None:
+    run.tell(f'train: {run.model_folder} holds the finished training')
+    return
+  state = train_loop.run_training(
     run.config, run.dataset, network, run.workdir, run.interruption
   )
+  if processes.is_first():
+    written = tensors.write(run.model_folder, state.variables)
+    description_lib.write(
+      run.model_folder, dataclasses.replace(description, tensors=written)
+    )
   run.tell(f'train: finished {run.config.train.epochs} epochs')
 
 
-def _evaluate(run: Run) -> None:
-  anytime = evaluation.run_evaluation(
-    run.config, run.dataset, run.train_network(), run.workdir
+def _begin_model(
+  run: Run, network: AnytimeNetwork
+) -> description_lib.Description:
+  """Writes down what is going to be trained, and on what."""
+  dataset = run.dataset
+  _, held_out = train_loop.split_training_images(run.config, dataset)
+  description = dataclasses.replace(
+    model_lib.build_model(
+      network, {}, dataset.mean, dataset.std, dataset.class_names
+    ).description,
+    data={'name': dataset.name, **fingerprint.of_dataset(dataset, held_out)},
   )
+  if processes.is_first():
+    description_lib.write(run.model_folder, description)
+    genotype = families.genotype_of(network)
+    if genotype is not None:
+      # For train.genotype of other runs; the program does not read it again.
+      files.write_text(
+        os.path.join(run.workdir, 'train', 'genotype.json'), genotype.to_json()
+      )
+  return description
+
+
+def _tell_other_genotype(
+  run: Run, description: description_lib.Description | None
+) -> None:
+  """Says so where the search has found other cells since a training began."""
+  path = os.path.join(run.workdir, selection.GENOTYPE_FILE)
+  if description is None or run.config.train.genotype:
+    return
+  if files.is_file(path) and files.read_json(path) != description.network.get(
+    'genotype'
+  ):
+    run.tell(
+      f'train: {path} is not the genotype that {run.model_folder} was begun '
+      'with; that one is trained. Name another --workdir to train the new one.'
+    )
+
+
+def _evaluate(run: Run) -> None:
+  description = run.description()
+  dataset = _judged_images(run)
+  _, held_out = train_loop.split_training_images(run.config, dataset)
+  anytime, budgeted = evaluation.evaluate_exits(
+    run.config,
+    dataset,
+    CompiledSteps(
+      run.train_network(),
+      tensors.read(run.model_folder, description.tensors),
+      description.mean,
+      description.std,
+    ),
+    held_out,
+  )
+  found = {
+    name: fingerprint.of_array(getattr(dataset, name))
+    for name in fingerprint.TEST
+  }
+  recorded = {name: description.data[name] for name in fingerprint.TEST}
+  other = bool(fingerprint.differences(recorded, found))
+  anytime |= {'other_images': other, 'test_images': found}
+  evaluation.write_evaluation(anytime, budgeted, run.workdir)
+  if processes.is_first():
+    settled = description_lib.Evaluation(
+      dataset=dataset.name,
+      test_images=found,
+      other_images=other,
+      accuracies=tuple(e['accuracy'] for e in anytime['exits']),
+      num_holdout=budgeted['num_holdout'],
+      temperatures=tuple(e['temperature'] for e in anytime['exits']),
+      thresholds={
+        point['q']: tuple(point['thresholds']) for point in budgeted['points']
+      },
+    )
+    description_lib.write(
+      run.model_folder, dataclasses.replace(description, evaluation=settled)
+    )
+  others = ', not those of the training' * other
   run.tell(
-    f'{anytime["num_examples"]} test images of {anytime["dataset"]}; expected '
-    f'accuracy {anytime["expected_accuracy"]:.2%}\n'
+    f'{anytime["num_examples"]} test images of {anytime["dataset"]}{others}; '
+    f'expected accuracy {anytime["expected_accuracy"]:.2%}\n'
     f'{tables.exit_table(anytime["exits"])}'
   )
 
 
 def _report(run: Run) -> None:
   network = run.known_network()
+  trained = None
+  if network is not None:
+    trained = page.Trained(
+      network.plan,
+      families.genotype_of(network),
+      cost.network_cost(network).to_dict(),
+    )
   path = page.write_report(
     run.workdir,
     run.search_network().plan if run.family.takes_genotype else None,
-    None if network is None else network.plan,
+    trained,
     tuple(ops.PRIMITIVES),
   )
   run.tell(f'report: {path}')

@@ -1,4 +1,4 @@
-"""Plain-text tables of exits, of seeds and of candidates."""
+"""Plain-text tables of exits, seeds, candidates and predictions."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ _CANDIDATE_COLUMNS: tuple[_Column, ...] = (
   ('macs', 'last macs', '{:,}'),
   ('chosen', 'chosen', '{}'),
 )
+_PREDICTION_COLUMNS: tuple[_Column, ...] = (
+  ('file', 'file', '{}'),
+  ('name', 'class', '{}'),
+  ('confidence', 'confidence', '{:.1%}'),
+  ('exit', 'exit', '{}'),
+  ('macs', 'macs', '{:,}'),
+  ('milliseconds', 'ms', '{:.2f}'),
+)
 # How many candidates a terminal shows.
 _MOST_CANDIDATES = 10
 
@@ -62,6 +70,15 @@ def seed_table(content: Mapping[str, Any]) -> str:
     f'two seeds keep the same edges in {shares["edges"]:.0%} of all cases, '
     f'with the same operation in {shares["operations"]:.0%}'
   )
+
+
+def prediction_table(records: Sequence[Mapping[str, Any]]) -> str:
+  """Returns what a model says of pictures, one line each, for a terminal.
+
+  Args:
+    records: of `predict.predict_picture`.
+  """
+  return _table(records, _PREDICTION_COLUMNS)
 
 
 def candidate_table(content: Mapping[str, Any]) -> str:

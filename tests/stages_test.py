@@ -96,6 +96,8 @@ def test_the_work_directory_holds_what_it_should(finished):
     'search/tensorboard/',
     'search/alphas.npz',
     'search/genotype.json',
+    'model/model.json',
+    'model/params.safetensors',
     'train/genotype.json',
     'train/metrics.jsonl',
     'train/tensorboard/',
@@ -225,11 +227,20 @@ def test_anytime(finished):
     'exits',
     'expected_accuracy',
     'budget_range',
+    'other_images',
+    'test_images',
   }
+  assert anytime['other_images'] is False
   assert (anytime['dataset'], anytime['num_examples']) == ('digits', 360)
   assert anytime['budget_range'] == [0, cost['macs']]
   for exit_ in anytime['exits']:
-    assert set(exit_) == _EXIT_COST | {'accuracy', 'loss'}
+    assert set(exit_) == _EXIT_COST | {
+      'accuracy',
+      'loss',
+      'temperature',
+      'calibration_error_before',
+      'calibration_error',
+    }
     assert (360 * exit_['accuracy']) == pytest.approx(
       round(360 * exit_['accuracy']), abs=1e-4
     )
@@ -253,7 +264,9 @@ def test_budgeted(finished):
   assert len(budgeted['points']) == 39
   first, last = (exit_['macs'] for exit_ in cost['exits'])
   for point in budgeted['points']:
-    assert set(point) >= {'q', 'accuracy', 'macs', 'fractions'}
+    assert set(point) == {'q', 'accuracy', 'macs', 'fractions', 'thresholds'}
+    assert len(point['thresholds']) == _EXITS
+    assert point['thresholds'][-1] == 0
     assert 0 <= point['accuracy'] <= 1
     assert len(point['fractions']) == _EXITS
     assert sum(point['fractions']) == pytest.approx(1)

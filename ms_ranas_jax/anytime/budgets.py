@@ -168,7 +168,7 @@ def apply_thresholds(
   left_at = leaves.argmax(axis=0)
   fractions = np.bincount(left_at, minlength=num_exits) / num_images
   accuracy = correct[left_at, np.arange(num_images)].mean()
-  return float(accuracy), float(fractions @ costs), fractions
+  return float(accuracy), float(costs[left_at].mean()), fractions
 
 
 def budgeted_curve(
@@ -187,8 +187,9 @@ def budgeted_curve(
 
   Returns:
     One dict per q of `QS`, in that order, ready for JSON: "q", "accuracy" in
-    [0, 1], "macs" (average per test image) and "fractions" (a list, the share
-    of the test images that left at each exit).
+    [0, 1], "macs" (average per test image), "fractions" (a list, the share of
+    the test images that left at each exit) and "thresholds" (a list, one per
+    exit; 0 accepts all images, 2 none).
 
   Raises:
     UsageError: shapes do not fit, or confidences are not finite.
@@ -211,6 +212,8 @@ def budgeted_curve(
         'accuracy': accuracy,
         'macs': macs,
         'fractions': fractions.tolist(),
+        # JSON has no infinity, and no confidence is above 1.
+        'thresholds': np.clip(thresholds, 0.0, 2.0).tolist(),
       }
     )
   return points

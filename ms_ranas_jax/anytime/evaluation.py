@@ -1,71 +1,35 @@
 """The evaluate stage: every exit, anytime and under a budget, on test images.
 
-Thresholds are solved on the held-out training images; the test images are
-read here alone.
+Temperatures and thresholds are solved on the held-out training images; the
+test images are read here alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ms_ranas_jax.anytime import budgets
-from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.runtime import checkpoint
+from ms_ranas_jax.anytime import calibration
+from ms_ranas_jax.anytime.early_exit import CompiledSteps
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.space import cost as cost_lib
 from ms_ranas_jax.space import curves
-from ms_ranas_jax.space.family import AnytimeNetwork
-from ms_ranas_jax.training import loop
 from ms_ranas_jax.training import losses
-from ms_ranas_jax.training import prediction
-from ms_ranas_jax.training import steps
 
 Config = Any
-
-
-def trained_variables(
-  config: Config, dataset: Dataset, network: AnytimeNetwork, workdir: str
-) -> dict[str, Any]:
-  """Reads the params and batch_stats of a finished training.
-
-  Args:
-    config: the whole config.
-    dataset: the dataset that was trained on.
-    network: the network that was trained.
-    workdir: the work directory.
-
-  Raises:
-    UsageError: there is no finished training in the work directory.
-  """
-  directory = steps.checkpoints(workdir, 'train')
-  template, wanted = loop.saved_template(config, dataset, network)
-  restored = None
-  if files.is_directory(directory):
-    with checkpoint.open_manager(directory, read_only=True) as manager:
-      restored = checkpoint.restore_latest(manager, template)
-  if restored is None or int(restored[0]) < wanted:
-    found = 0 if restored is None else int(restored[0])
-    raise UsageError(
-      f'{directory} holds a training of {found} of {wanted} steps; run the '
-      "'train' stage to its end first."
-    )
-  return restored[1].state.variables
 
 
 def evaluate_exits(
   config: Config,
   dataset: Dataset,
-  network: AnytimeNetwork,
-  variables: dict[str, Any],
+  steps: CompiledSteps,
   held_out: np.ndarray,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Judges a network on the test images.
@@ -73,37 +37,48 @@ def evaluate_exits(
   Args:
     config: the whole config; the section `evaluate` is read.
     dataset: the dataset.
-    network: the network, any family with named exits and a plan.
-    variables: its params and batch_stats.
-    held_out: indices of the training images that thresholds are solved on.
+    steps: of the network, any family with named exits and a plan.
+    held_out: indices of the training images that temperatures and thresholds
+      are solved on.
 
   Returns:
     The contents of `anytime.json` and `budgeted.json`.
   """
-  predict = functools.partial(
-    prediction.predict,
-    functools.partial(network.apply, train=False),
-    variables,
-    mean=dataset.mean,
-    std=dataset.std,
-    batch_size=config.evaluate.batch_size,
-  )
-  logits = predict(images=dataset.test_images)
-  holdout_logits = predict(images=dataset.train_images[held_out])
-  cost = cost_lib.network_cost(network)
-  accuracies = losses.exit_accuracies(logits, dataset.test_labels)
+  batch_size = config.evaluate.batch_size
+  logits = steps.logits(dataset.test_images, batch_size)
+  holdout_logits = steps.logits(dataset.train_images[held_out], batch_size)
+  holdout_labels = dataset.train_labels[held_out]
+  labels = dataset.test_labels
+  temperatures = [
+    calibration.solve_temperature(exit_logits, holdout_labels)
+    for exit_logits in holdout_logits
+  ]
+  confidence = _confidence(logits, temperatures)
+  correct = logits.argmax(axis=-1) == labels
+  errors = [
+    [
+      calibration.calibration_error(sure, right)
+      for sure, right in zip(of_exits, correct)
+    ]
+    for of_exits in (_confidence(logits, [1.0] * len(logits)), confidence)
+  ]
   exits = [
     {
       'exit': exit_cost.exit,
       'layer': exit_cost.layer,
-      'accuracy': float(accuracy),
+      'accuracy': float(right.mean()),
       'loss': float(loss),
+      'temperature': temperature,
+      'calibration_error_before': before,
+      'calibration_error': after,
       **dataclasses.asdict(exit_cost),
     }
-    for exit_cost, accuracy, loss in zip(
-      cost.exits,
-      accuracies,
-      losses.exit_losses(jnp.asarray(logits), jnp.asarray(dataset.test_labels)),
+    for exit_cost, right, loss, temperature, before, after in zip(
+      cost_lib.network_cost(steps.network).exits,
+      correct,
+      losses.exit_losses(jnp.asarray(logits), jnp.asarray(labels)),
+      temperatures,
+      *errors,
       strict=True,
     )
   ]
@@ -111,7 +86,7 @@ def evaluate_exits(
   low, high = config.evaluate.budget_range or (0, costs[-1])
   anytime = {
     'dataset': dataset.name,
-    'num_examples': len(dataset.test_labels),
+    'num_examples': len(labels),
     'exits': exits,
     'expected_accuracy': curves.expected_accuracy(
       costs,
@@ -124,40 +99,33 @@ def evaluate_exits(
   budgeted = {
     'num_holdout': len(held_out),
     'points': budgets.budgeted_curve(
-      _confidence(holdout_logits),
-      _confidence(logits),
-      logits.argmax(axis=-1) == dataset.test_labels[None],
-      costs,
+      _confidence(holdout_logits, temperatures), confidence, correct, costs
     ),
   }
   return anytime, budgeted
 
 
-def _confidence(logits: np.ndarray) -> np.ndarray:
-  return np.asarray(jax.nn.softmax(jnp.asarray(logits))).max(axis=-1)
+def _confidence(logits: np.ndarray, temperatures: list[float]) -> np.ndarray:
+  """Returns the largest probabilities, (exits, images)."""
+  return np.stack(
+    [
+      calibration.probabilities(exit_logits, temperature).max(axis=-1)
+      for exit_logits, temperature in zip(logits, temperatures, strict=True)
+    ]
+  )
 
 
-def run_evaluation(
-  config: Config, dataset: Dataset, network: AnytimeNetwork, workdir: str
-) -> dict[str, Any]:
+def write_evaluation(
+  anytime: dict[str, Any], budgeted: dict[str, Any], workdir: str
+) -> None:
   """Writes `evaluate/anytime.json` and `evaluate/budgeted.json`.
 
   Args:
-    config: the whole config.
-    dataset: the dataset.
-    network: the network that was trained.
+    anytime: the content of the first.
+    budgeted: of the second.
     workdir: the work directory.
-
-  Returns:
-    The contents of `anytime.json`.
   """
-  variables = trained_variables(config, dataset, network, workdir)
-  _, held_out = loop.split_training_images(config, dataset)
-  anytime, budgeted = evaluate_exits(
-    config, dataset, network, variables, held_out
-  )
   directory = os.path.join(workdir, 'evaluate')
   if processes.is_first():
     files.write_json(os.path.join(directory, 'anytime.json'), anytime)
     files.write_json(os.path.join(directory, 'budgeted.json'), budgeted)
-  return anytime

@@ -246,7 +246,11 @@ class MSDNet(nn.Module):
     """Returns the tensors that lie side by side in a feature, by its name."""
     return msdnet_tasks.tensors(self.plan)
 
-  @nn.compact
+  @property
+  def batch_axis(self) -> int:
+    """The axis of the images in what is carried from step to step."""
+    return 3
+
   def __call__(
     self,
     images: jax.Array,
@@ -271,12 +275,79 @@ class MSDNet(nn.Module):
     Returns:
       Logits (exits, batch, classes), float32.
     """
+    return family.advance_to(
+      self, images, weights, train=train, drop_path=drop_path, last=last_exit
+    )
+
+  @nn.compact
+  def advance(
+    self,
+    carried: family.Carried,
+    weights: Any = None,
+    *,
+    step: int,
+    train: bool,
+    drop_path: jax.Array | float | None = None,
+  ) -> tuple[family.Carried, jax.Array]:
+    """Computes one step, from the features at hand; see `family`.
+
+    Args:
+      carried: what the step before returned, (channels, height, width, batch)
+        each; `{'images': images}` at first, (batch, height, width, channels),
+        normalised.
+      weights: None; there are no mixed cells.
+      step: index of the exit to come to, that after the one before.
+      train: as `__call__` takes it.
+      drop_path: None or zero; there are no operations to drop.
+
+    Returns:
+      The features that later steps read, by name, and the logits
+      (batch, classes), float32.
+    """
     del weights, drop_path
-    family.check_images(self.plan, images)
-    last = family.last_exit_of(self.num_exits, last_exit)
     shared = {'lowering': self.lowering, 'axis_name': self.axis_name}
+    if family.IMAGES in carried:
+      features = self._stems(carried[family.IMAGES], train, shared)
+    else:
+      read = msdnet_plan.carried_features(self.plan, step - 1)
+      features = {f.scale: carried[f.name] for f in read}
+    for layer in msdnet_plan.layers_of_step(self.plan, step):
+      inner = self._bottlenecks(layer, features, train, shared)
+      features = {
+        node.output.scale: Node(plan=node, name=node.output.name, **shared)(
+          features[node.output.scale],
+          None if node.diagonal is None else inner[node.diagonal],
+          inner[node.horizontal],
+          train,
+        )
+        for node in layer
+      }
+    exit_ = self.plan.exits[step]
+    logits = ExitHead(
+      channels=exit_.channels,
+      num_classes=self.plan.spec.num_classes,
+      name=exit_.name,
+      **shared,
+    )(features[exit_.feature.scale], train)
+    kept = msdnet_plan.carried_features(self.plan, step)
+    return {f.name: features[f.scale] for f in kept}, logits
+
+  def modules_of_step(self, step: int) -> frozenset[str]:
+    """Returns the modules, keys of `params`, that a step computes with."""
+    names = {self.plan.exits[step].name}
+    names.update(s.output.name for s in self.plan.stems if s.step == step)
+    for node in (n for n in self.plan.nodes if n.step == step):
+      names.add(node.output.name)
+      names.update(
+        _bottleneck_name(conv) for conv in node.convolutions if conv.inner
+      )
+    return frozenset(names)
+
+  def _stems(self, images, train, shared) -> dict[int, jax.Array]:
+    """Computes the features before the first layer, by scale."""
+    family.check_images(self.plan, images)
     x = planes.from_images(images.astype(jnp.dtype(self.dtype)))
-    features: dict[int, jax.Array] = {}
+    features = {}
     for stem in self.plan.stems:
       scale, name = stem.output.scale, stem.output.name
       channels = stem.output.channels
@@ -288,29 +359,7 @@ class MSDNet(nn.Module):
           features=channels, kernel=3, stride=stride, name=name, **shared
         )
       x = features[scale] = module(x, train)
-
-    logits = []
-    for step, exit_ in enumerate(self.plan.exits[: last + 1]):
-      for layer in msdnet_plan.layers_of_step(self.plan, step):
-        inner = self._bottlenecks(layer, features, train, shared)
-        features = {
-          node.output.scale: Node(plan=node, name=node.output.name, **shared)(
-            features[node.output.scale],
-            None if node.diagonal is None else inner[node.diagonal],
-            inner[node.horizontal],
-            train,
-          )
-          for node in layer
-        }
-      logits.append(
-        ExitHead(
-          channels=exit_.channels,
-          num_classes=self.plan.spec.num_classes,
-          name=exit_.name,
-          **shared,
-        )(features[exit_.feature.scale], train)
-      )
-    return jnp.stack(logits)
+    return features
 
   def _bottlenecks(
     self, layer, features, train, shared
@@ -330,7 +379,7 @@ class MSDNet(nn.Module):
     for scale, convs in readers.items():
       x = ConvNormReLU(
         features=sum(conv.inner for conv in convs),
-        name=f'{convs[0].source.name}_bottleneck',
+        name=_bottleneck_name(convs[0]),
         **shared,
       )(features[scale], train)
       start = 0
@@ -338,6 +387,11 @@ class MSDNet(nn.Module):
         inner[conv] = x[start : start + conv.inner]
         start += conv.inner
     return inner
+
+
+def _bottleneck_name(conv: msdnet_plan.Convolution) -> str:
+  """Returns the name of the 1x1 convolutions on what a convolution reads."""
+  return f'{conv.source.name}_bottleneck'
 
 
 def build_msdnet(

@@ -234,6 +234,20 @@ def layers_of_step(plan: Plan, step: int) -> tuple[tuple[Node, ...], ...]:
   return tuple(tuple(nodes) for nodes in layers.values())
 
 
+def carried_features(plan: Plan, step: int) -> tuple[Feature, ...]:
+  """Returns the features that steps after this one read.
+
+  Args:
+    plan: the network.
+    step: index of the exit that was come to.
+  """
+  following = layers_of_step(plan, step + 1)
+  if not following:
+    return ()
+  read = {conv.source for node in following[0] for conv in node.convolutions}
+  return tuple(sorted(read, key=lambda feature: feature.scale))
+
+
 def _factors(
   given: Sequence[int], default: Sequence[int], scales: int, name: str
 ) -> tuple[int, ...]:

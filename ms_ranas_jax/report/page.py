@@ -67,6 +67,21 @@ _COLUMNS = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """The network to train, or that was trained.
+
+  Attributes:
+    plan: the network as data.
+    genotype: its cells; None where the family has none.
+    cost: as `describe` writes it; None to leave it out.
+  """
+
+  plan: AnyPlan
+  genotype: genotype_lib.Genotype | None = None
+  cost: Mapping[str, Any] | None = None
+
+
 def _exit_table(exits: Sequence[Mapping[str, Any]]) -> str:
   """Returns the table of exits; columns that nobody has are left out."""
   last = exits[-1].get('macs')
@@ -366,8 +381,11 @@ def _lead(anytime: Mapping[str, Any] | None, config: Any) -> list[str]:
     name = dataset.get('name') if isinstance(dataset, dict) else None
     return [f'Dataset: {name}.'] if name else []
   first, last = anytime['exits'][0], anytime['exits'][-1]
+  other = ', other images than those of the training' * bool(
+    anytime.get('other_images')
+  )
   lead = (
-    f'Dataset: {anytime.get("dataset", "unknown")}, '
+    f'Dataset: {anytime.get("dataset", "unknown")}{other}, '
     f'{anytime.get("num_examples", 0):,} test images. The last exit is right '
     f'on {100 * last["accuracy"]:.2f} %, with {last["macs"] / 1e6:,.4g} · 10⁶ '
     'macs per image'
@@ -383,7 +401,7 @@ def _lead(anytime: Mapping[str, Any] | None, config: Any) -> list[str]:
 def write_report(
   workdir: str,
   plan_search: grid.Plan | None,
-  plan_train: AnyPlan | None,
+  trained: Trained | None,
   primitives: Sequence[str],
 ) -> str:
   """Writes `figures/` and `report.html` from what a work directory holds.
@@ -391,7 +409,7 @@ def write_report(
   Args:
     workdir: the work directory; read where the stages write, see the README.
     plan_search: the network of the search, or None to leave it out.
-    plan_train: the network to train, or None to leave it out. What only
+    trained: the network to train, or None to leave it out. What only
       networks of cells have is left out where it is of another family.
     primitives: the operations of the search, in the order of the alphas.
 
@@ -410,7 +428,6 @@ def write_report(
   # Everything is read, and refused, before anything is written.
   config = inputs.read_json(workdir, 'config.json')
   found = inputs.read_genotype(workdir, 'search/genotype.json')
-  trained = inputs.read_genotype(workdir, 'train/genotype.json')
   found_alphas = inputs.read_alphas(workdir, primitives)
   anytime = inputs.read_object(
     workdir, 'evaluate/anytime.json', 'exits', ('accuracy', 'macs')
@@ -421,14 +438,13 @@ def write_report(
   cost_search = inputs.read_object(
     workdir, 'describe/search_network.json', 'exits', ('macs',)
   )
-  cost_train = inputs.read_object(
-    workdir, 'describe/train_network.json', 'exits', ('macs',)
-  )
   candidates = inputs.read_candidates(workdir)
   seeds = inputs.read_seeds(workdir)
   search_records = inputs.read_metrics(workdir, 'search/metrics.jsonl')
   train_records = inputs.read_metrics(workdir, 'train/metrics.jsonl')
-  genotypes = [genotype for genotype in (found, trained) if genotype]
+  plan_train = None if trained is None else trained.plan
+  cells_trained = None if trained is None else trained.genotype
+  genotypes = [genotype for genotype in (found, cells_trained) if genotype]
   # One style per operation on the whole page, published ones included.
   operations = list(primitives)
   operations += sorted(
@@ -439,10 +455,15 @@ def write_report(
 
   page = html_page.Page(workdir)
   _results(page, anytime, budgeted)
-  _network(page, plan_train, cost_train, evaluated=anytime is not None)
+  _network(
+    page,
+    plan_train,
+    None if trained is None else trained.cost,
+    evaluated=anytime is not None,
+  )
   of_cells = plan_train is None or isinstance(plan_train, grid.Plan)
   if of_cells:
-    _cells(page, found, trained, styles)
+    _cells(page, found, cells_trained, styles)
   _training(page, train_records)
   if of_cells:
     _search(

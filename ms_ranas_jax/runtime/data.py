@@ -49,6 +49,7 @@ class Dataset:
     num_classes: how many classes there are.
     mean: per channel, of images / 255.
     std: per channel, of images / 255; positive.
+    class_names: one per class, by default their numbers.
 
   Raises:
     UsageError: an array has another shape, dtype or range, or the constants
@@ -63,6 +64,7 @@ class Dataset:
   num_classes: int
   mean: tuple[float, ...]
   std: tuple[float, ...]
+  class_names: tuple[str, ...] = ()
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -104,6 +106,14 @@ class Dataset:
     if min(self.std) <= 0:
       raise errors.UsageError(
         f'{self.name}: std is {self.std}; give positive numbers.'
+      )
+    if not self.class_names:
+      numbers = tuple(map(str, range(self.num_classes)))
+      object.__setattr__(self, 'class_names', numbers)
+    if len(self.class_names) != self.num_classes:
+      raise errors.UsageError(
+        f'{self.name}: class_names has {len(self.class_names)} entries; give '
+        f'one for each of the {self.num_classes} classes.'
       )
 
 
@@ -263,6 +273,7 @@ def _load_cifar(name: str, directory: str) -> Dataset:
     num_classes=cifar_files.NUM_CLASSES[name],
     mean=_CIFAR_MEAN[name],
     std=_CIFAR_STD[name],
+    class_names=cifar_files.CLASS_NAMES[name],
   )
 
 

@@ -3,6 +3,11 @@
 A family (the grid of cells, MSDNet) maps sizes to a network with numbered
 exits. Initialization, training, evaluation and the cost model use what stands
 here and nothing else of it.
+
+A network is computed in steps, one for each exit: a step takes the features
+that the steps before it have left, and gives the logits of its exit and the
+features that the steps after it will read. Whoever stops after a step has
+computed nothing in vain, and goes on from there if it turns out otherwise.
 """
 
 from __future__ import annotations
@@ -12,9 +17,15 @@ import dataclasses
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import layer_cost
+
+# The name of the normalised images among what is carried to the first step.
+IMAGES = 'images'
+# Features by name, each with an axis of images, see `batch_axis`.
+Carried = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +106,10 @@ class AnytimeNetwork(Protocol):
   def num_exits(self) -> int:
     """The number of exits."""
 
+  @property
+  def batch_axis(self) -> int:
+    """The axis of the images in what is carried from step to step."""
+
   def __call__(
     self,
     images: jax.Array,
@@ -116,6 +131,32 @@ class AnytimeNetwork(Protocol):
     Returns:
       Logits (exits, batch, classes), float32.
     """
+
+  def advance(
+    self,
+    carried: Carried,
+    weights: Any = None,
+    *,
+    step: int,
+    train: bool,
+    drop_path: jax.Array | float | None = None,
+  ) -> tuple[Carried, jax.Array]:
+    """Computes one step, from the features at hand.
+
+    Args:
+      carried: what the step before returned; `{IMAGES: images}` at first.
+      weights: as `__call__` takes them.
+      step: index of the exit to come to, that after the one before.
+      train: as `__call__` takes it.
+      drop_path: the same.
+
+    Returns:
+      The features that later steps read, and the logits (batch, classes),
+      float32.
+    """
+
+  def modules_of_step(self, step: int) -> frozenset[str]:
+    """Returns the modules, keys of `params`, that a step computes with."""
 
   def tasks(self) -> tuple[Task, ...]:
     """Returns what is computed, in an order that works, step after step."""
@@ -139,12 +180,15 @@ class AnytimeNetwork(Protocol):
     """Returns first variables, without computing the network; linen's."""
 
 
-def last_exit_of(num_exits: int, last_exit: int | None) -> int:
+def last_exit_of(
+  num_exits: int, last_exit: int | None, name: str = 'last_exit'
+) -> int:
   """Returns the index of the last exit to compute.
 
   Args:
     num_exits: how many there are.
     last_exit: as `AnytimeNetwork.__call__` takes it.
+    name: of the argument, for the message.
 
   Raises:
     UsageError: there is no such exit.
@@ -152,9 +196,44 @@ def last_exit_of(num_exits: int, last_exit: int | None) -> int:
   last = num_exits - 1 if last_exit is None else last_exit
   if not 0 <= last < num_exits:
     raise UsageError(
-      f'last_exit = {last}: the network has exits 0 to {num_exits - 1}.'
+      f'{name} = {last}: the network has exits 0 to {num_exits - 1}.'
     )
   return last
+
+
+def advance_to(
+  network: AnytimeNetwork,
+  images: jax.Array,
+  weights: Any = None,
+  *,
+  train: bool,
+  drop_path: jax.Array | float | None = None,
+  last: int | None = None,
+) -> jax.Array:
+  """Computes one step after the other; the `__call__` of every family.
+
+  Args:
+    network: bound to its variables, as a module is while it is applied.
+    images: see `AnytimeNetwork.__call__`, and what follows too.
+    weights: of mixed cells.
+    train: whether BNs use, and keep, the statistics of the batch.
+    drop_path: probability to drop an operation.
+    last: index of the last exit to compute; None is that of all.
+
+  Returns:
+    Logits (exits, batch, classes), float32.
+
+  Raises:
+    UsageError: there is no such exit.
+  """
+  carried: Carried = {IMAGES: images}
+  logits = []
+  for step in range(last_exit_of(network.num_exits, last) + 1):
+    carried, answer = network.advance(
+      carried, weights, step=step, train=train, drop_path=drop_path
+    )
+    logits.append(answer)
+  return jnp.stack(logits)
 
 
 def check_images(plan: Plan, images: jax.Array) -> None:

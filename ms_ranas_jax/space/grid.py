@@ -342,3 +342,26 @@ def build_plan(
     ),
     exits=exits,
   )
+
+
+def carried_features(plan: Plan, step: int) -> tuple[str, ...]:
+  """Returns the names of the features that steps after this one read.
+
+  Args:
+    plan: the network.
+    step: index of the exit that was come to.
+  """
+  read: set[Feature | None] = {
+    plan.stems[stem.output.scale - 1].output
+    for stem in plan.stems
+    if stem.step > step and stem.output.scale
+  }
+  for cell in plan.cells:
+    if cell.step > step:
+      for source in cell.inputs:
+        read |= {source.horizontal, source.diagonal}
+  return tuple(
+    part.output.name
+    for part in (*plan.stems, *plan.cells)
+    if part.step <= step and part.output in read
+  )

@@ -136,7 +136,11 @@ class Network(nn.Module):
     """Returns the tensors that a cell's output consists of, by its name."""
     return grid_tasks.tensors(self.plan, self.normal, self.reduction)
 
-  @nn.compact
+  @property
+  def batch_axis(self) -> int:
+    """The axis of the images in what is carried from step to step."""
+    return 0
+
   def __call__(
     self,
     images: jax.Array,
@@ -162,15 +166,43 @@ class Network(nn.Module):
     Returns:
       Logits (exits, batch, classes), float32.
     """
-    spec = self.plan.spec
-    family.check_images(self.plan, images)
-    last = family.last_exit_of(self.num_exits, last_exit)
-    images = images.astype(jnp.dtype(self.dtype))
-    features: dict[tuple[int, int], jax.Array] = {}
-    for stem in self.plan.stems:
+    return family.advance_to(
+      self, images, weights, train=train, drop_path=drop_path, last=last_exit
+    )
+
+  @nn.compact
+  def advance(
+    self,
+    carried: family.Carried,
+    weights: Weights | None = None,
+    *,
+    step: int,
+    train: bool,
+    drop_path: jax.Array | float | None = None,
+  ) -> tuple[family.Carried, jax.Array]:
+    """Computes one step, from the features at hand; see `family`.
+
+    Args:
+      carried: what the step before returned; `{'images': images}` at first,
+        (batch, height, width, channels), normalised.
+      weights: as `__call__` takes them.
+      step: index of the exit to come to, that after the one before.
+      train: as `__call__` takes it.
+      drop_path: the same.
+
+    Returns:
+      The features that later steps read, by name, and the logits
+      (batch, classes), float32.
+    """
+    features = dict(carried)
+    images = features.pop(family.IMAGES, None)
+    if images is not None:
+      family.check_images(self.plan, images)
+      images = images.astype(jnp.dtype(self.dtype))
+    for stem in (s for s in self.plan.stems if s.step == step):
       scale = stem.output.scale
-      source = features[grid.STEM_LAYER, scale - 1] if scale else images
-      features[grid.STEM_LAYER, scale] = parts.ConvNorm(
+      finer = self.plan.stems[scale - 1].output.name
+      features[stem.output.name] = parts.ConvNorm(
         stem.output.channels,
         kernel=3,
         stride=2 if scale else 1,
@@ -178,27 +210,36 @@ class Network(nn.Module):
         lowering=self.lowering,
         axis_name=self.axis_name,
         name=stem.output.name,
-      )(source, train)
-
-    logits = []
-    for step, exit_ in enumerate(self.plan.exits[: last + 1]):
-      for plan in (c for c in self.plan.cells if c.step == step):
-        features[plan.output.layer, plan.output.scale] = self._cell(
-          plan, features, weights, train, drop_path
-        )
-      x = features[exit_.feature.layer, exit_.feature.scale]
-      wide = jnp.promote_types(x.dtype, jnp.float32)
-      pooled = jnp.mean(x, axis=(1, 2), dtype=wide)
-      bound = parts.uniform_fan_in(exit_.feature.channels)
-      logits.append(
-        nn.Dense(
-          spec.num_classes,
-          kernel_init=bound,
-          bias_init=bound,
-          name=exit_.name,
-        )(pooled)
+      )(features[finer] if scale else images, train)
+    for plan in (c for c in self.plan.cells if c.step == step):
+      features[plan.output.name] = self._cell(
+        plan, features, weights, train, drop_path
       )
-    return jnp.stack(logits)
+    exit_ = self.plan.exits[step]
+    x = features[exit_.feature.name]
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    pooled = jnp.mean(x, axis=(1, 2), dtype=wide)
+    bound = parts.uniform_fan_in(exit_.feature.channels)
+    logits = nn.Dense(
+      self.plan.spec.num_classes,
+      kernel_init=bound,
+      bias_init=bound,
+      name=exit_.name,
+    )(pooled)
+    kept = grid.carried_features(self.plan, step)
+    return {name: features[name] for name in kept}, logits
+
+  def modules_of_step(self, step: int) -> frozenset[str]:
+    """Returns the modules, keys of `params`, that a step computes with."""
+    names = {self.plan.exits[step].name}
+    names.update(s.output.name for s in self.plan.stems if s.step == step)
+    for cell in (c for c in self.plan.cells if c.step == step):
+      name = cell.output.name
+      names |= {
+        name,
+        *map(f'{name}_input_{{}}'.format, range(len(cell.inputs))),
+      }
+    return frozenset(names)
 
   def _cell(self, plan: grid.Cell, features, weights, train, drop_path):
     name = plan.output.name
@@ -214,8 +255,8 @@ class Network(nn.Module):
           axis_name=self.axis_name,
           name=f'{name}_input_{position}',
         )(
-          features[level.layer, level.scale],
-          None if finer is None else features[finer.layer, finer.scale],
+          features[level.name],
+          None if finer is None else features[finer.name],
           train,
         )
       )

@@ -308,26 +308,6 @@ def _metrics(network: AnytimeNetwork) -> dict[str, tuple[int, ...]]:
   }
 
 
-def saved_template(
-  config: Config, dataset: Dataset, network: AnytimeNetwork
-) -> tuple[steps.Saved, int]:
-  """Returns the shapes of a checkpoint, and the steps of a whole training.
-
-  Args:
-    config: the whole config.
-    dataset: the dataset that is trained on.
-    network: the network; the devices of this machine do not matter.
-  """
-  _, _, num_steps = plan_epochs(config, dataset)
-  optimizer = build_optimizer(config, num_steps)
-  template = steps.template(
-    functools.partial(new_state, network, optimizer, config.seed),
-    _metrics(network),
-    config.train.on_nonfinite,
-  )
-  return template, num_steps * config.train.epochs
-
-
 def run_training(
   config: Config,
   dataset: Dataset,

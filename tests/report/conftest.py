@@ -162,7 +162,6 @@ def fill(workdir, plan, epochs=20, name='cifar10'):
     strongest(alphas[0, -1]), concat, strongest(alphas[1, -1]), concat
   )
   _write(workdir / 'search/genotype.json', found.to_json())
-  _write(workdir / 'train/genotype.json', found.to_json())
   _metrics(workdir / 'search/metrics.jsonl', rng, num_exits, epochs, 'valid')
   _metrics(workdir / 'train/metrics.jsonl', rng, num_exits, epochs, 'holdout')
 

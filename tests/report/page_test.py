@@ -53,12 +53,21 @@ def _read(path):
   return markup, reader, ' '.join(''.join(reader.text).split())
 
 
+def _trained(workdir, plan, cells=None):
+  """What was trained, by the files of a made-up run."""
+  cost = json.loads((workdir / 'describe/train_network.json').read_text())
+  if cells is None:
+    cells = genotype.load_genotype(str(workdir / 'search/genotype.json'))
+  return page.Trained(plan, cells, cost)
+
+
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory, fill_workdir, plan, primitives):
   """A finished run with its report: the folder and the page's path."""
   workdir = tmp_path_factory.mktemp('runs') / 'some_run'
   fill_workdir(workdir, plan)
-  return workdir, page.write_report(str(workdir), plan, plan, primitives)
+  trained = _trained(workdir, plan)
+  return workdir, page.write_report(str(workdir), plan, trained, primitives)
 
 
 def test_the_whole_report(finished):
@@ -152,7 +161,7 @@ def test_the_page_needs_nothing_else_and_fits_a_phone(finished):
 def test_writing_it_again_gives_the_same(finished, plan, primitives):
   workdir, path = finished
   before = {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
-  page.write_report(str(workdir), plan, plan, primitives)
+  page.write_report(str(workdir), plan, _trained(workdir, plan), primitives)
   after = {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
   assert before == after
 
@@ -183,10 +192,8 @@ def test_only_the_search(workdir, plan, primitives):
 def test_a_training_of_another_genotype(workdir, plan, primitives):
   shutil.rmtree(workdir / 'search')
   (workdir / 'evaluate/anytime.json').unlink()
-  (workdir / 'train/genotype.json').write_text(
-    genotype.AMOEBANET.to_json(), encoding='utf-8'
-  )
-  path = page.write_report(str(workdir), None, plan, primitives)
+  trained = _trained(workdir, plan, genotype.AMOEBANET)
+  path = page.write_report(str(workdir), None, trained, primitives)
   _, reader, text = _read(path)
   # budgeted, grid, two cells, learning
   assert len(reader.images) == 5
@@ -255,7 +262,7 @@ def test_names_in_data_cannot_leave_the_work_directory(tmp_path, primitives):
       '"exits" 0: "accuracy" is not a number',
     ),
     ('evaluate/budgeted.json', '{"points": [3]}', '"points" 0'),
-    ('describe/train_network.json', '{}', 'train_network.json'),
+    ('describe/search_network.json', '{}', 'search_network.json'),
     ('search/alphas.npz', 'nonsense', 'alphas.npz cannot be read'),
     ('search/candidates.json', '{"candidates": [3]}', '"candidates" 0'),
     (
@@ -293,7 +300,7 @@ def test_broken_files_are_refused(
 ):
   (workdir / name).write_text(content)
   with pytest.raises(errors.UsageError, match=message) as caught:
-    page.write_report(str(workdir), plan, plan, primitives)
+    page.write_report(str(workdir), plan, page.Trained(plan), primitives)
   assert str(workdir / name) in str(caught.value)
   assert not (workdir / 'report.html').exists()
   assert not (workdir / 'figures').exists()
@@ -327,7 +334,7 @@ def test_broken_files_are_refused(
 def test_broken_alphas_are_refused(workdir, plan, primitives, arrays, message):
   np.savez(workdir / 'search/alphas.npz', **arrays)
   with pytest.raises(errors.UsageError, match=message):
-    page.write_report(str(workdir), plan, plan, primitives)
+    page.write_report(str(workdir), plan, page.Trained(plan), primitives)
   assert not (workdir / 'report.html').exists()
   assert not (workdir / 'figures').exists()
 

@@ -1,0 +1,1 @@
+"""A trained network as a folder: written, read, and asked for answers."""

@@ -1,0 +1,430 @@
+"""A trained network at hand: load it, ask it, stop early, go on in Flax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from ms_ranas_jax import families
+from ms_ranas_jax.anytime import calibration
+from ms_ranas_jax.anytime import early_exit
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.model import description as description_lib
+from ms_ranas_jax.model import tensors
+from ms_ranas_jax.model.description import Description
+from ms_ranas_jax.runtime import files
+from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import family
+from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space.genotype import Genotype
+
+# Images that are computed at a time, unless the caller says otherwise; that of
+# `evaluate.batch_size`, so that the programs are the same.
+BATCH_SIZE = 250
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answer:
+  """What a model says of images; arrays of NumPy, an entry per image.
+
+  Attributes:
+    labels: (images,) int32, class ids: places in `probabilities`.
+    names: (images,) the names of these classes.
+    probabilities: (images, classes) float64, calibrated where the model was
+      evaluated; each row sums to 1.
+    exits: (images,) int32, the exit that each image left at, from 0.
+    macs: (images,) int64, multiply-adds that each image took.
+  """
+
+  labels: np.ndarray
+  names: np.ndarray
+  probabilities: np.ndarray
+  exits: np.ndarray
+  macs: np.ndarray
+
+  @property
+  def confidence(self) -> np.ndarray:
+    """The probability of each image's label, (images,) float64."""
+    return self.probabilities.max(axis=-1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+  """A trained network with all that it takes to use it.
+
+  Example:
+    model = load_model('runs/digits')
+    answer = model.predict(images, confidence=0.9)
+    print(answer.names, answer.exits)
+
+  Attributes:
+    network: the Flax module; takes normalised images.
+    variables: {'params': ..., 'batch_stats': ...}.
+    description: what `model.json` says.
+  """
+
+  network: family.AnytimeNetwork
+  variables: Mapping[str, Any]
+  description: Description
+
+  @property
+  def genotype(self) -> Genotype | None:
+    """The cells; None where the family has none."""
+    return families.genotype_of(self.network)
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(height, width, channels) of the images."""
+    return self.description.image_shape
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """The names of the classes, in the order of their ids."""
+    return self.description.class_names
+
+  @property
+  def exits(self) -> tuple[cost.ExitCost, ...]:
+    """What each exit costs."""
+    return self.description.exits
+
+  @property
+  def temperatures(self) -> tuple[float, ...]:
+    """One per exit; ones where the model was not evaluated."""
+    evaluation = self.description.evaluation
+    if evaluation is None:
+      return (1.0,) * len(self.exits)
+    return evaluation.temperatures
+
+  @functools.cached_property
+  def compiled_steps(self) -> early_exit.CompiledSteps:
+    """The steps, compiled when they are first run."""
+    return early_exit.CompiledSteps(
+      self.network,
+      jax.device_put(dict(self.variables)),
+      self.description.mean,
+      self.description.std,
+    )
+
+  def predict(
+    self,
+    images: np.ndarray,
+    *,
+    exit: int | None = None,
+    budget_macs: float | None = None,
+    confidence: float | Sequence[float] | None = None,
+    q: float | None = None,
+    batch_size: int = BATCH_SIZE,
+  ) -> Answer:
+    """Classifies images; each stops where it is told to, or at the last exit.
+
+    `exit` or `budget_macs` say where all stop at the latest, `confidence` or
+    `q` who stops before. Images that stop are taken out of the batch, and the
+    others go on from the features at hand.
+
+    Args:
+      images: (images, height, width, channels) uint8, 0 to 255.
+      exit: index of the last exit to take.
+      budget_macs: the last exit to take is the last that costs no more.
+      confidence: an image stops where its largest probability is at least
+        this, a number of 0 to 1; or one number per exit.
+      q: the thresholds that were solved on held-out images for this q, one of
+        `description.evaluation.thresholds`: small is fast, large is sure.
+      batch_size: images that are computed at a time.
+
+    Returns:
+      The answers.
+
+    Raises:
+      UsageError: the images do not fit, or a choice is not to be had.
+    """
+    images = self._checked(images)
+    last = self._last_exit(exit, budget_macs)
+    thresholds = self._thresholds(confidence, q)[: last + 1]
+    found, exits = self.compiled_steps.early_exits(
+      images,
+      thresholds,
+      self.temperatures[: last + 1],
+      _checked_batch_size(batch_size),
+    )
+    return self._answer(found, exits)
+
+  def steps(
+    self, images: np.ndarray, *, batch_size: int = BATCH_SIZE
+  ) -> Iterator[Answer]:
+    """Gives one answer after another, each from the next exit.
+
+    Stop when it is good enough, or time is up: what is not asked for is not
+    computed. What has been computed is gone on from.
+
+    Args:
+      images: (images, height, width, channels) uint8, 0 to 255.
+      batch_size: images that are computed at a time. The features of all of
+        them are kept until the next answer.
+
+    Yields:
+      An answer of every exit, for all images.
+
+    Raises:
+      UsageError: the images do not fit.
+    """
+    return self._steps(self._checked(images), _checked_batch_size(batch_size))
+
+  def _steps(self, images: np.ndarray, batch_size: int) -> Iterator[Answer]:
+    batches = [
+      early_exit.filled(images[start : start + batch_size], batch_size)
+      for start in range(0, len(images), batch_size)
+    ]
+    for step, temperature in enumerate(self.temperatures):
+      logits = []
+      for index, carried in enumerate(batches):
+        batches[index], found = self.compiled_steps.take(carried, step)
+        # All but the last batch are full.
+        logits.append(found[: len(images) - index * batch_size])
+      shape = (0, len(self.class_names))
+      found = calibration.probabilities(
+        np.concatenate([np.zeros(shape), *jax.device_get(logits)]), temperature
+      )
+      yield self._answer(found, np.full(len(images), step, np.int32))
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes a model folder, which `load_model` reads.
+
+    Args:
+      path: the folder; made where it is missing.
+
+    Raises:
+      UsageError: another model is there.
+    """
+    folder = os.fspath(path)
+    if description_lib.exists(folder):
+      raise UsageError(
+        f'{folder} holds a model already; name another folder, or remove it.'
+      )
+    description_lib.write(
+      folder,
+      dataclasses.replace(
+        self.description, tensors=tensors.write(folder, self.variables)
+      ),
+    )
+
+  def _checked(self, images: np.ndarray) -> np.ndarray:
+    images = np.asarray(images)
+    if images.shape[1:] != self.image_shape or images.dtype != np.uint8:
+      mend = 'bring them to that size'
+      if images.shape == self.image_shape:
+        mend = 'one image is a batch of one: images[None]'
+      elif images.shape[1:] == self.image_shape:
+        mend = 'give the pixels as they are, 0 to 255; they are normalised here'
+      elif images.ndim == 3 and self.image_shape[2] == 1:
+        mend = 'give grey images an axis of channels: images[..., None]'
+      raise UsageError(
+        f'images are {images.dtype} {images.shape}, and the model takes uint8 '
+        f'(images, {", ".join(map(str, self.image_shape))}); {mend}.'
+      )
+    return images
+
+  def _last_exit(self, exit_: int | None, budget_macs: float | None) -> int:
+    if exit_ is not None and budget_macs is not None:
+      raise UsageError('exit and budget_macs say the same; give one of them.')
+    if budget_macs is not None:
+      within = [e.exit for e in self.exits if e.macs <= budget_macs]
+      if not within:
+        raise UsageError(
+          f'budget_macs = {budget_macs:,}, but the first exit takes '
+          f'{self.exits[0].macs:,}; give at least that.'
+        )
+      return within[-1]
+    return family.last_exit_of(len(self.exits), exit_, 'exit')
+
+  def _thresholds(
+    self, confidence: float | Sequence[float] | None, q: float | None
+  ) -> tuple[float, ...]:
+    count = len(self.exits)
+    if confidence is not None and q is not None:
+      raise UsageError('confidence and q say the same; give one of them.')
+    if q is not None:
+      evaluation = self.description.evaluation
+      known = {} if evaluation is None else evaluation.thresholds
+      if q not in known:
+        there = ', '.join(f'{value:g}' for value in known)
+        raise UsageError(
+          f'q = {q}: '
+          + (
+            f'thresholds were solved for {there}; give one of these.'
+            if known
+            else "no thresholds were solved; run the 'evaluate' stage, or give "
+            'confidence.'
+          )
+        )
+      return known[q]
+    if confidence is None:
+      return (early_exit.NOBODY,) * count
+    given = np.asarray(confidence, np.float64)
+    if given.ndim == 0:
+      given = np.full(count, given)
+    if given.shape != (count,) or not ((given >= 0) & np.isfinite(given)).all():
+      raise UsageError(
+        f'confidence = {confidence!r}: give a number of 0 to 1, or one for '
+        f'each of the {count} exits.'
+      )
+    return tuple(given.tolist())
+
+  def _answer(self, found: np.ndarray, exits: np.ndarray) -> Answer:
+    labels = found.argmax(axis=-1).astype(np.int32)
+    macs = np.array([exit_.macs for exit_ in self.exits], np.int64)
+    return Answer(
+      labels, np.array(self.class_names)[labels], found, exits, macs[exits]
+    )
+
+
+def build_model(
+  network: family.AnytimeNetwork,
+  variables: Mapping[str, Any],
+  mean: Sequence[float],
+  std: Sequence[float],
+  class_names: Sequence[str] = (),
+) -> Model:
+  """Makes a model of a network that was trained elsewhere.
+
+  Args:
+    network: of a family of the package, on one device.
+    variables: {'params': ..., 'batch_stats': ...}.
+    mean: per channel, of images / 255, that images are normalised by.
+    std: the same.
+    class_names: one per class; () is their numbers.
+
+  Returns:
+    The model; probabilities are not calibrated, and there is no `q`.
+
+  Raises:
+    UsageError: a model folder could not hold it, or the sizes do not fit.
+  """
+  spec = network.plan.spec
+  names = tuple(class_names) or tuple(map(str, range(spec.num_classes)))
+  if len(names) != spec.num_classes:
+    raise UsageError(
+      f'class_names has {len(names)} entries, but the network has '
+      f'{spec.num_classes} classes; give one per class.'
+    )
+  if not len(mean) == len(std) == spec.image_shape[2] or min(std) <= 0:
+    raise UsageError(
+      f'mean = {tuple(mean)} and std = {tuple(std)}: give a number for each of '
+      f'{spec.image_shape[2]} channels, those of std positive.'
+    )
+  return Model(
+    network,
+    variables,
+    Description(
+      network=families.network_to_json(network),
+      dtype=network.dtype,
+      image_shape=tuple(spec.image_shape),
+      mean=tuple(map(float, mean)),
+      std=tuple(map(float, std)),
+      class_names=names,
+      exits=cost.network_cost(network).exits,
+    ),
+  )
+
+
+def network_of(
+  description: Description, folder: str, **fields: Any
+) -> family.AnytimeNetwork:
+  """Returns the network that a description is of.
+
+  Args:
+    description: of the model.
+    folder: where it was read, for messages.
+    **fields: attributes that all families have.
+
+  Raises:
+    UsageError: it makes no network, or another one than its costs are of.
+  """
+  path = os.path.join(folder, description_lib.FILE)
+  try:
+    network = families.network_from_json(
+      description.network,
+      (description.image_shape, len(description.class_names)),
+      dtype=description.dtype,
+      **fields,
+    )
+  except UsageError as error:
+    raise UsageError(
+      f'{path}: {error} Bring the file back from a copy, or train again.'
+    ) from error
+  if cost.network_cost(network).exits != description.exits:
+    raise UsageError(
+      f'{path}: its network does not have the costs that it names, so one of '
+      'the two was changed; bring the file back from a copy, or train again.'
+    )
+  return network
+
+
+def find_folder(path: str | os.PathLike[str]) -> str:
+  """Returns the model folder that a path means.
+
+  Args:
+    path: a model folder, or a work directory that holds one.
+
+  Raises:
+    UsageError: neither.
+  """
+  given = os.fspath(path)
+  for folder in (given, description_lib.folder_of(given)):
+    if description_lib.exists(folder):
+      return folder
+  raise UsageError(
+    f'{given} is neither a model folder nor a work directory with one: there '
+    f"is no {description_lib.FILE}; run the 'train' stage there, or correct "
+    'the path.'
+  )
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+  """Loads a trained network.
+
+  Turns on JAX's persistent compilation cache, in ~/.cache/ms_ranas_jax, unless
+  the caller has set one: a second program starts sooner.
+
+  Args:
+    path: a model folder, or a work directory that holds one.
+
+  Returns:
+    The model.
+
+  Raises:
+    UsageError: it is not there, its training has not come to its end, or a
+      file is damaged; the message says which.
+  """
+  folder = find_folder(path)
+  description = description_lib.read(folder)
+  variables = tensors.read(folder, description.tensors)
+  _keep_compiled()
+  network = network_of(description, folder, lowering=lowering.resolve())
+  return Model(network, variables, description)
+
+
+def _keep_compiled() -> None:
+  """Turns on the persistent compilation cache, where it is not set."""
+  if jax.config.jax_compilation_cache_dir is not None:
+    return
+  base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  folder = os.path.join(base, 'ms_ranas_jax')
+  try:
+    files.make_directory(folder)
+  except OSError:
+    return  # nowhere to keep it: every program compiles
+  jax.config.update('jax_compilation_cache_dir', folder)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+
+
+def _checked_batch_size(batch_size: int) -> int:
+  if batch_size < 1:
+    raise UsageError(f'batch_size = {batch_size}: give at least 1.')
+  return batch_size

@@ -1,0 +1,141 @@
+"""Picture files as the uint8 images that a network takes.
+
+A picture is turned upright as its EXIF data say, brought to the network's
+colours, cut to its aspect ratio around the centre, and scaled. Each of these is
+told, since a network sees what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import dataclasses
+import pathlib
+import warnings
+
+import numpy as np
+from PIL import Image
+from PIL import ImageOps
+
+from ms_ranas_jax.errors import UsageError
+
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.tif', '.tiff')
+_MODES = {1: 'L', 3: 'RGB'}
+_WORDS = {'L': 'grey', 'RGB': 'RGB'}
+# 16 bits a pixel, which Pillow would cut off at 255.
+_DEEP = ('I;16', 'I;16L', 'I;16B', 'I;16N', 'I')
+_TRANSPARENT = ('RGBA', 'LA', 'PA', 'RGBa', 'La')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Picture:
+  """A picture as the network takes it.
+
+  Attributes:
+    path: of the file.
+    pixels: (height, width, channels) uint8.
+    changes: what was done to it, in words; empty where it fitted.
+  """
+
+  path: pathlib.Path
+  pixels: np.ndarray
+  changes: str
+
+
+def find_files(paths: Iterable[str]) -> list[pathlib.Path]:
+  """Returns picture files: those that are named, and those in folders.
+
+  Args:
+    paths: of files, whatever their names end in, and of folders, of which all
+      pictures are taken, also those in folders within, sorted by name.
+
+  Raises:
+    UsageError: a path is not there, or a folder holds no picture.
+  """
+  found = []
+  for name in paths:
+    path = pathlib.Path(name)
+    if path.is_dir():
+      within = sorted(
+        p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES
+      )
+      if not within:
+        raise UsageError(
+          f'{path} holds no picture ({", ".join(SUFFIXES)}); name another '
+          'folder, or the files themselves.'
+        )
+      found += within
+    elif path.is_file():
+      found.append(path)
+    else:
+      raise UsageError(f'{path} is not there; correct the path.')
+  return found
+
+
+def read(path: pathlib.Path, image_shape: tuple[int, int, int]) -> Picture:
+  """Reads a picture and brings it to a shape.
+
+  Args:
+    path: of a file of any format that Pillow reads; of several frames the
+      first one.
+    image_shape: (height, width, channels), 1 (grey) or 3 (RGB) channels.
+
+  Raises:
+    UsageError: it is no whole picture, or the network takes no pictures.
+  """
+  height, width, channels = image_shape
+  if channels not in _MODES:
+    raise UsageError(
+      f'the network takes images of {channels} channels, and pictures have 1 '
+      'or 3; call Model.predict with arrays instead.'
+    )
+  try:
+    with warnings.catch_warnings():
+      # A picture that may be a bomb is refused, not warned of.
+      warnings.simplefilter('error', Image.DecompressionBombWarning)
+      with Image.open(path) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    changes: list[str] = []
+    plain = _plain_colours(upright, _MODES[channels], changes)
+  except (
+    OSError,
+    ValueError,
+    SyntaxError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+  ) as error:
+    raise UsageError(
+      f'{path} is no picture that can be read ({error}); save it again as PNG '
+      'or JPEG, with 8 bits a channel.'
+    ) from error
+  if plain.size != (width, height):
+    before = f'{plain.width}x{plain.height}'
+    if plain.width * height != plain.height * width:
+      changes.append('cut to the middle')
+    plain = ImageOps.fit(plain, (width, height), Image.Resampling.BICUBIC)
+    changes.append(f'{before} scaled to {width}x{height} (bicubic)')
+  pixels = np.asarray(plain, np.uint8).reshape(image_shape)
+  return Picture(path, pixels, ', '.join(changes))
+
+
+def _plain_colours(
+  image: Image.Image, mode: str, changes: list[str]
+) -> Image.Image:
+  """Returns a picture of 8 bits in grey or RGB, and notes what was done."""
+  if image.mode in _DEEP:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+      raise ValueError('its pixels are not 16-bit numbers')
+    image = Image.fromarray((values // 257).astype(np.uint8))
+    changes.append('16 to 8 bits')
+  elif image.mode == 'F':
+    raise ValueError('its pixels are fractions of no known range')
+  if image.mode in _TRANSPARENT or 'transparency' in image.info:
+    image = image.convert('RGBA')
+    white = Image.new('RGBA', image.size, 'white')
+    image = Image.alpha_composite(white, image).convert('RGB')
+    changes.append('laid on white')
+  if image.mode != mode:
+    changes.append(f'{_WORDS.get(image.mode, image.mode)} to {_WORDS[mode]}')
+    image = image.convert(mode)
+  return image

@@ -1,0 +1,122 @@
+"""`params.safetensors`: params and batch statistics by name, for any program.
+
+A tensor is named by its place, such as `params/cell_0_0/...`. The file is what
+the safetensors library writes (https://github.com/huggingface/safetensors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import hashlib
+import os
+from typing import Any
+
+from flax import traverse_util
+import jax
+import numpy as np
+import safetensors
+from safetensors import numpy as safetensors_numpy
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.model import description as description_lib
+from ms_ranas_jax.runtime import files
+
+FILE = 'params.safetensors'
+_LISTED = 4
+
+
+def write(folder: str, variables: Mapping[str, Any]) -> description_lib.Tensors:
+  """Writes params and batch statistics, whole or not at all.
+
+  Args:
+    folder: the model folder.
+    variables: {'params': ..., 'batch_stats': ...}.
+
+  Returns:
+    What the description says of the file.
+
+  Raises:
+    UsageError: a value is not finite; the network has diverged.
+  """
+  arrays = {
+    name: np.ascontiguousarray(array)
+    for name, array in traverse_util.flatten_dict(
+      jax.device_get(dict(variables)), sep='/'
+    ).items()
+  }
+  for name, array in arrays.items():
+    if not np.isfinite(array).all():
+      raise UsageError(
+        f'{name} is not finite, so the network has diverged; train it again '
+        'with a lower learning rate.'
+      )
+  data = safetensors_numpy.save(arrays)
+  files.write_bytes(os.path.join(folder, FILE), data)
+  return description_lib.Tensors(
+    hashlib.sha256(data).hexdigest(),
+    {name: array.shape for name, array in sorted(arrays.items())},
+  )
+
+
+def read(
+  folder: str, expected: description_lib.Tensors | None
+) -> dict[str, Any]:
+  """Reads params and batch statistics.
+
+  Args:
+    folder: the model folder.
+    expected: what the description says of the file.
+
+  Returns:
+    {'params': ..., 'batch_stats': ...}, arrays of NumPy.
+
+  Raises:
+    UsageError: the file is missing, damaged, or not the one described.
+  """
+  path = os.path.join(folder, FILE)
+  if expected is None:
+    raise UsageError(
+      f'{folder} is of a training that has not come to its end; run the '
+      "'train' stage to its end first."
+    )
+  if not files.is_file(path):
+    raise UsageError(
+      f'{path} is missing; copy the whole model folder, or train again.'
+    )
+  data = files.read_bytes(path)
+  try:
+    arrays = safetensors_numpy.load(data)
+  except (safetensors.SafetensorError, ValueError, KeyError) as error:
+    raise UsageError(
+      f'{path} is damaged ({error}); copy it again, or train again.'
+    ) from error
+  differing = _differences(arrays, expected.shapes)
+  if not differing and hashlib.sha256(data).hexdigest() != expected.sha256:
+    differing = ['its checksum is another one']
+  if differing:
+    listed = ', '.join(differing[:_LISTED])
+    more = len(differing) - _LISTED
+    listed += f' and {more} more' if more > 0 else ''
+    raise UsageError(
+      f'{path} is not the file that {description_lib.FILE} beside it is about: '
+      f'{listed}; copy both from one model folder, or train again.'
+    )
+  variables = traverse_util.unflatten_dict(arrays, sep='/')
+  return {'params': {}, 'batch_stats': {}} | variables
+
+
+def _differences(
+  found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+  """Says of every tensor that is missing, too many or of another shape."""
+  phrases = []
+  for name in sorted(found.keys() | expected.keys()):
+    if name not in found:
+      phrases.append(f'{name} is missing')
+    elif name not in expected:
+      phrases.append(f'{name} is one too many')
+    elif found[name].shape != tuple(expected[name]):
+      phrases.append(
+        f'{name} is {found[name].shape}, not {tuple(expected[name])}'
+      )
+  return phrases
