@@ -8,9 +8,12 @@ import json
 import os
 import pathlib
 import platform
+import queue
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from typing import Any
 
@@ -28,69 +31,147 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 class Worker:
-  """A process that serves `protocol.serve`."""
+  """A process that serves `protocol.serve`; started, and ready after a while.
 
-  def __init__(self, command: Sequence[str]):
+  Args:
+    command: what to run.
+    quiet: keep to itself what the process says on standard error, but for the
+      end of it, which `error` has.
+  """
+
+  def __init__(self, command: Sequence[str], quiet: bool = False):
     env = {
       **LAUNCHED,
       # Several processes may share a GPU.
       'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
       **os.environ,
     }
+    self._errors = tempfile.TemporaryFile() if quiet else None
     self._process = subprocess.Popen(
       command,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
+      stderr=self._errors,
       text=True,
       bufsize=1,
       env=env,
     )
-    began = time.monotonic()
-    self.facts = self._answer()
-    self.ready_s = time.monotonic() - began
+    self._began = time.monotonic()
+    self._lines: queue.Queue[str] = queue.Queue()
+    # A thread of its own, so that an answer can be waited for no longer than
+    # there is time.
+    threading.Thread(target=self._read, daemon=True).start()
+    self.facts: dict[str, Any] = {}
+    self.ready_s = 0.0
     self.seconds: list[float] = []
     self.peak_bytes: int | None = None
 
-  def _answer(self) -> dict[str, Any]:
-    line = self._process.stdout.readline()
+  def _read(self) -> None:
+    for line in self._process.stdout:
+      self._lines.put(line)
+    self._lines.put('')
+
+  def _answer(self, seconds: float | None) -> dict[str, Any]:
+    try:
+      line = self._lines.get(timeout=seconds)
+    except queue.Empty:
+      raise TimeoutError(f'no answer after {seconds:.0f} s') from None
     if not line:
-      raise SystemExit(
-        f'{" ".join(self._process.args)} ended with {self._process.wait()}; '
-        'see above.'
+      raise ChildProcessError(
+        f'{" ".join(self._process.args)} ended with {self._process.wait()}'
       )
     return json.loads(line)
 
-  def run(self, steps: int) -> None:
-    """Times some steps."""
+  @property
+  def error(self) -> str:
+    """The last line that a quiet process said on standard error."""
+    if self._errors is None:
+      return ''
+    self._errors.seek(0)
+    lines = self._errors.read().decode('utf-8', 'replace').strip().splitlines()
+    return lines[-1] if lines else ''
+
+  def wait_ready(self, seconds: float | None = None) -> None:
+    """Waits until steps can be timed.
+
+    Raises:
+      TimeoutError: that took longer.
+      ChildProcessError: the process has ended.
+    """
+    self.facts = self._answer(seconds)
+    self.ready_s = time.monotonic() - self._began
+
+  def run(self, steps: int, seconds: float | None = None) -> None:
+    """Times some steps.
+
+    Raises:
+      TimeoutError: they took longer than that.
+      ChildProcessError: the process has ended.
+    """
     self._process.stdin.write(f'{steps}\n')
-    answer = self._answer()
+    answer = self._answer(seconds)
     self.seconds.append(answer['seconds'])
     self.peak_bytes = answer['peak_bytes']
+
+  def kill(self) -> None:
+    """Ends the process whatever it is at."""
+    self._process.kill()
+    self._process.wait()
 
   def stop(self) -> dict[str, Any]:
     """Ends the process and returns what it measured."""
     self._process.stdin.close()
     self._process.wait()
+    measured = {}
+    if self.seconds:
+      measured = {
+        'median_s': statistics.median(self.seconds),
+        'min_s': min(self.seconds),
+        'max_s': max(self.seconds),
+        'turns_s': self.seconds,
+        'peak_bytes': self.peak_bytes,
+      }
     return {
-      'median_s': statistics.median(self.seconds),
-      'min_s': min(self.seconds),
-      'max_s': max(self.seconds),
-      'turns_s': self.seconds,
-      'peak_bytes': self.peak_bytes,
+      **measured,
       # From the start of the process until its steps can be timed.
       'ready_s': round(self.ready_s, 2),
       **self.facts,
     }
 
 
-def start_ours(task: str, case: Mapping[str, Any]) -> Worker:
+def start_ours(
+  task: str, case: Mapping[str, Any], quiet: bool = False
+) -> Worker:
   """Starts a process that runs ours.
 
   Args:
     task: which function of `ours.py`.
     case: its arguments, passed as JSON.
+    quiet: see `Worker`.
   """
-  return Worker([sys.executable, str(HERE / 'ours.py'), task, json.dumps(case)])
+  return Worker(
+    [sys.executable, str(HERE / 'ours.py'), task, json.dumps(case)], quiet
+  )
+
+
+def start_reference(
+  python: str,
+  checkout: str,
+  task: str,
+  case: Mapping[str, Any],
+  quiet: bool = False,
+) -> Worker:
+  """Starts a process that runs a checkout of public code.
+
+  Args:
+    python: an interpreter that has torch.
+    checkout: of the code for the family of the case.
+    task: which function of the reference's script.
+    case: its arguments, passed as JSON.
+    quiet: see `Worker`.
+  """
+  script = str(HERE / _REFERENCES[case.get('family', 'grid')])
+  return Worker([python, script, checkout, task, json.dumps(case)], quiet)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -200,20 +281,13 @@ def compare(
     'channels_last': args.channels_last,
     'reference_device': args.reference_device,
   }
-  text = json.dumps(case)
   workers = [start_ours(task, case)]
+  wait_ready(workers[0])
   if args.reference:
     workers.append(
-      Worker(
-        [
-          args.reference_python,
-          str(HERE / _REFERENCES[case.get('family', 'grid')]),
-          args.reference,
-          task,
-          text,
-        ]
-      )
+      start_reference(args.reference_python, args.reference, task, case)
     )
+    wait_ready(workers[1])
   for _ in range(args.repeats):
     for worker in workers:
       worker.run(args.steps)
@@ -230,6 +304,14 @@ def compare(
   if args.json:
     files.write_json(args.json, result)
   return result
+
+
+def wait_ready(worker: Worker) -> None:
+  """Waits until a worker is ready, and ends the program where it ended."""
+  try:
+    worker.wait_ready()
+  except ChildProcessError as error:
+    raise SystemExit(f'{error}; see above.') from error
 
 
 def _table(result: Mapping[str, Any]) -> str:

@@ -47,6 +47,7 @@ def _measure(args: argparse.Namespace, case: Mapping[str, Any]) -> float:
   """Returns the median seconds of a step."""
   case = {**case, 'cache_dir': args.cache_dir}
   worker = comparison.start_ours('search_step', case)
+  comparison.wait_ready(worker)
   for _ in range(args.repeats):
     worker.run(args.steps)
   return worker.stop()['median_s']

@@ -46,6 +46,7 @@ def _dataset(size: int, batch: int) -> Dataset:
 def _config(case: Case, section: str):
   config = default_config.get_config()
   config.lowering = case['lowering']
+  config.dtype = case.get('dtype', 'float32')
   config.num_devices = case['devices']
   config.dataset.holdout = 1
   config.dataset.crop_padding = 4
@@ -53,6 +54,7 @@ def _config(case: Case, section: str):
   part = config[section]
   part.batch_size = case['batch']
   part.remat = case['remat']
+  part.cutout = case.get('cutout', 0)
   # The case holds fields of the network, and others.
   part.network.update({n: case[n] for n in part.network if n in case})
   if case.get('family') == settings.MSDNET:
@@ -88,8 +90,10 @@ def _steps(
     nonlocal state, sums
     rows = rng.integers(0, len(dataset.train_images), (steps, *indices))
     start = time.monotonic()
-    outcome = chunk(state, sums, data, rows)
-    state, sums = jax.block_until_ready((outcome.state, outcome.sums))
+    for first in range(0, steps, _CHUNK):
+      outcome = chunk(state, sums, data, rows[first : first + _CHUNK])
+      state, sums = outcome.state, outcome.sums
+    jax.block_until_ready((state, sums))
     return (time.monotonic() - start) / steps
 
   run(1)
@@ -128,6 +132,7 @@ def _network(case: Case, config) -> AnytimeNetwork:
     config,
     ((size, size, 3), 10),
     cells,
+    dtype=config.dtype,
     lowering=lowering.resolve(case['lowering']),
   )
 

@@ -38,9 +38,12 @@ def random_batch(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
 
 def place(case: Case, network: nn.Module) -> nn.Module:
   """Returns the network where it is to run, laid out as the images."""
-  return network.to(case['reference_device']).to(
+  network = network.to(case['reference_device']).to(
     memory_format=memory_layout(case)
   )
+  if case.get('torch_compile'):
+    network.compile()  # in place: it keeps its other methods
+  return network
 
 
 def timed(case: Case, step: Callable[[], object], wait: bool = False) -> Served:
@@ -52,11 +55,15 @@ def timed(case: Case, step: Callable[[], object], wait: bool = False) -> Served:
     wait: for every step, not only for the last one.
   """
   on_gpu = case['reference_device'] == _CUDA
+  mixed = torch.autocast(
+    case['reference_device'], torch.bfloat16, case.get('amp', False)
+  )
 
   def run(steps: int) -> float:
     start = time.monotonic()
     for done in range(1, steps + 1):
-      step()
+      with mixed:
+        step()
       if on_gpu and (wait or done == steps):
         torch.cuda.synchronize()
     return (time.monotonic() - start) / steps

@@ -23,17 +23,13 @@ def _measure(
 ) -> dict[str, Any]:
   """Returns what each way's process measured."""
   ways = {'one': 1, 'loop': 1, 'vectorised': args.seeds}
-  workers = {
-    way: comparison.start_ours(
-      'search_step',
-      {
-        **case,
-        'seeds': 1 if way == 'one' else args.seeds,
-        'seeds_at_once': at_once,
-      },
+  workers = {}
+  for way, at_once in ways.items():
+    seeds = 1 if way == 'one' else args.seeds
+    workers[way] = comparison.start_ours(
+      'search_step', {**case, 'seeds': seeds, 'seeds_at_once': at_once}
     )
-    for way, at_once in ways.items()
-  }
+    comparison.wait_ready(workers[way])
   for _ in range(args.repeats):
     for worker in workers.values():
       worker.run(args.steps)

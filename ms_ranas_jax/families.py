@@ -307,12 +307,12 @@ def network_from_json(
   Raises:
     UsageError: it is not of that form, or makes no network.
   """
-  family = FAMILIES.get(value.get('family'))
-  if family is None:
+  name = value.get('family')
+  if not isinstance(name, str) or name not in FAMILIES:
     raise UsageError(
-      f'network.family = {value.get("family")!r}: there are '
-      f'{", ".join(FAMILIES)}.'
+      f'network.family = {name!r}: there are {", ".join(FAMILIES)}.'
     )
+  family = FAMILIES[name]
   names = {field.name for field in dataclasses.fields(family.spec)}
   names -= set(_OF_IMAGES)
   sizes = value.get('sizes')

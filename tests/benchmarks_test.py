@@ -8,9 +8,12 @@ import stat
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import scipy.stats
+
+import ms_ranas_jax
 
 _TINY = ('--layers=2', '--channels=2', '--image=8', '--repeats=3', '--steps=1')
 
@@ -276,3 +279,41 @@ def test_interval_of_a_rank_correlation(ranking):
   slack = 1.96 * np.sqrt((1 + found**2 / 2) / 197)
   expected = np.tanh(np.arctanh(found) + np.array([-slack, slack]))
   np.testing.assert_allclose([low, high], expected, atol=0.03)
+
+
+def test_early_exits_are_timed_beside_the_whole_network(repo_root, tmp_path):
+  edges = (('skip_connect', 0), ('max_pool_3x3', 1))
+  network = ms_ranas_jax.derived_network(
+    ms_ranas_jax.NetworkSpec(
+      channels=4, layers=3, nodes=1, image_shape=(8, 8, 1)
+    ),
+    ms_ranas_jax.Genotype(edges, (2,), edges, (2,)),
+  )
+  variables = ms_ranas_jax.init_variables(network, jax.random.key(0))
+  ms_ranas_jax.build_model(network, variables, (0.5,), (0.5,)).save(
+    tmp_path / 'model'
+  )
+  result = _run_script(
+    repo_root,
+    'early_exit.py',
+    f'--model={tmp_path / "model"}',
+    '--batch=6',
+    '--repeats=3',
+    f'--json={tmp_path / "result.json"}',
+  )
+  assert result.returncode == 0, result.stderr
+  found = json.loads((tmp_path / 'result.json').read_text())
+  times = found['batches'][0]['times']
+  assert list(times) == [
+    'whole network, one program',
+    'one step after another',
+    'exit 0',
+    'exit 1',
+    'half leave at exit 0',
+  ]
+  for row in times.values():
+    assert 0 < row['min_ms'] <= row['median_ms'] <= row['max_ms']
+  assert times['exit 1']['share_of_macs'] == 1
+  assert times['half leave at exit 0']['share_that_left'] == 0.5
+  assert len(found['start_seconds']) == 3
+  assert 'half leave at exit 0: ' in result.stdout

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import pathlib
 
+import jax
 import pytest
 
 import ms_ranas_jax
@@ -22,13 +23,16 @@ def _import(path):
 
 
 def test_there_are_examples():
-  assert 'mixed_cell_in_your_model' in {path.stem for path in _PATHS}
+  assert {path.stem for path in _PATHS} == {
+    'fine_tune_a_model',
+    'mixed_cell_in_your_model',
+  }
 
 
 @pytest.mark.parametrize('path', _PATHS, ids=lambda path: path.stem)
 def test_an_example_is_short_and_says_its_command(path):
   source = path.read_text(encoding='utf-8')
-  assert len(source.splitlines()) < 60
+  assert len(source.splitlines()) < 80
   header = ast.get_docstring(ast.parse(source))
   assert f'python examples/{path.name}' in header
 
@@ -58,3 +62,33 @@ def test_a_mixed_cell_is_searched_in_a_model_of_ones_own(repo_root, capsys):
   assert set(found.operations()) <= set(module.NAMES) - {'none'}
   text = capsys.readouterr().out
   assert float(text.removeprefix('validation loss ')) > 0
+
+
+def test_a_finished_network_is_fine_tuned_with_a_new_head(
+  repo_root, tmp_path, capsys
+):
+  """Of random params the features still tell even digits from odd."""
+  module = _import(repo_root / 'examples/fine_tune_a_model.py')
+  edges = (('skip_connect', 0), ('sep_conv_3x3', 1))
+  network = ms_ranas_jax.derived_network(
+    ms_ranas_jax.NetworkSpec(
+      channels=8, layers=3, nodes=1, image_shape=(8, 8, 1)
+    ),
+    ms_ranas_jax.Genotype(edges, (2,), edges, (2,)),
+  )
+  digits = ms_ranas_jax.load_dataset('digits')
+  variables = ms_ranas_jax.init_variables(network, jax.random.key(1))
+  ms_ranas_jax.build_model(network, variables, digits.mean, digits.std).save(
+    tmp_path / 'model'
+  )
+  with jax.numpy_rank_promotion('allow'):  # as in a program of one's own
+    tuned = module.main(
+      str(tmp_path / 'model'), steps=60, save_to=str(tmp_path / 'tuned')
+    )
+  text = capsys.readouterr().out
+  assert 'exit 0: ' in text and 'it is a ' in text
+  right = tuned.predict(digits.test_images).labels == digits.test_labels % 2
+  assert right.mean() > 0.75
+  loaded = ms_ranas_jax.load_model(tmp_path / 'tuned')
+  assert loaded.class_names == ('even', 'odd')
+  assert set(loaded.predict(digits.test_images[:9]).names) == {'even', 'odd'}

@@ -235,7 +235,7 @@ _CASES = {
   ),
   'evaluate_without_train': (
     _digits("stages=('evaluate',)", 'train.genotype={good}'),
-    ['{fresh}/train/checkpoints', "run the 'train' stage"],
+    ['{fresh}/model', "run the 'train' stage"],
   ),
   'too_many_devices': (
     _digits('num_devices=64'),

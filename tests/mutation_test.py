@@ -21,6 +21,9 @@ import pytest
 from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.model import description
+from ms_ranas_jax.model import model as model_lib
+from ms_ranas_jax.model import tensors
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import cifar_files
 from ms_ranas_jax.runtime import files
@@ -29,6 +32,8 @@ from ms_ranas_jax.runtime import npz_file
 from ms_ranas_jax.runtime import plain_pickle
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import network as network_lib
+from ms_ranas_jax.training import initialization
 
 
 def _cases(count):
@@ -322,3 +327,71 @@ def test_checkpoints(checkpoints, tmp_path_factory, damage):
     )
   after = _contents(folder)
   assert {p: after.get(p) for p in before} == before
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+  """Two folders with the same model, one to be changed."""
+  edges = (('skip_connect', 0), ('max_pool_3x3', 1))
+  network = network_lib.derived_network(
+    grid.NetworkSpec(channels=4, layers=3, nodes=1, image_shape=(8, 8, 1)),
+    genotype.Genotype(edges, (2,), edges, (2,)),
+    lowering='conv',
+  )
+  variables = initialization.init_variables(network, jax.random.key(0))
+  whole = tmp_path_factory.mktemp('models') / 'whole'
+  model_lib.build_model(network, variables, (0.5,), (0.5,)).save(whole)
+  path = whole / description.FILE
+  value = json.loads(path.read_text())
+  value['evaluation'] = {
+    'dataset': 'toy',
+    'test_images': {},
+    'other_images': False,
+    'accuracies': [0.5, 0.6],
+    'num_holdout': 3,
+    'temperatures': [1.0, 2.0],
+    'thresholds': [{'q': 0.5, 'thresholds': [0.5, 0.0]}],
+  }
+  path.write_text(json.dumps(value))
+  return whole, shutil.copytree(whole, whole.with_name('changed'))
+
+
+@_cases(300)
+@hypothesis.given(
+  place=st.floats(0, 1, exclude_max=True), value=_JSON, remove=st.booleans()
+)
+def test_descriptions_of_models(models, place, value, remove):
+  whole, folder = models
+  changed = json.loads((whole / description.FILE).read_text())
+  sections = [changed, changed['evaluation'], changed['network']]
+  sections += [changed['tensors'], changed['exits'][0]]
+  fields = [(section, name) for section in sections for name in section]
+  section, name = fields[int(place * len(fields))]
+  if remove:
+    del section[name]
+  else:
+    section[name] = value
+  (folder / description.FILE).write_text(json.dumps(changed))
+  try:
+    model_lib.load_model(folder)
+  except UsageError as error:
+    assert str(folder) in _in_words(error)
+  finally:
+    shutil.copy(whole / description.FILE, folder)
+
+
+@_cases(200)
+@hypothesis.given(changes=_CHANGES)
+def test_params_of_models(models, changes):
+  whole, folder = models
+  data = (whole / tensors.FILE).read_bytes()
+  path = folder / tensors.FILE
+  path.write_bytes(_changed(data, changes))
+  try:
+    model_lib.load_model(folder)
+  except UsageError as error:
+    assert str(path) in _in_words(error)
+  else:
+    assert path.read_bytes() == data
+  finally:
+    shutil.copy(whole / tensors.FILE, folder)

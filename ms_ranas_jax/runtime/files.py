@@ -173,6 +173,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     EOFError,
     TypeError,
     AttributeError,
+    RuntimeError,  # encrypted, or packed in a way that Python does not know
     zipfile.BadZipFile,
     zlib.error,
   ) as error:

@@ -97,6 +97,7 @@ def _load(file: pathlib.Path) -> dict[str, np.ndarray]:
     OSError,
     ValueError,
     EOFError,
+    RuntimeError,  # encrypted, or packed in a way that Python does not know
     zipfile.BadZipFile,
     zlib.error,
   ) as error:

@@ -1,7 +1,11 @@
+import pathlib
+import zipfile
+
 import numpy as np
 import pytest
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import npz_file
 
 
@@ -99,3 +103,18 @@ def test_a_damaged_file_is_refused(tmp_path):
 def test_a_missing_file_is_named(path):
   with pytest.raises(UsageError, match='dataset.dir is .*not a file'):
     npz_file.read(path)
+
+
+@pytest.mark.parametrize('flag', [1, 1 << 5, 1 << 6])
+@pytest.mark.parametrize('read', [npz_file.read, files.read_npz])
+def test_a_file_that_claims_to_be_encrypted_is_refused(tmp_path, flag, read):
+  path = tmp_path / 'mine.npz'
+  path.write_bytes(pathlib.Path(_save(tmp_path)).read_bytes())
+  data = bytearray(path.read_bytes())
+  with zipfile.ZipFile(path) as archive:
+    at = archive.start_dir + 8  # the flags of the first entry
+  data[at] |= flag
+  data[6] |= flag
+  path.write_bytes(data)
+  with pytest.raises(UsageError, match='mine.npz cannot be read'):
+    read(str(path))

@@ -30,7 +30,13 @@ FEW = {
 EDGES = (('skip_connect', 0), ('dil_conv_3x3', 1))
 CELLS = genotype.Genotype(EDGES, (2,), EDGES, (2,))
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
+pytestmark = pytest.mark.usefixtures('quick_compilation', 'nothing_compiled')
+
+
+@pytest.fixture(scope='module')
+def nothing_compiled():
+  """What other tests compiled is rounded as their options were."""
+  jax.clear_caches()
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,153 @@
+"""Writes tables in benchmarks/README.md from results/*.json.
+
+python benchmarks/tables.py          # writes them
+python benchmarks/tables.py --check  # says whether they are up to date
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+import pathlib
+import sys
+from typing import Any
+
+import on_gpu
+
+from ms_ranas_jax.runtime import files
+
+_HERE = pathlib.Path(__file__).resolve().parent
+_MISSING = 'not yet measured'
+
+
+def _read(results: pathlib.Path, name: str) -> dict[str, Any] | None:
+  path = results / name
+  return files.read_json(path) if path.is_file() else None
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+  return [
+    f'| {" | ".join(heads)} |',
+    f'|{"---|" * len(heads)}',
+    *(f'| {" | ".join(row)} |' for row in rows),
+  ]
+
+
+def _time(record: Mapping[str, Any] | None) -> str:
+  if record is None or record['status'] != 'measured':
+    return _MISSING
+  if 'median_s' not in record:
+    return f'ready after {record["ready_s"]:.1f} s'
+  times = [1e3 * record[k] for k in ('median_s', 'min_s', 'max_s')]
+  text = '{:.2f} ms ({:.2f} to {:.2f})'.format(*times)
+  if 'hours_in_all' in record:
+    text += f'; {record["hours_in_all"]:.1f} h in all'
+  return text
+
+
+def _memory(record: Mapping[str, Any] | None) -> str:
+  peak = record and record.get('peak_bytes')
+  return f'{peak / 1e9:.2f} GB' if peak else '–'
+
+
+def _seconds(record: Mapping[str, Any] | None) -> str:
+  return (
+    f'{record["compile_s"]:.1f} s'
+    if (record and record.get('compile_s'))
+    else '–'
+  )
+
+
+def _introduction(result: Mapping[str, Any] | None, half: str) -> list[str]:
+  command = f'benchmarks/on_gpu.sh {half}'
+  if result is None:
+    return [f'`{command}`: {_MISSING}.', '']
+  checks = ''.join(
+    f' {check["name"].capitalize()}: {check["status"]} ({check["said"]}).'
+    for check in result['checks']
+  )
+  return [
+    f'`{result["command"]}`, {result["date"]}: {result["device"]}, '
+    f'{result["cores"]} processor cores, jax {result["jax"]}.{checks}',
+    '',
+  ]
+
+
+def _found(result: Mapping[str, Any] | None) -> dict[tuple[str, str], Any]:
+  jobs = result['jobs'] if result else ()
+  return {(job['name'], job['variant']): job for job in jobs}
+
+
+def gpu_first(results: pathlib.Path) -> list[str]:
+  """Returns the table of ours on a GPU.
+
+  Args:
+    results: the folder of the results.
+  """
+  result = _read(results, 'gpu_first.json')
+  found = _found(result)
+  rows = []
+  for job in on_gpu.first_half():
+    record = found.get((job.name, 'ours'))
+    rows.append((job.name, _time(record), _seconds(record), _memory(record)))
+  heads = 'what', 'median (min to max)', 'compile, side by side', 'peak memory'
+  return [*_introduction(result, 'first'), *_table(heads, rows)]
+
+
+def gpu_second(results: pathlib.Path) -> list[str]:
+  """Returns the table of ours beside the references on a GPU.
+
+  Args:
+    results: the folder of the results.
+  """
+  result = _read(results, 'gpu_second.json')
+  found = _found(result)
+  rows = []
+  for job in on_gpu.second_half():
+    variant = job.variant or 'ours'
+    record = found.get((job.name, variant))
+    rows.append((job.name, variant, _time(record), _memory(record)))
+  heads = 'what', 'who', 'median (min to max)', 'peak memory'
+  return [*_introduction(result, 'second'), *_table(heads, rows)]
+
+
+TABLES: Mapping[str, Callable[[pathlib.Path], list[str]]] = {
+  'gpu_first': gpu_first,
+  'gpu_second': gpu_second,
+}
+
+
+def filled(text: str, results: pathlib.Path) -> str:
+  """Returns a page with its tables written anew, between their marks.
+
+  Args:
+    text: the page; a table stands between `<!-- NAME -->` and `<!-- end -->`.
+    results: the folder of the results.
+  """
+  for name, build in TABLES.items():
+    mark, end = f'<!-- {name} -->\n', '<!-- end -->'
+    before, found, rest = text.partition(mark)
+    if not found or end not in rest:
+      raise SystemExit(f'there is no {mark.strip()} ... {end} in the page')
+    _, _, after = rest.partition(end)
+    lines = '\n'.join(build(results))
+    text = f'{before}{mark}\n{lines}\n\n{end}{after}'
+  return text
+
+
+def main() -> None:
+  """Writes the page, or says whether it is up to date."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--results', default=_HERE / 'results', type=pathlib.Path)
+  parser.add_argument('--page', default=_HERE / 'README.md', type=pathlib.Path)
+  parser.add_argument('--check', action='store_true')
+  args = parser.parse_args()
+  old = args.page.read_text(encoding='utf-8')
+  new = filled(old, args.results)
+  if args.check:
+    sys.exit(int(old != new))
+  files.write_text(args.page, new)
+
+
+if __name__ == '__main__':
+  main()
