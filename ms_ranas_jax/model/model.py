@@ -185,13 +185,14 @@ class Model:
       logits = []
       for index, carried in enumerate(batches):
         batches[index], found = self.compiled_steps.take(carried, step)
-        # All but the last batch are full.
-        logits.append(found[: len(images) - index * batch_size])
-      shape = (0, len(self.class_names))
-      found = calibration.probabilities(
-        np.concatenate([np.zeros(shape), *jax.device_get(logits)]), temperature
+        logits.append(found)
+      # The last batch may be filled up.
+      empty = np.zeros((0, len(self.class_names)), np.float32)
+      found = np.concatenate([empty, *map(np.asarray, logits)])[: len(images)]
+      yield self._answer(
+        calibration.probabilities(found, temperature),
+        np.full(len(images), step, np.int32),
       )
-      yield self._answer(found, np.full(len(images), step, np.int32))
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes a model folder, which `load_model` reads.
@@ -277,11 +278,15 @@ class Model:
     return tuple(given.tolist())
 
   def _answer(self, found: np.ndarray, exits: np.ndarray) -> Answer:
+    names, macs = self._tables
     labels = found.argmax(axis=-1).astype(np.int32)
+    return Answer(labels, names[labels], found, exits, macs[exits])
+
+  @functools.cached_property
+  def _tables(self) -> tuple[np.ndarray, np.ndarray]:
+    """The names of classes and the macs of exits, to be looked up in."""
     macs = np.array([exit_.macs for exit_ in self.exits], np.int64)
-    return Answer(
-      labels, np.array(self.class_names)[labels], found, exits, macs[exits]
-    )
+    return np.array(self.class_names), macs
 
 
 def build_model(
