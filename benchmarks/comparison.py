@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+import contextlib
 import json
 import os
 import pathlib
@@ -35,8 +36,7 @@ class Worker:
 
   Args:
     command: what to run.
-    quiet: keep to itself what the process says on standard error, but for the
-      end of it, which `error` has.
+    quiet: keep what the process says on standard error, for `kill` to tell.
   """
 
   def __init__(self, command: Sequence[str], quiet: bool = False):
@@ -60,7 +60,8 @@ class Worker:
     self._lines: queue.Queue[str] = queue.Queue()
     # A thread of its own, so that an answer can be waited for no longer than
     # there is time.
-    threading.Thread(target=self._read, daemon=True).start()
+    self._reader = threading.Thread(target=self._read, daemon=True)
+    self._reader.start()
     self.facts: dict[str, Any] = {}
     self.ready_s = 0.0
     self.seconds: list[float] = []
@@ -81,15 +82,6 @@ class Worker:
         f'{" ".join(self._process.args)} ended with {self._process.wait()}'
       )
     return json.loads(line)
-
-  @property
-  def error(self) -> str:
-    """The last line that a quiet process said on standard error."""
-    if self._errors is None:
-      return ''
-    self._errors.seek(0)
-    lines = self._errors.read().decode('utf-8', 'replace').strip().splitlines()
-    return lines[-1] if lines else ''
 
   def wait_ready(self, seconds: float | None = None) -> None:
     """Waits until steps can be timed.
@@ -113,15 +105,34 @@ class Worker:
     self.seconds.append(answer['seconds'])
     self.peak_bytes = answer['peak_bytes']
 
-  def kill(self) -> None:
-    """Ends the process whatever it is at."""
+  def kill(self) -> str:
+    """Ends the process whatever it is at.
+
+    Returns:
+      The last line that a quiet process said on standard error.
+    """
     self._process.kill()
+    text = b''
+    if self._errors is not None:
+      self._process.wait()
+      self._errors.seek(0)
+      text = self._errors.read()
+    self._close()
+    lines = text.decode('utf-8', 'replace').strip().splitlines()
+    return lines[-1] if lines else ''
+
+  def _close(self) -> None:
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.close()
     self._process.wait()
+    self._reader.join()
+    self._process.stdout.close()
+    if self._errors is not None:
+      self._errors.close()
 
   def stop(self) -> dict[str, Any]:
     """Ends the process and returns what it measured."""
-    self._process.stdin.close()
-    self._process.wait()
+    self._close()
     measured = {}
     if self.seconds:
       measured = {

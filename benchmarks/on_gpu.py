@@ -38,6 +38,7 @@ _EQUALITY = (
   'tests/space/depthwise_test.py',
   'tests/space/pooling_test.py',
 )
+_EQUALITY_NAME = 'equality of the ways to compute'
 _EQUALITY_SECONDS = 150
 _CHANNELS = 16
 
@@ -260,8 +261,7 @@ def _measure(
       worker.wait_ready(limit.left)
       results.append({'status': 'measured'})
     except (TimeoutError, ChildProcessError, OSError) as error:
-      results.append({'status': 'not ready', 'reason': _why(error, worker)})
-      worker.kill()
+      results.append({'status': 'not ready', 'reason': _end(error, worker)})
   # All that are left are ready, so nothing else runs.
   for job, worker, result in zip(jobs, workers, results):
     if result['status'] != 'measured':
@@ -271,13 +271,14 @@ def _measure(
         worker.run(job.steps, clock.left)
       result |= worker.stop()
     except (TimeoutError, ChildProcessError, OSError, ValueError) as error:
-      result |= {'status': 'not timed', 'reason': _why(error, worker)}
-      worker.kill()
+      result |= {'status': 'not timed', 'reason': _end(error, worker)}
   return results
 
 
-def _why(error: Exception, worker: comparison.Worker) -> str:
-  return f'{error}; {worker.error}' if worker.error else str(error)
+def _end(error: Exception, worker: comparison.Worker) -> str:
+  """Ends a worker that failed, and returns why it did."""
+  last = worker.kill()
+  return f'{error}; {last}' if last else str(error)
 
 
 def check_equality(seconds: float) -> dict[str, Any]:
@@ -292,7 +293,7 @@ def check_equality(seconds: float) -> dict[str, Any]:
     'JAX_PLATFORMS': os.environ.get('JAX_PLATFORMS', 'cuda,cpu'),
     'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
   }
-  result = {'name': 'equality of the ways to compute', 'command': command[1:]}
+  result = {'name': _EQUALITY_NAME, 'command': command[1:]}
   began = time.monotonic()
   try:
     done = subprocess.run(
@@ -356,7 +357,9 @@ def main() -> None:
   parser.add_argument('--msdnet', help='a checkout of MSDNet-PyTorch')
   parser.add_argument('--reference-python', default=sys.executable)
   parser.add_argument('--tiny', action='store_true', help='a try on a CPU')
-  parser.add_argument('--jobs', type=int, help='only the first so many')
+  parser.add_argument(
+    '--only', default='', help='a regular expression: what has such a name'
+  )
   args = parser.parse_args()
   clock = Clock(args.seconds)
   facts = _facts()
@@ -365,7 +368,7 @@ def main() -> None:
       f'jax sees {facts["platform"] or "no device"}, no GPU; --tiny is for a '
       'try without'
     )
-  jobs = HALVES[args.half]()[: args.jobs]
+  jobs = [j for j in HALVES[args.half]() if re.search(args.only, j.name)]
   if args.tiny:
     jobs = [tiny(job) for job in jobs]
   path = pathlib.Path(args.out) / f'gpu_{args.half}.json'
@@ -376,7 +379,7 @@ def main() -> None:
     'checks': [],
     'jobs': [],
   }
-  if args.half == 'first':
+  if args.half == 'first' and re.search(args.only, _EQUALITY_NAME):
     limit = min(_EQUALITY_SECONDS, clock.left / 2)
     result['checks'].append(check_equality(limit))
     files.write_json(path, result)

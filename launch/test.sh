@@ -11,11 +11,16 @@ cd "$root"
 
 "$venv/bin/python" -m ruff check .
 "$venv/bin/python" -m ruff format --check .
-"$venv/bin/shellcheck" --external-sources launch/*.sh launch/slurm.sbatch .ci/run
+"$venv/bin/shellcheck" --external-sources launch/*.sh launch/slurm.sbatch \
+  benchmarks/*.sh .ci/run
 [[ ${1:-} != --lint ]] || exit 0
+# The whole suite takes all cores, a file each, so that what the tests of a file
+# share is made once.
+workers=(-n "$(getconf _NPROCESSORS_ONLN)" --dist loadfile)
 if [[ $# == 0 ]]; then
-  set -- -m 'not slow'
+  set -- -m 'not slow' "${workers[@]}"
 elif [[ $1 == --all ]]; then
   shift
+  [[ $# != 0 ]] || set -- "${workers[@]}"
 fi
 exec "$venv/bin/python" -m pytest "$@"

@@ -317,3 +317,120 @@ def test_early_exits_are_timed_beside_the_whole_network(repo_root, tmp_path):
   assert times['half leave at exit 0']['share_that_left'] == 0.5
   assert len(found['start_seconds']) == 3
   assert 'half leave at exit 0: ' in result.stdout
+
+
+def _on_gpu(repo_root, out, half, only, *args, **environment):
+  """Runs a half in a tiny size on the CPU."""
+  done = subprocess.run(
+    [
+      str(repo_root / 'benchmarks/on_gpu.sh'),
+      half,
+      '--tiny',
+      f'--only={only}',
+      *args,
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+    env={
+      **os.environ,
+      'JAX_PLATFORMS': 'cpu',
+      'PYTHON': sys.executable,
+      'OUT': str(out),
+      **environment,
+    },
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads((out / f'gpu_{half}.json').read_text()), done.stdout
+
+
+def test_the_first_half_on_a_gpu_is_tried_here(repo_root, tmp_path):
+  only = '(inference, paper|train step, MSDNet), float32, batch 64$'
+  result, said = _on_gpu(repo_root, tmp_path, 'first', only)
+  assert result['platform'] == 'cpu' and result['checks'] == []
+  assert [job['name'] for job in result['jobs']] == [
+    'train step, MSDNet, float32, batch 64',
+    'inference, paper, float32, batch 64',
+  ]
+  for job in result['jobs']:
+    assert job['status'] == 'measured'
+    assert 0 < job['min_s'] <= job['median_s'] and job['ready_s'] > 0
+    assert job['case']['batch'] == 2 and job['case']['image'] == 8
+  assert ' ms\n' in said
+
+
+def test_the_second_half_takes_references_and_names_what_it_lacks(
+  repo_root, fake_reference, tmp_path
+):
+  interpreter, _ = fake_reference
+  result, said = _on_gpu(
+    repo_root,
+    tmp_path,
+    'second',
+    'inference',
+    f'--reference-python={interpreter}',
+    MSDNET=str(tmp_path),
+  )
+  found = {(j['name'][11:17], j['variant']): j for j in result['jobs']}
+  assert len(found) == len(result['jobs']) == 8
+  for (name, variant), job in found.items():
+    if variant == 'ours':
+      assert job['status'] == 'measured' and job['median_s'] < 50
+    elif name == 'MSDNet':
+      assert job['median_s'] == 100.0
+    else:
+      assert job['status'] == 'skipped'
+      assert job['reason'] == 'no checkout was named by --darts'
+  assert 'not measured: 3: inference, DARTS_V2' in said
+
+
+@pytest.fixture(name='tables', scope='module')
+def _tables(repo_root):
+  folder = str(repo_root / 'benchmarks')
+  sys.path.insert(0, folder)
+  yield importlib.import_module('tables')
+  sys.path.remove(folder)
+
+
+def test_the_tables_are_those_of_the_results(tables, repo_root):
+  page = (repo_root / 'benchmarks/README.md').read_text(encoding='utf-8')
+  assert tables.filled(page, repo_root / 'benchmarks/results') == page
+
+
+def test_a_row_is_that_of_its_result_or_not_yet_measured(tables, tmp_path):
+  name = 'train step, MSDNet, float32, batch 64'
+  job = {'name': name, 'variant': 'ours', 'status': 'measured'}
+  job |= {'median_s': 0.002, 'min_s': 0.001, 'max_s': 0.0035}
+  job |= {'peak_bytes': 12e8, 'compile_s': 33.25, 'ready_s': 40.0}
+  lost = {'name': 'inference, paper, float32, batch 64', 'variant': 'ours'}
+  result = {
+    'command': 'benchmarks/on_gpu.sh first',
+    'date': '2026-01-02',
+    'device': 'NVIDIA X',
+    'cores': 16,
+    'jax': '1.2',
+    'checks': [{'name': 'equality', 'status': 'passed', 'said': '5 passed'}],
+    'jobs': [job, lost | {'status': 'skipped', 'reason': 'no time was left'}],
+  }
+  (tmp_path / 'gpu_first.json').write_text(json.dumps(result))
+  marks = '<!-- gpu_first -->\nold\n<!-- end -->\n'
+  marks += '<!-- gpu_second -->\nold\n<!-- end -->\nrest\n'
+  lines = tables.filled(marks, tmp_path).splitlines()
+  assert f'| {name} | 2.00 ms (1.00 to 3.50) | 33.2 s | 1.20 GB |' in lines
+  assert f'| {lost["name"]} | not yet measured | – | – |' in lines
+  assert '`benchmarks/on_gpu.sh second`: not yet measured.' in lines
+  assert any('NVIDIA X, 16 processor cores, jax 1.2. Equal' in x for x in lines)
+  assert 'old' not in lines and lines[-1] == 'rest'
+
+
+def test_a_worker_that_does_not_answer_is_given_up(repo_root, monkeypatch):
+  monkeypatch.syspath_prepend(str(repo_root / 'benchmarks'))
+  comparison = importlib.import_module('comparison')
+  slow = comparison.Worker([sys.executable, '-c', 'input()'], quiet=True)
+  with pytest.raises(TimeoutError, match='no answer'):
+    slow.wait_ready(0.2)
+  slow.kill()
+  dead = comparison.Worker([sys.executable, '-c', '1 / 0'], quiet=True)
+  with pytest.raises(ChildProcessError, match='ended with 1'):
+    dead.wait_ready(60)
+  assert dead.kill() == 'ZeroDivisionError: division by zero'
