@@ -111,7 +111,53 @@ def gpu_second(results: pathlib.Path) -> list[str]:
   return [*_introduction(result, 'second'), *_table(heads, rows)]
 
 
+# The models of which leaving early was timed, and how their folders were made.
+_MODELS = {
+  'digits': 'configs/digits.py',
+  'cifar10_cpu': 'configs/cifar10_cpu.py',
+  'msdnet': 'configs/msdnet_cifar10.py, five blocks',
+  'paper': "the paper's network: paper_cell.json, 7 layers, 3 scales",
+}
+
+
+def early_exit(results: pathlib.Path) -> list[str]:
+  """Returns the table of what leaving early saves.
+
+  Args:
+    results: the folder of the results.
+  """
+  rows = []
+  for name, what in _MODELS.items():
+    result = _read(results, f'early_exit_{name}.json')
+    if result is None:
+      rows.append((what, *[_MISSING] * 6))
+      continue
+    one, many = (batch['times'] for batch in result['batches'])
+    start = sorted(result['start_seconds'])
+    rows.append(
+      (
+        what,
+        f'{one["whole network, one program"]["median_ms"]:.2f} ms',
+        f'{one["one step after another"]["over_whole"]:.2f}',
+        *(f'{many["exit 0"][f"share_of_{x}"]:.0%}' for x in ('macs', 'time')),
+        f'{many["half leave at exit 0"]["share_of_time"]:.0%}',
+        f'{start[len(start) // 2]:.1f} s',
+      )
+    )
+  heads = (
+    'network',
+    'whole, batch 1',
+    'steps over whole, batch 1',
+    'exit 0: macs',
+    'exit 0: time, batch 64',
+    'half leave at exit 0: time, batch 64',
+    'import, load, first prediction',
+  )
+  return _table(heads, rows)
+
+
 TABLES: Mapping[str, Callable[[pathlib.Path], list[str]]] = {
+  'early_exit': early_exit,
   'gpu_first': gpu_first,
   'gpu_second': gpu_second,
 }

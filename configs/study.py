@@ -12,7 +12,7 @@ again with more `--config.study.seeds`, it adds theirs.
 
 Measured on a JPEG copy of CIFAR-10, seeds 0 and 1, in two processes on two
 cores of an AMD EPYC: figure4.cpu, 63 minutes, and figure9.cpu, 44 minutes;
-README.md has their tables. The others are not yet measured.
+docs/paper_figures.md has their tables. The others are not yet measured.
 """
 
 from ml_collections import ConfigDict

@@ -413,7 +413,8 @@ def test_a_row_is_that_of_its_result_or_not_yet_measured(tables, tmp_path):
     'jobs': [job, lost | {'status': 'skipped', 'reason': 'no time was left'}],
   }
   (tmp_path / 'gpu_first.json').write_text(json.dumps(result))
-  marks = '<!-- gpu_first -->\nold\n<!-- end -->\n'
+  marks = '<!-- early_exit -->\nold\n<!-- end -->\n'
+  marks += '<!-- gpu_first -->\nold\n<!-- end -->\n'
   marks += '<!-- gpu_second -->\nold\n<!-- end -->\nrest\n'
   lines = tables.filled(marks, tmp_path).splitlines()
   assert f'| {name} | 2.00 ms (1.00 to 3.50) | 33.2 s | 1.20 GB |' in lines

@@ -58,6 +58,7 @@ _COLUMNS = (
   _Column('layer', 'layer'),
   _Column('accuracy', 'accuracy, %', 100.0, 2),
   _Column('loss', 'loss', 1.0, 3),
+  _Column('calibration_error', 'calibration error, %', 100.0, 2),
   _Column('macs', 'macs, 10⁶', 1e-6, None),
   _Column('share', 'macs, % of last', 100.0, 1),
   _Column('flops_msdnet', 'flops (MSDNet), 10⁶', 1e-6, None),
@@ -407,7 +408,7 @@ def write_report(
   """Writes `figures/` and `report.html` from what a work directory holds.
 
   Args:
-    workdir: the work directory; read where the stages write, see the README.
+    workdir: the work directory; read where the stages write, see docs/work_directory.md.
     plan_search: the network of the search, or None to leave it out.
     trained: the network to train, or None to leave it out. What only
       networks of cells have is left out where it is of another family.

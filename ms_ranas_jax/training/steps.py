@@ -361,11 +361,6 @@ def _steps_done(state: PyTree) -> int:
   return int(np.ravel(state.step)[0])
 
 
-def _steps_done(state: PyTree) -> int:
-  """Returns the steps that a state has behind it, all seeds as many."""
-  return int(np.ravel(state.step)[0])
-
-
 def _mean(
   sums: Mapping[str, Any], count: int, seeds: parallel.Seeds | None = None
 ) -> dict[str, Any]:
