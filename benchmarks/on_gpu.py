@@ -371,9 +371,17 @@ def main() -> None:
   jobs = [j for j in HALVES[args.half]() if re.search(args.only, j.name)]
   if args.tiny:
     jobs = [tiny(job) for job in jobs]
-  path = pathlib.Path(args.out) / f'gpu_{args.half}.json'
+  # What is only tried, or only a part, does not take the place of the whole.
+  part = '_part' * bool(args.tiny or args.only)
+  path = pathlib.Path(args.out) / f'gpu_{args.half}{part}.json'
   result = {
-    'command': f'benchmarks/on_gpu.sh {args.half}' + ' --tiny' * args.tiny,
+    'command': ' '.join(
+      [
+        f'benchmarks/on_gpu.sh {args.half}',
+        *(f'--only={args.only!r}' for _ in range(bool(args.only))),
+        *('--tiny' for _ in range(args.tiny)),
+      ]
+    ),
     'date': time.strftime('%Y-%m-%d'),
     **facts,
     'checks': [],
@@ -384,20 +392,15 @@ def main() -> None:
     result['checks'].append(check_equality(limit))
     files.write_json(path, result)
     print(f'{result["checks"][0]["name"]}: {result["checks"][0]["status"]}')
-  lacking = {job.name + job.variant: _lacks(job, args) for job in jobs}
-  result['jobs'] += [
-    _record(job, 'skipped', lacking[job.name + job.variant])
-    for job in jobs
-    if lacking[job.name + job.variant]
-  ]
-  jobs = [job for job in jobs if not lacking[job.name + job.variant]]
+  able = []
+  for job in jobs:
+    if why := _lacks(job, args):
+      result['jobs'].append(_record(job, 'skipped', why))
+    else:
+      able.append(job)
+  jobs = able
   with tempfile.TemporaryDirectory() as cache:
     while jobs:
-      lacking = [(job, _lacks(job, args)) for job in jobs]
-      result['jobs'] += [
-        _record(j, 'skipped', why) for j, why in lacking if why
-      ]
-      jobs = [job for job, why in lacking if not why]
       if clock.left < _LEAST_SECONDS and not args.tiny:
         result['jobs'] += [
           _record(job, 'skipped', 'no time was left') for job in jobs

@@ -34,8 +34,10 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _time(record: Mapping[str, Any] | None) -> str:
-  if record is None or record['status'] != 'measured':
+  if record is None:
     return _MISSING
+  if record['status'] != 'measured':
+    return f'{_MISSING} ({record["status"]}: {record["reason"]})'
   if 'median_s' not in record:
     return f'ready after {record["ready_s"]:.1f} s'
   times = [1e3 * record[k] for k in ('median_s', 'min_s', 'max_s')]

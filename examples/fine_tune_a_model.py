@@ -66,8 +66,7 @@ def main(path: str, steps: int = 60, save_to: str = '') -> mr.Model:
   for _ in range(steps):
     rows = np.random.choice(len(labels), 64)
     params, state = step(params, state, images[rows], labels[rows])
-  variables = {**tuned.variables, 'params': params}
-  tuned = dataclasses.replace(tuned, variables=variables)
+  tuned = tuned.with_variables({**tuned.variables, 'params': params})
   right = tuned.predict(digits.test_images).labels == digits.test_labels % 2
   print(f'{right.mean():.1%} of the test images are told even from odd')
   if save_to:

@@ -6,6 +6,7 @@ import argparse
 import collections
 from collections.abc import Mapping, Sequence
 import json
+import os
 import statistics
 import sys
 import time
@@ -202,7 +203,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if _run(args) else _BAD_INPUT
   except UsageError as error:
     _tell(error)
-    return _BAD_INPUT
+  except BrokenPipeError:
+    # Whoever reads the answers has had enough; Python would tell at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  except OSError as error:
+    _tell(f'{error}; check the path and its permissions.')
+  return _BAD_INPUT
 
 
 if __name__ == '__main__':

@@ -382,10 +382,15 @@ def check_images(run: Run) -> None:
 def _check_same_images(run: Run, held_out: np.ndarray) -> None:
   """Refuses other images than those that a training has begun with."""
   description = run.description()
-  if description is None or not description.data:
+  if description is None:
     return
+  if not set(description.data) >= {*fingerprint.TRAINING, *fingerprint.TEST}:
+    raise UsageError(
+      f'{run.model_folder} was not trained in this work directory: it does not '
+      'say on which images; name another --workdir, or move that folder away.'
+    )
   found = fingerprint.of_dataset(run.dataset, held_out)
-  recorded = {name: description.data.get(name) for name in found}
+  recorded = {name: description.data[name] for name in found}
   differing = fingerprint.differences(recorded, found)
   if differing:
     listed = '; '.join(differing)
@@ -407,7 +412,19 @@ def _judged_images(run: Run) -> Dataset:
         'set it too.'
       )
     return dataset
-  found = load_dataset(other.name, other.dir)
+  try:
+    found = load_dataset(other.name, other.dir)
+  except UsageError as error:
+    raise UsageError(f'evaluate.dataset: {error}') from error
+  if (
+    _has_names(found)
+    and _has_names(dataset)
+    and found.class_names != dataset.class_names
+  ):
+    raise UsageError(
+      f'evaluate.dataset.name = {other.name!r} has other classes than '
+      f'{dataset.name}; name test images of the classes that were trained.'
+    )
   if (
     found.image_shape != dataset.image_shape
     or found.test_labels.max() >= dataset.num_classes
@@ -423,6 +440,11 @@ def _judged_images(run: Run) -> Dataset:
     test_images=found.test_images,
     test_labels=found.test_labels,
   )
+
+
+def _has_names(dataset: Dataset) -> bool:
+  """Returns whether classes have names and not only numbers."""
+  return dataset.class_names != tuple(map(str, range(dataset.num_classes)))
 
 
 def _describe(run: Run) -> None:
@@ -483,6 +505,11 @@ def _train(run: Run) -> None:
   processes.wait_for_all('description')
   if description is None:
     description = _begin_model(run, network)
+  # Every process reads its own images, and another command may have begun this
+  # training since they were looked at.
+  processes.wait_for_all('begun')
+  _, held_out = train_loop.split_training_images(run.config, run.dataset)
+  _check_same_images(run, held_out)
   if description.tensors is not None:
     run.tell(f'train: {run.model_folder} holds the finished training')
     return
@@ -490,7 +517,9 @@ def _train(run: Run) -> None:
     run.config, run.dataset, network, run.workdir, run.interruption
   )
   if processes.is_first():
-    written = tensors.write(run.model_folder, state.variables)
+    data, shapes = tensors.pack(state.variables)
+    tensors.write(run.model_folder, data)
+    written = tensors.describe(data, shapes, description)
     description_lib.write(
       run.model_folder, dataclasses.replace(description, tensors=written)
     )
@@ -527,9 +556,11 @@ def _tell_other_genotype(
   path = os.path.join(run.workdir, selection.GENOTYPE_FILE)
   if description is None or run.config.train.genotype:
     return
-  if files.is_file(path) and files.read_json(path) != description.network.get(
-    'genotype'
-  ):
+  try:
+    known = files.is_file(path) and files.read_json(path)
+  except UsageError:
+    known = None  # it is another one in any case, and not needed
+  if known not in (False, description.network.get('genotype')):
     run.tell(
       f'train: {path} is not the genotype that {run.model_folder} was begun '
       'with; that one is trained. Name another --workdir to train the new one.'
@@ -545,7 +576,7 @@ def _evaluate(run: Run) -> None:
     dataset,
     CompiledSteps(
       run.train_network(),
-      tensors.read(run.model_folder, description.tensors),
+      tensors.read(run.model_folder, description),
       description.mean,
       description.std,
     ),

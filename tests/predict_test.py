@@ -137,6 +137,7 @@ def test_milliseconds_are_measured_for_every_exit(model):
   ('argv', 'words'),
   [
     (['nowhere.png'], 'nowhere.png is not there'),
+    (['x' * 5000], 'check the path'),
     (['--exit=7', 'grey.png'], 'exits 0 to 1'),
     (['--q=0.5', 'grey.png'], 'no thresholds were solved'),
     (['--budget_ms=0', 'grey.png'], 'on this machine'),
@@ -180,3 +181,16 @@ def test_it_is_a_command(place, repo_root):
     check=True,
   )
   assert json.loads(done.stdout)['name'] in NAMES
+
+
+def test_who_has_read_enough_may_leave(place, repo_root):
+  command = f'{sys.executable} -m ms_ranas_jax.predict --model={place}/model'
+  done = subprocess.run(
+    ['bash', '-c', f'{command} --json {place}/pictures | true'],
+    cwd=repo_root,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert done.stderr == ''

@@ -234,6 +234,30 @@ def test_other_test_images_are_judged_when_asked_for(folder, family):
     assert evaluation[name] == settled[name]
 
 
+def test_a_model_from_elsewhere_is_not_taken_for_one_that_was_trained(
+  folder, family
+):
+  model = model_lib.load_model(folder / 'run')
+  shutil.rmtree(folder / 'run/model')
+  model.with_variables(model.variables).save(folder / 'run/model')
+  for chosen in ('evaluate',), ('train',):
+    with pytest.raises(UsageError, match='was not trained in this work dir'):
+      _run(_config(folder, family, stages=chosen), folder)
+
+
+def test_test_images_of_other_classes_are_refused(finished, monkeypatch):
+  """CIFAR-10's labels would pass for the first ones of CIFAR-100."""
+  config = _config(finished, 'msdnet', **{'evaluate.dataset.name': 'npz'})
+  config.evaluate.dataset.dir = str(finished / 'data.npz')
+  run = stages.Run(config, str(finished / 'run'), print, None)
+  named = dataclasses.replace(run.dataset, class_names=('a', 'b', 'c'))
+  others = dataclasses.replace(run.dataset, class_names=('c', 'b', 'a'))
+  object.__setattr__(run, 'dataset', named)
+  monkeypatch.setattr(stages, 'load_dataset', lambda *_: others)
+  with pytest.raises(UsageError, match='has other classes than npz'):
+    stages._judged_images(run)
+
+
 @pytest.mark.parametrize(
   ('fields', 'words'),
   [

@@ -1,9 +1,9 @@
 """Running a trained network exit by exit, and no further than is asked.
 
 The steps of a network (`space.family`) are compiled one by one. Evaluation and
-prediction run the same programs, so that what was judged is what answers. Where
-images leave, those that stay are gathered out of the batch and go on from the
-features at hand.
+prediction both run them from here, so that what was judged is what answers.
+Where images leave, those that stay are gathered out of the batch and go on from
+the features at hand.
 """
 
 from __future__ import annotations
@@ -77,12 +77,14 @@ class CompiledSteps:
     if step not in self._needed:
       # A call with all variables would look at each of them, every time.
       modules = self.network.modules_of_step(step)
-      self._needed[step] = {
-        collection: {
-          name: value for name, value in entries.items() if name in modules
+      self._needed[step] = jax.device_put(
+        {
+          collection: {
+            name: value for name, value in entries.items() if name in modules
+          }
+          for collection, entries in self.variables.items()
         }
-        for collection, entries in self.variables.items()
-      }
+      )
     return self._compiled(self._needed[step], carried, step)
 
   def gather(self, carried: family.Carried, rows: np.ndarray) -> family.Carried:

@@ -27,7 +27,8 @@ class Tensors:
   """What the file with the params holds.
 
   Attributes:
-    sha256: of the whole file.
+    sha256: of the whole file and of what it is a network of, see
+      `tensors.describe`.
     shapes: of every tensor, by its name.
   """
 

@@ -107,7 +107,7 @@ class Model:
     """The steps, compiled when they are first run."""
     return early_exit.CompiledSteps(
       self.network,
-      jax.device_put(dict(self.variables)),
+      self.variables,
       self.description.mean,
       self.description.std,
     )
@@ -133,7 +133,8 @@ class Model:
       exit: index of the last exit to take.
       budget_macs: the last exit to take is the last that costs no more.
       confidence: an image stops where its largest probability is at least
-        this, a number of 0 to 1; or one number per exit.
+        this, a number of 0 to 1; or one number per exit, where 2 lets nobody
+        stop.
       q: the thresholds that were solved on held-out images for this q, one of
         `description.evaluation.thresholds`: small is fast, large is sure.
       batch_size: images that are computed at a time.
@@ -194,6 +195,19 @@ class Model:
         np.full(len(images), step, np.int32),
       )
 
+  def with_variables(self, variables: Mapping[str, Any]) -> Model:
+    """Returns the model with other params, such as fine-tuned ones.
+
+    What an evaluation found and settled was of the old ones, and is left out.
+
+    Args:
+      variables: {'params': ..., 'batch_stats': ...}.
+    """
+    description = dataclasses.replace(
+      self.description, data={}, tensors=None, evaluation=None
+    )
+    return Model(self.network, variables, description)
+
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes a model folder, which `load_model` reads.
 
@@ -201,18 +215,26 @@ class Model:
       path: the folder; made where it is missing.
 
     Raises:
-      UsageError: another model is there.
+      UsageError: another model is there, or params are not finite, or not
+        those that the description is of.
     """
     folder = os.fspath(path)
-    if description_lib.exists(folder):
+    for taken in (folder, description_lib.folder_of(folder)):
+      if description_lib.exists(taken):
+        raise UsageError(
+          f'{taken} holds a model already; name another folder, or remove it.'
+        )
+    known = self.description.tensors
+    data, shapes = tensors.pack(self.variables)
+    written = tensors.describe(data, shapes, self.description)
+    if known is not None and written != known:
       raise UsageError(
-        f'{folder} holds a model already; name another folder, or remove it.'
+        'the variables are not those that the description is of; make a model '
+        'of other ones with Model.with_variables.'
       )
+    tensors.write(folder, data)
     description_lib.write(
-      folder,
-      dataclasses.replace(
-        self.description, tensors=tensors.write(folder, self.variables)
-      ),
+      folder, dataclasses.replace(self.description, tensors=written)
     )
 
   def _checked(self, images: np.ndarray) -> np.ndarray:
@@ -268,12 +290,14 @@ class Model:
     if confidence is None:
       return (early_exit.NOBODY,) * count
     given = np.asarray(confidence, np.float64)
+    # Thresholds of single exits may say that nobody leaves there.
+    most = 1 if given.ndim == 0 else early_exit.NOBODY
     if given.ndim == 0:
       given = np.full(count, given)
-    if given.shape != (count,) or not ((given >= 0) & np.isfinite(given)).all():
+    if given.shape != (count,) or not ((given >= 0) & (given <= most)).all():
       raise UsageError(
         f'confidence = {confidence!r}: give a number of 0 to 1, or one for '
-        f'each of the {count} exits.'
+        f'each of the {count} exits, of 0 to 2, which nobody comes up to.'
       )
     return tuple(given.tolist())
 
@@ -312,13 +336,15 @@ def build_model(
     UsageError: a model folder could not hold it, or the sizes do not fit.
   """
   spec = network.plan.spec
-  names = tuple(class_names) or tuple(map(str, range(spec.num_classes)))
+  names = tuple(map(str, class_names or range(spec.num_classes)))
   if len(names) != spec.num_classes:
     raise UsageError(
       f'class_names has {len(names)} entries, but the network has '
       f'{spec.num_classes} classes; give one per class.'
     )
-  if not len(mean) == len(std) == spec.image_shape[2] or min(std) <= 0:
+  if not len(mean) == len(std) == spec.image_shape[2] or not all(
+    np.isfinite([*mean, *std]) & (np.array([*std, *std]) > 0)
+  ):
     raise UsageError(
       f'mean = {tuple(mean)} and std = {tuple(std)}: give a number for each of '
       f'{spec.image_shape[2]} channels, those of std positive.'
@@ -349,11 +375,11 @@ def network_of(
     **fields: attributes that all families have.
 
   Raises:
-    UsageError: it makes no network, or another one than its costs are of.
+    UsageError: it makes no network.
   """
   path = os.path.join(folder, description_lib.FILE)
   try:
-    network = families.network_from_json(
+    return families.network_from_json(
       description.network,
       (description.image_shape, len(description.class_names)),
       dtype=description.dtype,
@@ -363,12 +389,6 @@ def network_of(
     raise UsageError(
       f'{path}: {error} Bring the file back from a copy, or train again.'
     ) from error
-  if cost.network_cost(network).exits != description.exits:
-    raise UsageError(
-      f'{path}: its network does not have the costs that it names, so one of '
-      'the two was changed; bring the file back from a copy, or train again.'
-    )
-  return network
 
 
 def find_folder(path: str | os.PathLike[str]) -> str:
@@ -409,7 +429,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
   """
   folder = find_folder(path)
   description = description_lib.read(folder)
-  variables = tensors.read(folder, description.tensors)
+  variables = tensors.read(folder, description)
   _keep_compiled()
   network = network_of(description, folder, lowering=lowering.resolve())
   return Model(network, variables, description)

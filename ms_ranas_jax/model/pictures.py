@@ -21,6 +21,7 @@ from ms_ranas_jax.errors import UsageError
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.tif', '.tiff')
 _MODES = {1: 'L', 3: 'RGB'}
 _WORDS = {'L': 'grey', 'RGB': 'RGB'}
+_ORIENTATION = 0x0112  # of EXIF; 1 is upright
 # 16 bits a pixel, which Pillow would cut off at 255.
 _DEEP = ('I;16', 'I;16L', 'I;16B', 'I;16N', 'I')
 _TRANSPARENT = ('RGBA', 'LA', 'PA', 'RGBa', 'La')
@@ -56,7 +57,9 @@ def find_files(paths: Iterable[str]) -> list[pathlib.Path]:
     path = pathlib.Path(name)
     if path.is_dir():
       within = sorted(
-        p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES
+        p
+        for p in path.rglob('*')
+        if p.suffix.lower() in SUFFIXES and p.is_file()
       )
       if not within:
         raise UsageError(
@@ -95,7 +98,8 @@ def read(path: pathlib.Path, image_shape: tuple[int, int, int]) -> Picture:
       with Image.open(path) as image:
         image.load()
         upright = ImageOps.exif_transpose(image)
-    changes: list[str] = []
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+    changes = ['turned upright'] * turned
     plain = _plain_colours(upright, _MODES[channels], changes)
   except (
     OSError,
@@ -124,8 +128,12 @@ def _plain_colours(
   """Returns a picture of 8 bits in grey or RGB, and notes what was done."""
   if image.mode in _DEEP:
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-      raise ValueError('its pixels are not 16-bit numbers')
+    # Whose numbers run to 255, or beyond 16 bits, has a range of its own.
+    if values.min() < 0 or not 255 < values.max() <= 65535:
+      raise ValueError(
+        f'its pixels run from {values.min()} to {values.max()}, which is not '
+        'the range of 16 bits'
+      )
     image = Image.fromarray((values // 257).astype(np.uint8))
     changes.append('16 to 8 bits')
   elif image.mode == 'F':

@@ -7,7 +7,9 @@ the safetensors library writes (https://github.com/huggingface/safetensors).
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 import hashlib
+import json
 import os
 from typing import Any
 
@@ -25,15 +27,13 @@ FILE = 'params.safetensors'
 _LISTED = 4
 
 
-def write(folder: str, variables: Mapping[str, Any]) -> description_lib.Tensors:
-  """Writes params and batch statistics, whole or not at all.
+def pack(
+  variables: Mapping[str, Any],
+) -> tuple[bytes, dict[str, tuple[int, ...]]]:
+  """Returns the content of the file, and the shape of every tensor.
 
   Args:
-    folder: the model folder.
     variables: {'params': ..., 'batch_stats': ...}.
-
-  Returns:
-    What the description says of the file.
 
   Raises:
     UsageError: a value is not finite; the network has diverged.
@@ -50,22 +50,57 @@ def write(folder: str, variables: Mapping[str, Any]) -> description_lib.Tensors:
         f'{name} is not finite, so the network has diverged; train it again '
         'with a lower learning rate.'
       )
-  data = safetensors_numpy.save(arrays)
+  shapes = {name: arrays[name].shape for name in sorted(arrays)}
+  return safetensors_numpy.save(arrays), shapes
+
+
+def describe(
+  data: bytes,
+  shapes: Mapping[str, tuple[int, ...]],
+  description: description_lib.Description,
+) -> description_lib.Tensors:
+  """Returns what a description says of the file.
+
+  The checksum is that of the file and of all in the description that decides
+  what the network computes, so that neither can be changed alone.
+
+  Args:
+    data: of the file.
+    shapes: of every tensor.
+    description: of the network.
+  """
+  decides = {
+    'network': description.network,
+    'dtype': description.dtype,
+    'image_shape': description.image_shape,
+    'mean': description.mean,
+    'std': description.std,
+    'num_classes': len(description.class_names),
+    'exits': [dataclasses.asdict(exit_) for exit_ in description.exits],
+  }
+  digest = hashlib.sha256(data)
+  digest.update(json.dumps(decides, sort_keys=True).encode())
+  return description_lib.Tensors(digest.hexdigest(), dict(shapes))
+
+
+def write(folder: str, data: bytes) -> None:
+  """Writes the file, whole or not at all.
+
+  Args:
+    folder: the model folder.
+    data: of `pack`.
+  """
   files.write_bytes(os.path.join(folder, FILE), data)
-  return description_lib.Tensors(
-    hashlib.sha256(data).hexdigest(),
-    {name: array.shape for name, array in sorted(arrays.items())},
-  )
 
 
 def read(
-  folder: str, expected: description_lib.Tensors | None
+  folder: str, description: description_lib.Description
 ) -> dict[str, Any]:
   """Reads params and batch statistics.
 
   Args:
     folder: the model folder.
-    expected: what the description says of the file.
+    description: what it says of them.
 
   Returns:
     {'params': ..., 'batch_stats': ...}, arrays of NumPy.
@@ -74,6 +109,7 @@ def read(
     UsageError: the file is missing, damaged, or not the one described.
   """
   path = os.path.join(folder, FILE)
+  expected = description.tensors
   if expected is None:
     raise UsageError(
       f'{folder} is of a training that has not come to its end; run the '
@@ -83,16 +119,23 @@ def read(
     raise UsageError(
       f'{path} is missing; copy the whole model folder, or train again.'
     )
-  data = files.read_bytes(path)
   try:
+    data = files.read_bytes(path)
     arrays = safetensors_numpy.load(data)
-  except (safetensors.SafetensorError, ValueError, KeyError) as error:
+  except (
+    OSError,
+    safetensors.SafetensorError,
+    ValueError,
+    KeyError,
+  ) as error:
     raise UsageError(
-      f'{path} is damaged ({error}); copy it again, or train again.'
+      f'{path} is damaged or cannot be read ({error}); copy it again, or train '
+      'again.'
     ) from error
   differing = _differences(arrays, expected.shapes)
-  if not differing and hashlib.sha256(data).hexdigest() != expected.sha256:
-    differing = ['its checksum is another one']
+  found = describe(data, expected.shapes, description)
+  if not differing and found.sha256 != expected.sha256:
+    differing = ['the checksum is another one, so one of them was changed']
   if differing:
     listed = ', '.join(differing[:_LISTED])
     more = len(differing) - _LISTED

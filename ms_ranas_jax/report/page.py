@@ -408,7 +408,8 @@ def write_report(
   """Writes `figures/` and `report.html` from what a work directory holds.
 
   Args:
-    workdir: the work directory; read where the stages write, see docs/work_directory.md.
+    workdir: the work directory; read where the stages write, see
+      docs/work_directory.md.
     plan_search: the network of the search, or None to leave it out.
     trained: the network to train, or None to leave it out. What only
       networks of cells have is left out where it is of another family.

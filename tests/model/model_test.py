@@ -177,6 +177,8 @@ def test_grey_images_want_an_axis(model):
     ({'q': 0.7}, 'solved for 0.5, 1.5'),
     ({'confidence': (0.5, 0.5)}, 'each of the 3 exits'),
     ({'confidence': -0.5}, 'a number of 0 to 1'),
+    ({'confidence': 90}, 'a number of 0 to 1'),
+    ({'confidence': (0.5, 0.5, 3)}, 'which nobody comes up to'),
     ({'confidence': np.nan}, 'a number of 0 to 1'),
     ({'batch_size': 0}, 'at least 1'),
   ],
@@ -276,12 +278,11 @@ def _change_a_byte(folder):
     (_edit(lambda v: v.pop('mean')), '"mean" is no list'),
     (_edit(lambda v: v.update(mean=[0.5])), 'not of 3 channels'),
     (_edit(lambda v: v.update(std=[0.5, 0, 1])), 'not positive'),
-    (_edit(lambda v: v['class_names'].pop()), 'costs'),
-    (_edit(lambda v: v['network'].update(family='vgg')), 'vgg'),
-    (_edit(lambda v: v['network']['sizes'].update(channels=6)), 'costs'),
-    (_edit(lambda v: v['network']['sizes'].update(channels='a')), 'channels'),
-    (_edit(lambda v: v['network']['sizes'].pop('scales')), 'has not the'),
-    (_edit(lambda v: v['exits'][0].update(macs=5)), 'costs'),
+    (_edit(lambda v: v['class_names'].pop()), 'checksum'),
+    (_edit(lambda v: v['network'].update(family='vgg')), 'checksum'),
+    (_edit(lambda v: v['network']['sizes'].update(channels=6)), 'checksum'),
+    (_edit(lambda v: v['mean'].reverse()), 'checksum'),
+    (_edit(lambda v: v['exits'][0].update(macs=5)), 'checksum'),
     (_edit(lambda v: v['exits'][0].pop('macs')), 'exits'),
     (_edit(lambda v: v['tensors']['shapes'].popitem()), 'one too many'),
     (
@@ -310,6 +311,54 @@ def test_a_damaged_folder_is_refused_in_a_sentence(folder, damage, words):
   assert '\n' not in str(caught.value)
 
 
+def test_other_params_are_a_model_without_an_evaluation(
+  saved, evaluated, images, tmp_path
+):
+  """What was measured of some params is not said of others."""
+  loaded = model_lib.load_model(saved)
+  halves = jax.tree.map(lambda x: x / 2, dict(loaded.variables))
+  with pytest.raises(UsageError, match='Model.with_variables'):
+    dataclasses.replace(loaded, variables=halves).save(tmp_path / 'wrong')
+  assert not (tmp_path / 'wrong').exists()
+  tuned = loaded.with_variables(halves)
+  with pytest.raises(UsageError, match='no thresholds were solved'):
+    tuned.predict(images, q=0.5)
+  tuned.save(tmp_path / 'tuned')
+  again = model_lib.load_model(tmp_path / 'tuned')
+  assert again.description.evaluation is None and not again.description.data
+  np.testing.assert_array_equal(
+    again.predict(images).probabilities, tuned.predict(images).probabilities
+  )
+  # The same params may be saved elsewhere, with all that is known of them.
+  loaded.save(tmp_path / 'copy')
+  copy = model_lib.load_model(tmp_path / 'copy')
+  assert copy.description == loaded.description
+
+
+def test_a_model_does_not_hide_the_one_of_a_work_directory(
+  saved, evaluated, tmp_path
+):
+  shutil.copytree(saved, tmp_path / 'run/model')
+  with pytest.raises(UsageError, match='run/model holds a model already'):
+    evaluated.save(tmp_path / 'run')
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'words'),
+  [
+    ({'family': 'vgg'}, "network.family = 'vgg'"),
+    ({'sizes': {}}, 'network.sizes has not the fields'),
+    ({'sizes': None}, 'network.sizes has not the fields'),
+  ],
+)
+def test_a_network_that_cannot_be_made_is_refused(model, sizes, words):
+  description = dataclasses.replace(
+    model.description, network={**model.description.network, **sizes}
+  )
+  with pytest.raises(UsageError, match=words):
+    model_lib.network_of(description, 'somewhere')
+
+
 def test_class_names_must_be_as_many_as_classes(model):
   with pytest.raises(UsageError, match='class_names has 2 entries'):
     model_lib.build_model(
@@ -317,6 +366,14 @@ def test_class_names_must_be_as_many_as_classes(model):
     )
   with pytest.raises(UsageError, match='each of 3 channels'):
     model_lib.build_model(model.network, model.variables, (0.5,), (0.5,))
+  with pytest.raises(UsageError, match='those of std positive'):
+    model_lib.build_model(
+      model.network, model.variables, (0.5,) * 3, (0.5, np.nan, 0.5)
+    )
+  numbered = model_lib.build_model(
+    model.network, model.variables, (0.5,) * 3, (0.5,) * 3, range(4)
+  )
+  assert numbered.class_names == ('0', '1', '2', '3')
 
 
 _ELSEWHERE = """

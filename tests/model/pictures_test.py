@@ -48,6 +48,14 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path):
   assert found.changes == '16 to 8 bits'
 
 
+def test_numbers_that_are_not_of_sixteen_bits_are_refused(tmp_path):
+  """Scaled as if they were, they would be black."""
+  for dtype in np.uint16, np.int32:
+    path = _save(tmp_path / 'a.tif', GREY.astype(dtype))
+    with pytest.raises(UsageError, match='not the range of 16 bits'):
+      pictures.read(path, (8, 8, 1))
+
+
 def test_what_is_transparent_is_laid_on_white(tmp_path):
   pixels = np.concatenate([RGB, np.zeros((8, 8, 1), np.uint8)], axis=-1)
   pixels[:4, ..., 3] = 255
@@ -76,10 +84,12 @@ def test_a_photograph_is_turned_upright(tmp_path):
   path = _save(tmp_path / 'a.png', RGB, exif=exif)
   found = pictures.read(path, (8, 8, 3))
   np.testing.assert_array_equal(found.pixels, RGB[::-1, ::-1])
+  assert found.changes == 'turned upright'
 
 
 def test_folders_are_searched_in_order(tmp_path):
   (tmp_path / 'in/deep').mkdir(parents=True)
+  (tmp_path / 'in/folder.png').mkdir()
   for name in ('in/b.JPG', 'in/a.png', 'in/deep/c.bmp'):
     _save(tmp_path / name, RGB)
   (tmp_path / 'in/notes.txt').write_text('no picture')
