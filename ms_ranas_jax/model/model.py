@@ -342,9 +342,8 @@ def build_model(
       f'class_names has {len(names)} entries, but the network has '
       f'{spec.num_classes} classes; give one per class.'
     )
-  if not len(mean) == len(std) == spec.image_shape[2] or not all(
-    np.isfinite([*mean, *std]) & (np.array([*std, *std]) > 0)
-  ):
+  fits = len(mean) == len(std) == spec.image_shape[2]
+  if not (fits and np.isfinite([*mean, *std]).all() and min(std) > 0):
     raise UsageError(
       f'mean = {tuple(mean)} and std = {tuple(std)}: give a number for each of '
       f'{spec.image_shape[2]} channels, those of std positive.'

@@ -235,10 +235,8 @@ class Network(nn.Module):
     names.update(s.output.name for s in self.plan.stems if s.step == step)
     for cell in (c for c in self.plan.cells if c.step == step):
       name = cell.output.name
-      names |= {
-        name,
-        *map(f'{name}_input_{{}}'.format, range(len(cell.inputs))),
-      }
+      names.add(name)
+      names.update(f'{name}_input_{i}' for i in range(len(cell.inputs)))
     return frozenset(names)
 
   def _cell(self, plan: grid.Cell, features, weights, train, drop_path):
