@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax.data.datasets import Dataset
+from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.runtime import metrics
-from ms_ranas_jax.runtime.data import Dataset
-from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.search import constrained
-from ms_ranas_jax.search import loop
+from ms_ranas_jax.search import stage
 from ms_ranas_jax.space import operations as ops
 
 _GUARDS: Mapping[str, Mapping[str, Any]] = {
@@ -112,7 +112,7 @@ def run(case: Case, guard: str, args: argparse.Namespace) -> str:
   config.search.guards.update(_GUARDS[guard])
   began = time.monotonic()
   with tempfile.TemporaryDirectory() as workdir:
-    genotype = loop.run_search(
+    genotype = stage.run_search(
       config,
       _with_noise(load_dataset('digits'), case.noise),
       workdir,

@@ -17,7 +17,7 @@ from ms_ranas_jax import default_config
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import interruption
-from ms_ranas_jax.studies import figures
+from ms_ranas_jax.studies import entries
 from ms_ranas_jax.studies import plan as plan_lib
 from ms_ranas_jax.studies import runner
 
@@ -71,7 +71,7 @@ def build_config(args: argparse.Namespace, **network: Any) -> Config:
 def run_study(
   config: Config,
   workdir: str,
-  figure: figures.Figure,
+  figure: entries.Figure,
   listener: interruption.Interruption,
 ) -> tuple[plan_lib.Plan, dict[str, Any]]:
   """Runs a study to its end.

@@ -16,7 +16,7 @@ from typing import Any
 import comparison
 from matplotlib.figure import Figure
 
-from ms_ranas_jax.report import figures
+from ms_ranas_jax.report import style
 from ms_ranas_jax.runtime import files
 
 _BASE: Mapping[str, Any] = {
@@ -60,12 +60,12 @@ def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
   ).slope
 
 
-@figures.styled()
+@style.styled()
 def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
   """Draws a panel for every size that was changed."""
-  figure = Figure(figsize=(1.7 * figures.CHART_WIDTH, 4.6), layout='tight')
+  figure = Figure(figsize=(1.7 * style.CHART_WIDTH, 4.6), layout='tight')
   for row, axes in zip(rows, figure.subplots(2, 3).flat):
-    axes.plot(row['sizes'], row['seconds'], marker='o', color=figures.ACCENT)
+    axes.plot(row['sizes'], row['seconds'], marker='o', color=style.ACCENT)
     axes.set_xlabel(row['size'])
     axes.set_ylabel('seconds')
     axes.set_ylim(bottom=0)
@@ -106,7 +106,7 @@ def main() -> None:
     if args.json:
       files.write_json(args.json, {'base': dict(_BASE), 'rows': rows})
   if args.figures:
-    figures.save(draw(rows), args.figures, 'growth')
+    style.save(draw(rows), args.figures, 'growth')
 
 
 if __name__ == '__main__':

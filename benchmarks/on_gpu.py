@@ -33,10 +33,10 @@ _SLACK_SECONDS = 10
 _READY_SECONDS = 150
 # That the ways to compute agree.
 _EQUALITY = (
-  'tests/space/lowering_test.py',
+  'tests/kernels/lowering_test.py',
   'tests/search/lowerings_test.py',
-  'tests/space/depthwise_test.py',
-  'tests/space/pooling_test.py',
+  'tests/kernels/depthwise_test.py',
+  'tests/kernels/pooling_test.py',
 )
 _EQUALITY_NAME = 'equality of the ways to compute'
 _EQUALITY_SECONDS = 150

@@ -16,15 +16,15 @@ import protocol
 from ms_ranas_jax import default_config
 from ms_ranas_jax import families
 from ms_ranas_jax import settings
+from ms_ranas_jax.data.datasets import Dataset
+from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.runtime import parallel
-from ms_ranas_jax.runtime.data import Dataset
-from ms_ranas_jax.search import loop as search_loop
 from ms_ranas_jax.search import seeds as seeds_lib
+from ms_ranas_jax.search import stage as search_stage
 from ms_ranas_jax.space import genotype
-from ms_ranas_jax.space import lowering
-from ms_ranas_jax.space.family import AnytimeNetwork
+from ms_ranas_jax.space.protocol import AnytimeNetwork
 from ms_ranas_jax.training import initialization
-from ms_ranas_jax.training import loop as train_loop
+from ms_ranas_jax.training import stage as train_stage
 
 Case = Mapping[str, Any]
 Served = tuple[Callable[[int], float], dict[str, Any]]
@@ -117,7 +117,7 @@ def search_step(case: Case) -> Served:
   config.search.num_seeds = case.get('seeds', 1)
   config.search.seeds_at_once = case.get('seeds_at_once', 1)
   dataset = _dataset(case['image'], case['batch'])
-  program = search_loop.build_program(config, dataset)
+  program = search_stage.build_program(config, dataset)
   seeds = seeds_lib.side_by_side(config)
   return _steps(program, dataset, (2, case['batch']), seeds)
 
@@ -143,7 +143,7 @@ def train_step(case: Case) -> Served:
   config.train.drop_path = case['drop_path']
   dataset = _dataset(case['image'], case['batch'])
   network = _network(case, config)
-  program = train_loop.build_program(config, dataset, network)
+  program = train_stage.build_program(config, dataset, network)
   return _steps(program, dataset, (case['batch'],))
 
 

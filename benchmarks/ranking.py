@@ -18,12 +18,12 @@ import numpy as np
 from scipy import stats
 
 from ms_ranas_jax import stages
+from ms_ranas_jax.anytime import curves
+from ms_ranas_jax.data.datasets import image_format
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import interruption
-from ms_ranas_jax.runtime.data import image_format
 from ms_ranas_jax.search import candidates
-from ms_ranas_jax.space import curves
-from ms_ranas_jax.studies import figures
+from ms_ranas_jax.studies import entries as entries_lib
 
 _RESAMPLES = 10_000
 
@@ -98,13 +98,13 @@ def main(listener: interruption.Interruption) -> None:
     source = record['sources'][0]
     label = ', '.join(f'{name} {value}' for name, value in source.items())
     entries.append(
-      figures.Entry(str(index), label, changes={'train.genotype': path})
+      entries_lib.Entry(str(index), label, changes={'train.genotype': path})
     )
   config = experiments.build_config(args, nodes=2, **sizes)
   _, table = experiments.run_study(
     config,
     os.path.join(args.workdir, 'trainings'),
-    figures.Figure('Candidates, trained', 'settings', tuple(entries)),
+    entries_lib.Figure('Candidates, trained', 'settings', tuple(entries)),
     listener,
   )
   _, num_classes = image_format(args.dataset, args.dataset_dir)

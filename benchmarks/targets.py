@@ -14,7 +14,7 @@ import experiments
 
 from ms_ranas_jax.runtime import interruption
 from ms_ranas_jax.runtime import metrics
-from ms_ranas_jax.studies import figures
+from ms_ranas_jax.studies import entries
 
 
 def main(listener: interruption.Interruption) -> None:
@@ -33,11 +33,11 @@ def main(listener: interruption.Interruption) -> None:
   config = experiments.build_config(
     args, layers=args.layers, channels=args.channels, nodes=2, scales=1
   )
-  figure = figures.Figure(
+  figure = entries.Figure(
     'Searches with a target',
     'exits',
     tuple(
-      figures.Entry(
+      entries.Entry(
         f'{target:.0f}',
         f'{target / 1e6:g} · 10⁶ macs',
         changes={'search.cost.target': target},

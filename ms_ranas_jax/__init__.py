@@ -7,16 +7,18 @@ other programs.
 
 from ms_ranas_jax.anytime.budgets import budgeted_curve
 from ms_ranas_jax.anytime.budgets import solve_thresholds
+from ms_ranas_jax.anytime.curves import expected_accuracy
+from ms_ranas_jax.anytime.curves import step_area
 from ms_ranas_jax.baselines.msdnet import MSDNet
 from ms_ranas_jax.baselines.msdnet import build_msdnet
 from ms_ranas_jax.baselines.msdnet_plan import MSDNetSpec
+from ms_ranas_jax.data.datasets import Dataset
+from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.model.model import Answer
 from ms_ranas_jax.model.model import Model
 from ms_ranas_jax.model.model import build_model
 from ms_ranas_jax.model.model import load_model
-from ms_ranas_jax.runtime.data import Dataset
-from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.search.alphas import derive_genotype
 from ms_ranas_jax.search.alphas import init_alphas
 from ms_ranas_jax.search.alphas import one_hot_weights
@@ -42,11 +44,6 @@ from ms_ranas_jax.space.cell import fixed_wiring
 from ms_ranas_jax.space.cell import mixed_wiring
 from ms_ranas_jax.space.cost import NetworkCost
 from ms_ranas_jax.space.cost import network_cost
-from ms_ranas_jax.space.cost_tables import CostTables
-from ms_ranas_jax.space.cost_tables import cost_tables
-from ms_ranas_jax.space.cost_tables import expected_cost
-from ms_ranas_jax.space.curves import expected_accuracy
-from ms_ranas_jax.space.curves import step_area
 from ms_ranas_jax.space.genotype import AMOEBANET
 from ms_ranas_jax.space.genotype import DARTS_V1
 from ms_ranas_jax.space.genotype import DARTS_V2
@@ -57,6 +54,10 @@ from ms_ranas_jax.space.grid import NetworkSpec
 from ms_ranas_jax.space.grid import Plan
 from ms_ranas_jax.space.grid import build_plan
 from ms_ranas_jax.space.layer_cost import Layer
+from ms_ranas_jax.space.layers import ConvNorm
+from ms_ranas_jax.space.linear_cost import CostTables
+from ms_ranas_jax.space.linear_cost import cost_tables
+from ms_ranas_jax.space.linear_cost import expected_cost
 from ms_ranas_jax.space.network import Network
 from ms_ranas_jax.space.network import derived_network
 from ms_ranas_jax.space.network import search_network
@@ -67,7 +68,6 @@ from ms_ranas_jax.space.operations import Pool
 from ms_ranas_jax.space.operations import Separable
 from ms_ranas_jax.space.operations import Skip
 from ms_ranas_jax.space.operations import Zero
-from ms_ranas_jax.space.parts import ConvNorm
 from ms_ranas_jax.training.initialization import init_variables
 from ms_ranas_jax.training.losses import exit_losses
 from ms_ranas_jax.training.optimizers import sgd

@@ -15,9 +15,9 @@ from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import width
-from ms_ranas_jax.space.family import AnytimeNetwork
-from ms_ranas_jax.space.family import Plan
 from ms_ranas_jax.space.genotype import Genotype
+from ms_ranas_jax.space.protocol import AnytimeNetwork
+from ms_ranas_jax.space.protocol import Plan
 
 Config = Any
 ImageFormat = tuple[tuple[int, int, int], int]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_ranas_jax import tables
+from ms_ranas_jax import text_tables
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.model import model as model_lib
 from ms_ranas_jax.model import pictures
@@ -177,7 +177,7 @@ def _run(args: Mapping[str, Any]) -> bool:
       print(json.dumps(record, ensure_ascii=False), flush=True)
     records.append(record)
   if records and not args['json']:
-    print(tables.prediction_table(records))
+    print(text_tables.prediction_table(records))
   for change, count in changes.items():
     if change:
       _tell(f'{count} picture{"s" * (count > 1)}: {change}')

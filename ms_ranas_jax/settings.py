@@ -9,13 +9,13 @@ from typing import Any
 
 from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.search import auxiliary_skip
-from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import grid
-from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import width
-from ms_ranas_jax.studies import figures
+from ms_ranas_jax.studies import entries
 from ms_ranas_jax.training import optimizers
 
 STAGES = ('describe', 'search', 'train', 'evaluate', 'report')
@@ -161,7 +161,7 @@ _FIELDS: Mapping[str, _Check] = {
   ),
   'search.alphas_learning_rate': _number(0, open_=True),
   'search.alphas_weight_decay': _number(0),
-  'search.cost.metric': _one_of(*cost_tables.METRICS),
+  'search.cost.metric': _one_of(*linear_cost.METRICS),
   'search.cost.exit': _int(-(2**31)),
   'search.cost.weight': _number(0),
   'search.cost.target': _number(0),
@@ -193,8 +193,8 @@ _FIELDS: Mapping[str, _Check] = {
   'evaluate.budget_range': _BUDGET_RANGE,
   'evaluate.dataset.name': _TEXT,
   'evaluate.dataset.dir': _TEXT,
-  'study.figure': _one_of('', *figures.NAMES),
-  'study.size': _one_of(*figures.SIZES),
+  'study.figure': _one_of('', *entries.NAMES),
+  'study.size': _one_of(*entries.SIZES),
   'study.seeds': (
     lambda v: (
       _is_sequence_of(_SEED[0])(v) and len(v) > 0 and len(set(v)) == len(v)

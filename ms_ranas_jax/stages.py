@@ -16,10 +16,14 @@ import numpy as np
 from ms_ranas_jax import default_config
 from ms_ranas_jax import families
 from ms_ranas_jax import settings
-from ms_ranas_jax import tables
+from ms_ranas_jax import text_tables
 from ms_ranas_jax.anytime import evaluation
 from ms_ranas_jax.anytime.early_exit import CompiledSteps
+from ms_ranas_jax.data.datasets import Dataset
+from ms_ranas_jax.data.datasets import image_format
+from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.model import description as description_lib
 from ms_ranas_jax.model import fingerprint
 from ms_ranas_jax.model import model as model_lib
@@ -27,31 +31,27 @@ from ms_ranas_jax.model import tensors
 from ms_ranas_jax.report import page
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import lock
+from ms_ranas_jax.runtime import loop as loop_lib
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime import processes
-from ms_ranas_jax.runtime.data import Dataset
-from ms_ranas_jax.runtime.data import image_format
-from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas
 from ms_ranas_jax.search import candidates
-from ms_ranas_jax.search import guards
-from ms_ranas_jax.search import loop as search_loop
+from ms_ranas_jax.search import options
 from ms_ranas_jax.search import seeds
 from ms_ranas_jax.search import selection
+from ms_ranas_jax.search import stage as search_stage
 from ms_ranas_jax.search.cost_term import build_cost_term
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
-from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
-from ms_ranas_jax.space.family import AnytimeNetwork
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import load_genotype
-from ms_ranas_jax.training import loop as train_loop
+from ms_ranas_jax.space.protocol import AnytimeNetwork
 from ms_ranas_jax.training import losses
-from ms_ranas_jax.training import steps
+from ms_ranas_jax.training import stage as train_stage
 
 Config = Any
 CONFIG_FILE = 'config.json'
@@ -205,7 +205,7 @@ class Run:
       return None
     path = self.config.train.genotype
     begun = os.path.join(self.workdir, 'train', 'genotype.json')
-    if files.is_directory(steps.checkpoints(self.workdir, 'train')) and (
+    if files.is_directory(loop_lib.checkpoints(self.workdir, 'train')) and (
       files.is_file(begun)
     ):
       # Of a release that wrote no model folder: what it began to train.
@@ -220,7 +220,7 @@ class Run:
 
   def search_network(self) -> network_lib.Network:
     """Returns the network of the search."""
-    return guards.search_network(
+    return options.search_network(
       self.config.search,
       self.spec(self.config.search.network),
       ops.PRIMITIVES,
@@ -318,7 +318,7 @@ def _check_networks(run: Run) -> None:
   if {'search', 'describe'} & chosen and run.family.takes_genotype:
     run.search_network()
   if 'search' in chosen:
-    guards.check(config.search, ops.PRIMITIVES)
+    options.check(config.search, ops.PRIMITIVES)
     build_cost_term(config, run.spec(config.train.network), ops.PRIMITIVES)
   if 'evaluate' in chosen and 'train' not in chosen:
     description = run.description()
@@ -354,12 +354,12 @@ def check_images(run: Run) -> None:
     UsageError: they are not there, or a field does not fit them or the devices.
   """
   config = run.config
-  _, held_out = train_loop.split_training_images(config, run.dataset)
+  _, held_out = train_stage.split_training_images(config, run.dataset)
   if {'train', 'evaluate'} & set(config.stages):
     _check_same_images(run, held_out)
   if 'evaluate' in config.stages:
     _judged_images(run)
-  loops = {'search': search_loop, 'train': train_loop}
+  loops = {'search': search_stage, 'train': train_stage}
   if 'search' in config.stages:
     candidates.check_selection(config, run.dataset)
   for stage, loop in loops.items():
@@ -471,12 +471,12 @@ def _describe_network(run: Run, name: str, network: AnytimeNetwork) -> None:
   files.write_json(path, result)
   run.tell(
     f'{name} network: {result["params"]:,} params, {result["macs"]:,} macs'
-    f'\n{tables.exit_table(result["exits"])}'
+    f'\n{text_tables.exit_table(result["exits"])}'
   )
 
 
 def _search(run: Run) -> None:
-  genotype = search_loop.run_search(
+  genotype = search_stage.run_search(
     run.config,
     run.dataset,
     run.workdir,
@@ -484,8 +484,8 @@ def _search(run: Run) -> None:
   )
   if processes.is_first():  # which has written what is read here
     for name, table in (
-      (seeds.SEEDS_FILE, tables.seed_table),
-      (candidates.CANDIDATES_FILE, tables.candidate_table),
+      (seeds.SEEDS_FILE, text_tables.seed_table),
+      (candidates.CANDIDATES_FILE, text_tables.candidate_table),
     ):
       path = os.path.join(run.workdir, name)
       if files.is_file(path):
@@ -508,12 +508,12 @@ def _train(run: Run) -> None:
   # Every process reads its own images, and another command may have begun this
   # training since they were looked at.
   processes.wait_for_all('begun')
-  _, held_out = train_loop.split_training_images(run.config, run.dataset)
+  _, held_out = train_stage.split_training_images(run.config, run.dataset)
   _check_same_images(run, held_out)
   if description.tensors is not None:
     run.tell(f'train: {run.model_folder} holds the finished training')
     return
-  state = train_loop.run_training(
+  state = train_stage.run_training(
     run.config, run.dataset, network, run.workdir, run.interruption
   )
   if processes.is_first():
@@ -531,7 +531,7 @@ def _begin_model(
 ) -> description_lib.Description:
   """Writes down what is going to be trained, and on what."""
   dataset = run.dataset
-  _, held_out = train_loop.split_training_images(run.config, dataset)
+  _, held_out = train_stage.split_training_images(run.config, dataset)
   description = dataclasses.replace(
     model_lib.build_model(
       network, {}, dataset.mean, dataset.std, dataset.class_names
@@ -570,7 +570,7 @@ def _tell_other_genotype(
 def _evaluate(run: Run) -> None:
   description = run.description()
   dataset = _judged_images(run)
-  _, held_out = train_loop.split_training_images(run.config, dataset)
+  _, held_out = train_stage.split_training_images(run.config, dataset)
   anytime, budgeted = evaluation.evaluate_exits(
     run.config,
     dataset,
@@ -609,7 +609,7 @@ def _evaluate(run: Run) -> None:
   run.tell(
     f'{anytime["num_examples"]} test images of {anytime["dataset"]}{others}; '
     f'expected accuracy {anytime["expected_accuracy"]:.2%}\n'
-    f'{tables.exit_table(anytime["exits"])}'
+    f'{text_tables.exit_table(anytime["exits"])}'
   )
 
 

@@ -10,6 +10,9 @@ import pytest
 
 from ms_ranas_jax.runtime import interruption
 
+# The plain forms that tests compare with are fixtures too.
+pytest_plugins = ['tests.numpy_reference']
+
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Read when the first array is made, so they are set before any test module.
@@ -146,3 +149,11 @@ def params_count():
     return sum(int(np.prod(leaf.shape)) for leaf in leaves)
 
   return count
+
+
+@pytest.fixture(scope='module')
+def quick_compilation():
+  """Compiles with few optimisations what runs a few times only."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)

@@ -20,16 +20,16 @@ import pytest
 
 from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
+from ms_ranas_jax.data import cifar_files
+from ms_ranas_jax.data import npz_file
+from ms_ranas_jax.data import plain_pickle
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.model import description
 from ms_ranas_jax.model import model as model_lib
 from ms_ranas_jax.model import tensors
 from ms_ranas_jax.runtime import checkpoint
-from ms_ranas_jax.runtime import cifar_files
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import metrics
-from ms_ranas_jax.runtime import npz_file
-from ms_ranas_jax.runtime import plain_pickle
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib

@@ -9,8 +9,8 @@ from ms_ranas_jax import default_config
 from ms_ranas_jax import families
 from ms_ranas_jax import settings
 from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.data import datasets
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.runtime import data
 from ms_ranas_jax.space import grid
 
 _DEFAULTS = settings.flatten(default_config.get_config().to_dict())
@@ -286,7 +286,9 @@ def test_every_shipped_config_is_possible(repo_root):
     argument = ('figure4.cpu',) if path.stem == 'study' else ()
     config = module.get_config(*argument)
     settings.check_config(config.to_dict())
-    image_format = data.image_format(config.dataset.name, config.dataset.dir)
+    image_format = datasets.image_format(
+      config.dataset.name, config.dataset.dir
+    )
     family = families.FAMILIES[config.train.network.family]
     plans = {'train': family.plan(config, image_format)}
     if family.takes_genotype:

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ms_ranas_jax.anytime import curves
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.space import curves
 
 # MSDNet's sweep: q = p / 20 for p in 1, ..., 39.
 QS = tuple(p / 20 for p in range(1, 40))

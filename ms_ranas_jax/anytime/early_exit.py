@@ -1,9 +1,9 @@
 """Running a trained network exit by exit, and no further than is asked.
 
-The steps of a network (`space.family`) are compiled one by one. Evaluation and
-prediction both run them from here, so that what was judged is what answers.
-Where images leave, those that stay are gathered out of the batch and go on from
-the features at hand.
+The steps of a network (`space.protocol`) are compiled one by one. Evaluation
+and prediction both run them from here, so that what was judged is what
+answers. Where images leave, those that stay are gathered out of the batch and
+go on from the features at hand.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ms_ranas_jax.anytime import calibration
-from ms_ranas_jax.space import family
+from ms_ranas_jax.space import protocol
 from ms_ranas_jax.training import augmentation
 
 Variables = Mapping[str, Mapping[str, Any]]
@@ -38,7 +38,7 @@ class CompiledSteps:
     std: the same.
   """
 
-  network: family.AnytimeNetwork
+  network: protocol.AnytimeNetwork
   variables: Variables
   mean: tuple[float, ...]
   std: tuple[float, ...]
@@ -50,9 +50,9 @@ class CompiledSteps:
 
   def _advance(self, variables, carried, step):
     if not step:
-      images = carried[family.IMAGES]
+      images = carried[protocol.IMAGES]
       carried = {
-        family.IMAGES: augmentation.normalize(images, self.mean, self.std)
+        protocol.IMAGES: augmentation.normalize(images, self.mean, self.std)
       }
     return self.network.apply(
       variables, carried, step=step, train=False, method='advance'
@@ -63,8 +63,8 @@ class CompiledSteps:
     return jax.jit(self._advance, static_argnums=2)
 
   def take(
-    self, carried: family.Carried, step: int
-  ) -> tuple[family.Carried, jax.Array]:
+    self, carried: protocol.Carried, step: int
+  ) -> tuple[protocol.Carried, jax.Array]:
     """Takes a step.
 
     Args:
@@ -87,7 +87,9 @@ class CompiledSteps:
       )
     return self._compiled(self._needed[step], carried, step)
 
-  def gather(self, carried: family.Carried, rows: np.ndarray) -> family.Carried:
+  def gather(
+    self, carried: protocol.Carried, rows: np.ndarray
+  ) -> protocol.Carried:
     """Returns what is carried of some images.
 
     Args:
@@ -154,7 +156,7 @@ class CompiledSteps:
   ) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
     """Yields the rows of the images that leave, the exit and probabilities."""
     carried = filled(images, batch_size)
-    size = len(carried[family.IMAGES])
+    size = len(carried[protocol.IMAGES])
     left = places = np.arange(len(images))
     last = len(thresholds) - 1
     for step, threshold in enumerate(thresholds):
@@ -206,7 +208,7 @@ def bucket(count: int, most: int) -> int:
   return min(size, most)
 
 
-def filled(images: np.ndarray, batch_size: int) -> family.Carried:
+def filled(images: np.ndarray, batch_size: int) -> protocol.Carried:
   """Returns what the first step takes, filled up with the last image.
 
   Args:
@@ -216,4 +218,4 @@ def filled(images: np.ndarray, batch_size: int) -> family.Carried:
   missing = bucket(len(images), batch_size) - len(images)
   if missing:
     images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
-  return {family.IMAGES: images}
+  return {protocol.IMAGES: images}

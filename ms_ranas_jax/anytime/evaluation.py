@@ -15,12 +15,12 @@ import numpy as np
 
 from ms_ranas_jax.anytime import budgets
 from ms_ranas_jax.anytime import calibration
+from ms_ranas_jax.anytime import curves
 from ms_ranas_jax.anytime.early_exit import CompiledSteps
+from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import processes
-from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.space import cost as cost_lib
-from ms_ranas_jax.space import curves
 from ms_ranas_jax.training import losses
 
 Config = Any

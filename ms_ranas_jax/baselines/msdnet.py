@@ -17,15 +17,15 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from ms_ranas_jax.baselines import msdnet_cost_rows
 from ms_ranas_jax.baselines import msdnet_plan
-from ms_ranas_jax.baselines import msdnet_tasks
-from ms_ranas_jax.space import family
-from ms_ranas_jax.space import lowering
-from ms_ranas_jax.space import norm_relu
-from ms_ranas_jax.space import normalization
-from ms_ranas_jax.space import parts
-from ms_ranas_jax.space import planes
-from ms_ranas_jax.space import pooling
+from ms_ranas_jax.kernels import channels_first
+from ms_ranas_jax.kernels import lowering
+from ms_ranas_jax.kernels import norm_relu
+from ms_ranas_jax.kernels import normalization
+from ms_ranas_jax.kernels import pooling
+from ms_ranas_jax.space import layers
+from ms_ranas_jax.space import protocol
 
 
 class NormReLU(nn.Module):
@@ -100,12 +100,12 @@ class _Part(nn.Module):
   ) -> jax.Array:
     kernel = self.param(
       name,
-      parts.uniform_fan_in(size**2 * x.shape[0]),
+      layers.uniform_fan_in(size**2 * x.shape[0]),
       (features, size, size, x.shape[0]),
     )
     if size == 1:
-      return planes.pointwise(x, kernel[:, 0, 0])
-    return planes.convolution(x, kernel, stride, self.lowering)
+      return channels_first.pointwise(x, kernel[:, 0, 0])
+    return channels_first.convolution(x, kernel, stride, self.lowering)
 
 
 class ConvNormReLU(_Part):
@@ -143,7 +143,7 @@ class ImageNetStem(_Part):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps (channels, height, width, batch) to a quarter of both sides."""
     size = 7
-    bound = parts.uniform_fan_in(size**2 * x.shape[0])
+    bound = layers.uniform_fan_in(size**2 * x.shape[0])
     x = self._convolve(x, 'kernel', size, self.features, 2)
     bias = self.param('bias', bound, (self.features,))
     x = x + bias.astype(x.dtype).reshape(-1, 1, 1, 1)
@@ -175,7 +175,7 @@ class Node(_Part):
       source: (channels, height, width, batch), of the same scale.
       diagonal: what the 3x3 convolution of stride 2 reads, if there is one.
       horizontal: what the one of stride 1 reads.
-      train: see `family.AnytimeNetwork`.
+      train: see `protocol.AnytimeNetwork`.
     """
     plan = self.plan
     new = self._convolve(horizontal, 'horizontal', 3, plan.horizontal.features)
@@ -211,7 +211,7 @@ class ExitHead(_Part):
     # just the same.
     wide = jnp.promote_types(x.dtype, jnp.float32)
     pooled = jnp.mean(x, axis=(1, 2), dtype=wide).T
-    bound = parts.uniform_fan_in(self.channels)
+    bound = layers.uniform_fan_in(self.channels)
     return nn.Dense(
       self.num_classes, kernel_init=bound, bias_init=bound, name='dense'
     )(pooled)
@@ -238,13 +238,13 @@ class MSDNet(nn.Module):
     """The number of exits."""
     return len(self.plan.exits)
 
-  def tasks(self) -> tuple[family.Task, ...]:
+  def cost_rows(self) -> tuple[protocol.CostRow, ...]:
     """Returns what is computed, for the cost model."""
-    return msdnet_tasks.tasks(self.plan)
+    return msdnet_cost_rows.cost_rows(self.plan)
 
   def tensors(self) -> Mapping[str, tuple[str, ...]]:
     """Returns the tensors that lie side by side in a feature, by its name."""
-    return msdnet_tasks.tensors(self.plan)
+    return msdnet_cost_rows.tensors(self.plan)
 
   @property
   def batch_axis(self) -> int:
@@ -275,20 +275,20 @@ class MSDNet(nn.Module):
     Returns:
       Logits (exits, batch, classes), float32.
     """
-    return family.advance_to(
+    return protocol.advance_to(
       self, images, weights, train=train, drop_path=drop_path, last=last_exit
     )
 
   @nn.compact
   def advance(
     self,
-    carried: family.Carried,
+    carried: protocol.Carried,
     weights: Any = None,
     *,
     step: int,
     train: bool,
     drop_path: jax.Array | float | None = None,
-  ) -> tuple[family.Carried, jax.Array]:
+  ) -> tuple[protocol.Carried, jax.Array]:
     """Computes one step, from the features at hand; see `family`.
 
     Args:
@@ -306,8 +306,8 @@ class MSDNet(nn.Module):
     """
     del weights, drop_path
     shared = {'lowering': self.lowering, 'axis_name': self.axis_name}
-    if family.IMAGES in carried:
-      features = self._stems(carried[family.IMAGES], train, shared)
+    if protocol.IMAGES in carried:
+      features = self._stems(carried[protocol.IMAGES], train, shared)
     else:
       read = msdnet_plan.carried_features(self.plan, step - 1)
       features = {f.scale: carried[f.name] for f in read}
@@ -345,8 +345,8 @@ class MSDNet(nn.Module):
 
   def _stems(self, images, train, shared) -> dict[int, jax.Array]:
     """Computes the features before the first layer, by scale."""
-    family.check_images(self.plan, images)
-    x = planes.from_images(images.astype(jnp.dtype(self.dtype)))
+    protocol.check_images(self.plan, images)
+    x = channels_first.from_images(images.astype(jnp.dtype(self.dtype)))
     features = {}
     for stem in self.plan.stems:
       scale, name = stem.output.scale, stem.output.name

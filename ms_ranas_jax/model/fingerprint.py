@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_ranas_jax.runtime.data import Dataset
+from ms_ranas_jax.data.datasets import Dataset
 
 TRAINING = ('train_images', 'train_labels', 'held_out')
 TEST = ('test_images', 'test_labels')

@@ -16,13 +16,13 @@ from ms_ranas_jax import families
 from ms_ranas_jax.anytime import calibration
 from ms_ranas_jax.anytime import early_exit
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.model import description as description_lib
 from ms_ranas_jax.model import tensors
 from ms_ranas_jax.model.description import Description
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.space import cost
-from ms_ranas_jax.space import family
-from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.genotype import Genotype
 
 # Images that are computed at a time, unless the caller says otherwise; that of
@@ -70,7 +70,7 @@ class Model:
     description: what `model.json` says.
   """
 
-  network: family.AnytimeNetwork
+  network: protocol.AnytimeNetwork
   variables: Mapping[str, Any]
   description: Description
 
@@ -264,7 +264,7 @@ class Model:
           f'{self.exits[0].macs:,}; give at least that.'
         )
       return within[-1]
-    return family.last_exit_of(len(self.exits), exit_, 'exit')
+    return protocol.last_exit_of(len(self.exits), exit_, 'exit')
 
   def _thresholds(
     self, confidence: float | Sequence[float] | None, q: float | None
@@ -314,7 +314,7 @@ class Model:
 
 
 def build_model(
-  network: family.AnytimeNetwork,
+  network: protocol.AnytimeNetwork,
   variables: Mapping[str, Any],
   mean: Sequence[float],
   std: Sequence[float],
@@ -365,7 +365,7 @@ def build_model(
 
 def network_of(
   description: Description, folder: str, **fields: Any
-) -> family.AnytimeNetwork:
+) -> protocol.AnytimeNetwork:
   """Returns the network that a description is of.
 
   Args:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import cells
-from ms_ranas_jax.report import figures
+from ms_ranas_jax.report import style
 from ms_ranas_jax.space.genotype import Edge
 
 _NUM_INPUTS = len(cells.INPUT_NAMES)
@@ -63,7 +63,7 @@ def state_name(state: int) -> str:
   return f'node {state - _NUM_INPUTS}'
 
 
-@figures.styled()
+@style.styled()
 def draw_history(
   weights: np.ndarray,
   primitives: Sequence[str],
@@ -78,7 +78,7 @@ def draw_history(
   Args:
     weights: (epochs + 1, edges, operations).
     primitives: the operations, in the order of the last axis.
-    operation_styles: from `figures.operation_styles`.
+    operation_styles: from `style.operation_styles`.
 
   Returns:
     The figure.
@@ -88,7 +88,7 @@ def draw_history(
   legend_height = 0.22 * -(-len(primitives) // _LEGEND_COLUMNS) + 0.1
   figure = Figure(
     figsize=(
-      max(0.5 + (rows + 1) * _PANEL[0], figures.CHART_WIDTH),
+      max(0.5 + (rows + 1) * _PANEL[0], style.CHART_WIDTH),
       0.35 + rows * _PANEL[1] + legend_height,
     ),
     layout='constrained',
@@ -110,9 +110,7 @@ def draw_history(
         marker='o' if len(epochs) == 1 else None,
         markersize=3,
       )
-    axes.axhline(
-      1 / len(primitives), color=figures.HAIR, linewidth=1.0, zorder=0
-    )
+    axes.axhline(1 / len(primitives), color=style.HAIR, linewidth=1.0, zorder=0)
     axes.set_ylim(low - margin, high + margin)
     axes.set_xlim(0, max(len(epochs) - 1, 1))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(3, integer=True))
@@ -121,7 +119,7 @@ def draw_history(
       f'{state_name(state)} → node {node}\n'
       f'{primitives[int(weights[-1, e].argmax())]}',
       linespacing=1.25,
-      fontsize=figures.FONT_SIZE - 1,
+      fontsize=style.FONT_SIZE - 1,
     )
     if node == rows - 1:
       axes.set_xlabel('epoch')
@@ -152,7 +150,7 @@ def draw_history(
   return figure
 
 
-@figures.styled()
+@style.styled()
 def draw_final(
   weights: np.ndarray,
   primitives: Sequence[str],
@@ -172,13 +170,13 @@ def draw_final(
   num_operations = len(primitives)
   row, column, head = 20.0, 38.0, 10.0
   names = [f'{state_name(state)} → node {node}' for node, state in edges]
-  left = 14 + max(figures.text_width(name) for name in names)
-  slant = max(figures.text_width(name) for name in primitives)
+  left = 14 + max(style.text_width(name) for name in names)
+  slant = max(style.text_width(name) for name in primitives)
   top = 14 + slant * np.sin(np.deg2rad(45)) + head
   # The nodes are set apart by a little room.
   starts = [top + e * row + 6 * node for e, (node, _) in enumerate(edges)]
   overhang = slant * np.cos(np.deg2rad(45)) - column / 2
-  figure, axes = figures.canvas(
+  figure, axes = style.canvas(
     left + num_operations * column + max(overhang, 0) + 6,
     starts[-1] + row + 6,
   )
@@ -203,7 +201,7 @@ def draw_final(
     )
     for o, name in enumerate(primitives):
       share = weights[e, o] / largest
-      color = figures.shade(share)
+      color = style.shade(share)
       axes.add_patch(
         patches.Rectangle(
           (left + o * column + 0.5, starts[e] + 0.5),
@@ -219,8 +217,8 @@ def draw_final(
         f'{100 * weights[e, o]:.1f}',
         ha='center',
         va='center_baseline',
-        color=figures.text_color(color),
-        fontsize=figures.FONT_SIZE - 1,
+        color=style.text_color(color),
+        fontsize=style.FONT_SIZE - 1,
       )
       if (2 + node, state, name) in framed:
         axes.add_patch(
@@ -229,7 +227,7 @@ def draw_final(
             column - 2,
             row - 2,
             facecolor='none',
-            edgecolor=figures.ACCENT,
+            edgecolor=style.ACCENT,
             linewidth=2.4,
             zorder=3,
           )

@@ -18,7 +18,7 @@ from matplotlib import path as mpl_path
 from matplotlib.figure import Figure
 import numpy as np
 
-from ms_ranas_jax.report import figures
+from ms_ranas_jax.report import style
 from ms_ranas_jax.space.genotype import Edge
 
 INPUT_NAMES = ('$c_{k-2}$', '$c_{k-1}$')
@@ -62,8 +62,8 @@ class _Vertex:
     if self.kind == _DUMMY:
       return 0.0
     if self.kind in (_NODE_KIND, _OUTPUT):
-      return max(_NODE, figures.text_width(self.text) + _PADDING)
-    return figures.text_width(self.text) + 2 * _PADDING
+      return max(_NODE, style.text_width(self.text) + _PADDING)
+    return style.text_width(self.text) + 2 * _PADDING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +249,7 @@ def layout(edges: Sequence[Edge], concat: Sequence[int]) -> Layout:
   for order in orders:
     heights = np.array([vertices[v].height for v in order])
     gaps.append((heights[1:] + heights[:-1]) / 2 + _SEPARATION)
-    y[order] = figures.spread(np.zeros(len(order)), gaps[-1])
+    y[order] = style.spread(np.zeros(len(order)), gaps[-1])
   pulls: list[list[tuple[int, float]]] = [[] for _ in vertices]
   for source, target in links:
     kinds = vertices[source].kind, vertices[target].kind
@@ -270,7 +270,7 @@ def layout(edges: Sequence[Edge], concat: Sequence[int]) -> Layout:
         else y[v]
         for v in order
       ]
-      y[order] = figures.spread(wanted, gaps[r])
+      y[order] = style.spread(wanted, gaps[r])
   _straighten(vertices, links, orders, gaps, y)
   y += _MARGIN - min(y[v] - u.height / 2 for v, u in enumerate(vertices))
 
@@ -337,7 +337,7 @@ def link_paths(place: Layout) -> list[mpl_path.Path]:
   return paths
 
 
-@figures.styled()
+@style.styled()
 def draw(
   edges: Sequence[Edge],
   concat: Sequence[int],
@@ -348,7 +348,7 @@ def draw(
   Args:
     edges: two `(operation, state)` pairs per node, as in a genotype.
     concat: the states that make the output.
-    operation_styles: from `figures.operation_styles`; an operation that is
+    operation_styles: from `style.operation_styles`; an operation that is
       not in it gets a neutral frame.
 
   Returns:
@@ -358,9 +358,7 @@ def draw(
   bottom = max(
     place.y[v] + vertex.height / 2 for v, vertex in enumerate(place.vertices)
   )
-  figure, axes = figures.canvas(
-    place.column_x[-1, 1] + _MARGIN, bottom + _MARGIN
-  )
+  figure, axes = style.canvas(place.column_x[-1, 1] + _MARGIN, bottom + _MARGIN)
   for index, path in enumerate(link_paths(place)):
     arrow = place.vertices[place.links[index][1]].kind in _ARROWED
     axes.add_patch(
@@ -370,7 +368,7 @@ def draw(
         mutation_scale=1,
         shrinkA=0,
         shrinkB=0,
-        color=figures.FAINT,
+        color=style.FAINT,
         linestyle=(0, (3.5, 2)) if index >= place.first_concat else '-',
         linewidth=1.2,
         zorder=1,
@@ -386,15 +384,15 @@ def draw(
           center,
           _NODE / 2,
           facecolor='#e8e8e8',
-          edgecolor=figures.INK,
+          edgecolor=style.INK,
           linewidth=1.0,
           zorder=2,
         )
       )
     else:
-      frame, width = figures.INK, 1.0
+      frame, width = style.INK, 1.0
       if vertex.kind == _LABEL:
-        frame = operation_styles.get(vertex.text, (figures.FAINT,))[0]
+        frame = operation_styles.get(vertex.text, (style.FAINT,))[0]
         width = 2.0
       axes.add_patch(
         patches.FancyBboxPatch(
@@ -402,7 +400,7 @@ def draw(
           vertex.width,
           vertex.height,
           boxstyle=f'round,pad=0,rounding_size={4 if width == 2 else 0.1}',
-          facecolor=figures.PAPER if width == 2 else '#e8e8e8',
+          facecolor=style.PAPER if width == 2 else '#e8e8e8',
           edgecolor=frame,
           linewidth=width,
           zorder=2,
@@ -414,6 +412,6 @@ def draw(
       ha='center',
       va='center_baseline',
       zorder=3,
-      fontsize=figures.FONT_SIZE,
+      fontsize=style.FONT_SIZE,
     )
   return figure

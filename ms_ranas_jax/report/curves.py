@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
-from ms_ranas_jax.report import figures
+from ms_ranas_jax.report import style
 
 # With more exits than this, only some can be named beside their curves.
 _MOST_LABELS = 10
@@ -55,12 +55,12 @@ def end_labels(
     values: where they end.
     texts: what to write beside each.
   """
-  figure_height = axes.figure.get_figheight() * figures.POINTS_PER_INCH
+  figure_height = axes.figure.get_figheight() * style.POINTS_PER_INCH
   height = axes.get_position().height * figure_height
   low, high = axes.get_ylim()
-  line = 1.2 * figures.FONT_SIZE / height * (high - low)
+  line = 1.2 * style.FONT_SIZE / height * (high - low)
   order = np.argsort(values, kind='stable')
-  places = figures.spread(
+  places = style.spread(
     np.asarray(values)[order], np.full(max(len(values) - 1, 0), line)
   )
   # Not beyond the axes, where they would meet the title or the axis label.
@@ -77,7 +77,7 @@ def end_labels(
       annotation_clip=False,
       arrowprops={
         'arrowstyle': '-',
-        'color': figures.FAINT,
+        'color': style.FAINT,
         'linewidth': 0.6,
         'relpos': (0, 0.5),
         'shrinkA': 0,
@@ -92,7 +92,7 @@ def _labelled_exits(num_exits: int) -> list[int]:
   return [int(place) for place in dict.fromkeys(places)]
 
 
-@figures.styled()
+@style.styled()
 def draw_learning(
   records: Sequence[Mapping[str, Any]],
   judged: str,
@@ -112,7 +112,7 @@ def draw_learning(
   loss_epochs, losses = by_epoch(records, 'train_loss')
   if not len(loss_epochs):
     return None
-  figure = Figure(figsize=(figures.CHART_WIDTH, 5.4))
+  figure = Figure(figsize=(style.CHART_WIDTH, 5.4))
   # By hand: the labels on the right need their room at a known place.
   top = figure.add_axes((0.15, 0.455, 0.61, 0.475))
   bottom = figure.add_axes((0.15, 0.1, 0.61, 0.3), sharex=top)
@@ -128,7 +128,7 @@ def draw_learning(
       continue
     values = 100 * values.reshape(len(x), -1)
     num_exits = values.shape[1]
-    colors = figures.exit_colors(num_exits)
+    colors = style.exit_colors(num_exits)
     for k, color in enumerate(colors):
       # Dotted lines of many exits would hide the solid ones.
       if not solid and num_exits > 3 and 0 < k < num_exits - 1:
@@ -141,7 +141,7 @@ def draw_learning(
         linewidth=1.8 if solid else 1.2,
         marker=marker if solid or len(x) == 1 else None,
         markersize=3.5,
-        markerfacecolor=color if solid else figures.PAPER,
+        markerfacecolor=color if solid else style.PAPER,
       )
     shown = x, values
   if shown is not None:
@@ -160,12 +160,12 @@ def draw_learning(
     mpl_lines.Line2D(
       [],
       [],
-      color=figures.INK,
+      color=style.INK,
       linestyle='-' if solid else (0, (1, 1.3)),
       linewidth=1.8 if solid else 1.2,
       marker=marker if solid or len(loss_epochs) == 1 else None,
       markersize=3.5,
-      markerfacecolor=figures.INK if solid else figures.PAPER,
+      markerfacecolor=style.INK if solid else style.PAPER,
       label=names[solid],
     )
     for solid in (True, False)
@@ -180,16 +180,16 @@ def draw_learning(
   bottom.plot(
     loss_epochs,
     losses,
-    color=figures.INK,
+    color=style.INK,
     linestyle=(0, (1, 1.3)),
     linewidth=1.2,
     marker=marker,
     markersize=3.5,
-    markerfacecolor=figures.PAPER,
+    markerfacecolor=style.PAPER,
   )
   x, values = by_epoch(records, f'{judged}_loss')
   if len(x):
-    bottom.plot(x, values, color=figures.INK, marker=marker, markersize=3.5)
+    bottom.plot(x, values, color=style.INK, marker=marker, markersize=3.5)
   bottom.set_ylabel('loss')
   bottom.set_xlabel('epoch')
   if len(loss_epochs) == 1:
@@ -222,9 +222,9 @@ def _name_exits(
   axes: Axes, x: np.ndarray, y: np.ndarray, last_x: float, above: bool
 ) -> None:
   """Marks exits and writes their numbers above or below the marks."""
-  colors = figures.exit_colors(len(x))
+  colors = style.exit_colors(len(x))
   axes.scatter(
-    x, y, c=colors, s=42, zorder=4, edgecolors=figures.INK, linewidths=0.8
+    x, y, c=colors, s=42, zorder=4, edgecolors=style.INK, linewidths=0.8
   )
   width = axes.get_position().width * axes.figure.get_figwidth()
   inch = last_x / width
@@ -247,7 +247,7 @@ def _name_exits(
     )
 
 
-@figures.styled()
+@style.styled()
 def draw_anytime(exits: Sequence[Mapping[str, Any]]) -> Figure:
   """Draws the accuracy that a budget buys, as a step curve.
 
@@ -259,14 +259,14 @@ def draw_anytime(exits: Sequence[Mapping[str, Any]]) -> Figure:
   """
   macs, unit = _megas([exit_['macs'] for exit_ in exits])
   accuracies = 100 * np.asarray([exit_['accuracy'] for exit_ in exits])
-  figure = Figure(figsize=(figures.CHART_WIDTH, 3.8))
+  figure = Figure(figsize=(style.CHART_WIDTH, 3.8))
   axes = figure.add_axes((0.15, 0.145, 0.815, 0.83))
   right = 1.06 * macs[-1]
   axes.step(
     [*macs, right],
     [*accuracies, accuracies[-1]],
     where='post',
-    color=figures.INK,
+    color=style.INK,
     linewidth=1.4,
     zorder=3,
   )
@@ -291,7 +291,7 @@ def draw_anytime(exits: Sequence[Mapping[str, Any]]) -> Figure:
   return figure
 
 
-@figures.styled()
+@style.styled()
 def draw_budgeted(
   points: Sequence[Mapping[str, Any]],
   exits: Sequence[Mapping[str, Any]] = (),
@@ -311,12 +311,12 @@ def draw_budgeted(
   scaled, unit = _megas([point['macs'] for point in everything])
   accuracies = 100 * np.asarray([point['accuracy'] for point in everything])
   count = len(points)
-  figure = Figure(figsize=(figures.CHART_WIDTH, 3.8))
+  figure = Figure(figsize=(style.CHART_WIDTH, 3.8))
   axes = figure.add_axes((0.15, 0.145, 0.815, 0.775))
   axes.plot(
     scaled[:count],
     accuracies[:count],
-    color=figures.ACCENT,
+    color=style.ACCENT,
     marker='o',
     markersize=2.5,
     linewidth=1.8,
@@ -331,7 +331,7 @@ def draw_budgeted(
     mpl_lines.Line2D(
       [],
       [],
-      color=figures.ACCENT,
+      color=style.ACCENT,
       marker='o',
       markersize=3,
       label='sure images leave early',
@@ -346,8 +346,8 @@ def draw_budgeted(
         color='none',
         marker='o',
         markersize=6.5,
-        markerfacecolor=figures.exit_colors(3)[1],
-        markeredgecolor=figures.INK,
+        markerfacecolor=style.exit_colors(3)[1],
+        markeredgecolor=style.INK,
         label='all leave at exit k',
       )
     )

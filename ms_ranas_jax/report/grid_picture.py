@@ -16,14 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ms_ranas_jax.baselines import msdnet_plan
-from ms_ranas_jax.report import figures
+from ms_ranas_jax.report import style
 from ms_ranas_jax.space import grid
 
 # In points.
 _CELL = 45.0
 _PITCH_X = 66.0
 _PITCH_Y = 78.0
-_SMALL = figures.FONT_SIZE - 2
+_SMALL = style.FONT_SIZE - 2
 _LEFT = 56.0
 _TOP = 46.0
 
@@ -158,7 +158,7 @@ def _box(axes: Axes, square: _Square, color: str) -> None:
       _CELL,
       boxstyle=f'round,pad=0,rounding_size={_CELL / 2.6 if rounded else 3}',
       facecolor=color,
-      edgecolor=figures.INK,
+      edgecolor=style.INK,
       linewidth=0.9,
       zorder=3,
     )
@@ -169,14 +169,14 @@ def _box(axes: Axes, square: _Square, color: str) -> None:
     f'{feature.height}×{feature.width}\n{feature.channels}',
     ha='center',
     va='center',
-    color=figures.text_color(color),
+    color=style.text_color(color),
     fontsize=_SMALL,
     linespacing=1.3,
     zorder=4,
   )
 
 
-@figures.styled()
+@style.styled()
 def draw(plan: grid.Plan | msdnet_plan.Plan) -> Figure:
   """Draws a plan.
 
@@ -191,8 +191,8 @@ def draw(plan: grid.Plan | msdnet_plan.Plan) -> Figure:
   layers, scales = picture.layers, picture.scales
   right = _LEFT + (layers + 1) * _PITCH_X + 4
   exits_y = _TOP + scales * _PITCH_Y + 13
-  figure, axes = figures.canvas(right, exits_y + 17)
-  colors = figures.exit_colors(len(plan.exits))
+  figure, axes = style.canvas(right, exits_y + 17)
+  colors = style.exit_colors(len(plan.exits))
 
   for layer, word in picture.marks.items():
     x, _ = _center(layer, 0)
@@ -266,7 +266,7 @@ def draw(plan: grid.Plan | msdnet_plan.Plan) -> Figure:
         20,
         boxstyle='round,pad=0,rounding_size=9',
         facecolor=color,
-        edgecolor=figures.INK,
+        edgecolor=style.INK,
         linewidth=0.9,
         zorder=3,
       )
@@ -277,7 +277,7 @@ def draw(plan: grid.Plan | msdnet_plan.Plan) -> Figure:
       f'exit {exit_.index}',
       ha='center',
       va='center_baseline',
-      color=figures.text_color(color),
+      color=style.text_color(color),
       zorder=4,
     )
   return figure

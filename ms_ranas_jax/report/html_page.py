@@ -12,7 +12,7 @@ import os
 
 from matplotlib.figure import Figure
 
-from ms_ranas_jax.report import figures
+from ms_ranas_jax.report import style
 
 FIGURES_DIRECTORY = 'figures'
 
@@ -95,7 +95,7 @@ class Page:
 
   def figure(self, figure: Figure, name: str, alt: str, caption: str) -> None:
     """Saves a figure and adds it; neighbours share a row where they fit."""
-    svg = figures.save(figure, self._figures, name)
+    svg = style.save(figure, self._figures, name)
     data = base64.b64encode(svg.encode('utf-8')).decode('ascii')
     width = figure.get_figwidth() * _CSS_PIXELS_PER_INCH
     self._row.append(

@@ -22,11 +22,11 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import alphas
 from ms_ranas_jax.report import cells
 from ms_ranas_jax.report import curves
-from ms_ranas_jax.report import figures
 from ms_ranas_jax.report import grid_picture
 from ms_ranas_jax.report import html_page
 from ms_ranas_jax.report import inputs
 from ms_ranas_jax.report import selection
+from ms_ranas_jax.report import style
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.space import genotype as genotype_lib
 from ms_ranas_jax.space import grid
@@ -453,7 +453,7 @@ def write_report(
     {name for genotype in genotypes for name in genotype.operations()}
     - set(primitives)
   )
-  styles = figures.operation_styles(operations)
+  styles = style.operation_styles(operations)
 
   page = html_page.Page(workdir)
   _results(page, anytime, budgeted)

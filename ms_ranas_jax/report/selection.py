@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from ms_ranas_jax.report import curves
-from ms_ranas_jax.report import figures
 from ms_ranas_jax.report import html_page
+from ms_ranas_jax.report import style
 
 Records = Sequence[Mapping[str, Any]]
 _BY_SEED = '_by_seed'
@@ -78,7 +78,7 @@ def _of_cost(config: Any) -> tuple[str, float]:
   return str(config.get('metric', 'macs')), float(target) if is_number else 0.0
 
 
-@figures.styled()
+@style.styled()
 def draw_cost(records: Records, metric: str, target: float) -> Figure | None:
   """Draws the expected and the exact cost against epochs.
 
@@ -96,14 +96,14 @@ def draw_cost(records: Records, metric: str, target: float) -> Figure | None:
     return None
   _, by_seed = curves.by_epoch(records, 'derived_cost' + _BY_SEED)
   factor, unit = curves.unit_of(max(derived.max(), expected.max()), metric)
-  figure = Figure(figsize=(figures.CHART_WIDTH, 3.8))
+  figure = Figure(figsize=(style.CHART_WIDTH, 3.8))
   axes = figure.add_axes((0.15, 0.145, 0.815, 0.75))
   for each in by_seed.T:
-    axes.plot(epochs, each / factor, color=figures.HAIR, linewidth=1.0)
+    axes.plot(epochs, each / factor, color=style.HAIR, linewidth=1.0)
   marker = 'o' if len(epochs) <= 30 else None
   for x, values, dashes, color, label in (
-    (expected_epochs, expected, (0, (4, 1.5)), figures.INK, 'expected'),
-    (epochs, derived, '-', figures.ACCENT, 'exact'),
+    (expected_epochs, expected, (0, (4, 1.5)), style.INK, 'expected'),
+    (epochs, derived, '-', style.ACCENT, 'exact'),
   ):
     axes.plot(
       x,
@@ -117,7 +117,7 @@ def draw_cost(records: Records, metric: str, target: float) -> Figure | None:
   if target:
     axes.axhline(
       target / factor,
-      color=figures.FAINT,
+      color=style.FAINT,
       linestyle=(0, (1, 1.3)),
       linewidth=1.2,
       label='target',
@@ -138,7 +138,7 @@ def draw_cost(records: Records, metric: str, target: float) -> Figure | None:
   return figure
 
 
-@figures.styled()
+@style.styled()
 def draw_candidates(content: Mapping[str, Any]) -> Figure:
   """Draws the score of every candidate against its cost.
 
@@ -155,16 +155,16 @@ def draw_candidates(content: Mapping[str, Any]) -> Figure:
   factor, unit = curves.unit_of(macs.max(), 'macs')
   areas = 100 * np.asarray([c['score'] for c in candidates], np.float64)
   kinds = [_kind_of(candidate) for candidate in candidates]
-  figure = Figure(figsize=(figures.CHART_WIDTH, 3.8))
+  figure = Figure(figsize=(style.CHART_WIDTH, 3.8))
   axes = figure.add_axes((0.15, 0.145, 0.815, 0.75))
   looks = {
-    'of an epoch': {'marker': 'o', 'c': figures.PALETTE[5]},
+    'of an epoch': {'marker': 'o', 'c': style.PALETTE[5]},
     'random': {
       'marker': 'o',
       'facecolors': 'none',
-      'edgecolors': figures.PALETTE[5],
+      'edgecolors': style.PALETTE[5],
     },
-    'not allowed': {'marker': 'x', 'c': figures.FAINT},
+    'not allowed': {'marker': 'x', 'c': style.FAINT},
   }
   for kind, look in looks.items():
     chosen = [k == kind for k in kinds]
@@ -179,7 +179,7 @@ def draw_candidates(content: Mapping[str, Any]) -> Figure:
       areas[best],
       s=150,
       facecolors='none',
-      edgecolors=figures.ACCENT,
+      edgecolors=style.ACCENT,
       linewidths=2.0,
       zorder=4,
       label='chosen',
@@ -209,7 +209,7 @@ def _kind_of(candidate: Mapping[str, Any]) -> str:
   return 'of an epoch' if is_of_epoch else 'random'
 
 
-@figures.styled()
+@style.styled()
 def draw_seeds(records: Records, content: Mapping[str, Any]) -> Figure:
   """Draws the validation loss of every seed, and how far they agree.
 
@@ -222,7 +222,7 @@ def draw_seeds(records: Records, content: Mapping[str, Any]) -> Figure:
   """
   names = [str(record['seed']) for record in content['seeds']]
   chosen = str(content['chosen'])
-  figure = Figure(figsize=(1.5 * figures.CHART_WIDTH, 3.8))
+  figure = Figure(figsize=(1.5 * style.CHART_WIDTH, 3.8))
   axes = figure.add_axes((0.11, 0.145, 0.33, 0.815))
   epochs, losses = curves.by_epoch(records, 'valid_loss' + _BY_SEED)
   if losses.shape[1:] != (len(names),):  # of another run, or not there
@@ -231,7 +231,7 @@ def draw_seeds(records: Records, content: Mapping[str, Any]) -> Figure:
     axes.plot(
       epochs,
       values,
-      color=figures.ACCENT if names[index] == chosen else figures.FAINT,
+      color=style.ACCENT if names[index] == chosen else style.FAINT,
       linewidth=2.0 if names[index] == chosen else 1.2,
       zorder=3 if names[index] == chosen else 2,
       marker='o' if len(epochs) <= 30 else None,
@@ -268,7 +268,7 @@ def _draw_agreement(
       if row == column:
         continue
       share = shares[row][column]
-      color = figures.shade(share)
+      color = style.shade(share)
       axes.add_patch(
         patches.Rectangle(
           (column + 0.03, row + 0.03), 0.94, 0.94, facecolor=color
@@ -281,7 +281,7 @@ def _draw_agreement(
           f'{100 * share:.0f}',
           ha='center',
           va='center_baseline',
-          color=figures.text_color(color),
+          color=style.text_color(color),
         )
   for axis in (axes.xaxis, axes.yaxis):
     axis.set_ticks(np.arange(count) + 0.5, names)

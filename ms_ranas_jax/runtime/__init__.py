@@ -1,1 +1,1 @@
-"""What a run stands on: data, devices, checkpoints and progress."""
+"""What a run stands on: the loop, devices, checkpoints and progress."""

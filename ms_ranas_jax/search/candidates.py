@@ -32,19 +32,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from ms_ranas_jax import settings
+from ms_ranas_jax.anytime import curves
+from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import processes
-from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import constrained
-from ms_ranas_jax.search import guards
+from ms_ranas_jax.search import options
 from ms_ranas_jax.search import random_search
 from ms_ranas_jax.search.cost_term import CostTerm
 from ms_ranas_jax.space import cost
-from ms_ranas_jax.space import cost_tables
-from ms_ranas_jax.space import curves
 from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
@@ -102,7 +102,7 @@ class Judged:
 
   def one_hot_weights(self, genotype: Genotype) -> dict[str, jax.Array]:
     """Returns the weights that make the search network that of a genotype."""
-    return guards.one_hot_weights(self.search, genotype, self.primitives)
+    return options.one_hot_weights(self.search, genotype, self.primitives)
 
   def macs(self, genotype: Genotype) -> list[int]:
     """Returns the macs of each exit of the network of a genotype."""
@@ -200,7 +200,7 @@ def what_is_judged(
   name = 'train' if exits['train'] == exits['search'] else 'search'
   budget_range = tuple(config.search.candidates.budget_range)
   if not budget_range:
-    tables = cost_tables.cost_tables(specs[name], primitives)
+    tables = linear_cost.cost_tables(specs[name], primitives)
     budget_range = 0.0, constrained.cost_range(tables, primitives)[1]
   return Judged(
     specs[name],

@@ -27,10 +27,10 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import ranking
 from ms_ranas_jax.space import cell
-from ms_ranas_jax.space import cost_tables
+from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import network
 from ms_ranas_jax.space import operations as ops
-from ms_ranas_jax.space import peak_tables
+from ms_ranas_jax.space import peak_cost
 from ms_ranas_jax.space.genotype import Genotype
 
 # Steps of cost between zero and the upper limit.
@@ -98,7 +98,7 @@ def derive_capped(
   free = {kind: np.zeros_like(weights[kind]) for kind in network.KINDS}
   return derive_within(
     weights,
-    cost_tables.CostTables(0.0, **free),
+    linear_cost.CostTables(0.0, **free),
     0.0,
     1.0,
     primitives,
@@ -108,7 +108,7 @@ def derive_capped(
 
 def derive_within(
   weights: Mapping[str, np.ndarray | jax.Array],
-  tables: cost_tables.Tables,
+  tables: linear_cost.Tables,
   lowest: float,
   highest: float,
   primitives: ops.Primitives = ops.PRIMITIVES,
@@ -118,7 +118,7 @@ def derive_within(
 
   Args:
     weights: {'normal': (edges, operations), 'reduction': ...}, softmax weights.
-    tables: of the network to be derived, see `cost_tables.cost_tables`.
+    tables: of the network to be derived, see `linear_cost.cost_tables`.
     lowest: the least cost allowed, in the unit of the tables.
     highest: the most.
     primitives: name -> operation, in the order of the columns.
@@ -136,10 +136,10 @@ def derive_within(
   skips = max(count_skips(plain, primitives).values())
   if max_skips is None or skips <= max_skips:
     if (
-      lowest <= cost_tables.genotype_cost(plain, tables, primitives) <= highest
+      lowest <= linear_cost.genotype_cost(plain, tables, primitives) <= highest
     ):
       return plain
-  if isinstance(tables, peak_tables.PeakTables):
+  if isinstance(tables, peak_cost.PeakTables):
     return _first_within(
       weights, tables, lowest, highest, primitives, max_skips
     )
@@ -175,7 +175,7 @@ def derive_within(
 
 def _first_within(
   weights: Mapping[str, np.ndarray | jax.Array],
-  tables: peak_tables.PeakTables,
+  tables: peak_cost.PeakTables,
   lowest: float,
   highest: float,
   primitives: ops.Primitives,
@@ -203,7 +203,7 @@ def _first_within(
 
 
 def _drawn_range(
-  tables: peak_tables.PeakTables,
+  tables: peak_cost.PeakTables,
   primitives: ops.Primitives,
   max_skips: int | None,
 ) -> tuple[float, float]:
@@ -222,14 +222,14 @@ def _drawn_range(
 
 
 def cost_range(
-  tables: cost_tables.Tables,
+  tables: linear_cost.Tables,
   primitives: ops.Primitives = ops.PRIMITIVES,
   max_skips: int | None = None,
 ) -> tuple[float, float]:
   """Returns what the cheapest and the dearest genotype cost.
 
   Args:
-    tables: of the network to be derived, see `cost_tables.cost_tables`. Of a
+    tables: of the network to be derived, see `linear_cost.cost_tables`. Of a
       peak of activations the ends are those of genotypes drawn at random.
     primitives: name -> operation, in the order of the columns.
     max_skips: the most skip connections in each of the two cells; None is any
@@ -238,7 +238,7 @@ def cost_range(
   Raises:
     UsageError: skip connections are all that there is to choose.
   """
-  if isinstance(tables, peak_tables.PeakTables):
+  if isinstance(tables, peak_cost.PeakTables):
     return _drawn_range(tables, primitives, max_skips)
   blocks = []
   for kind in network.KINDS:

@@ -28,9 +28,9 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import constrained
 from ms_ranas_jax.search import derived_cost
-from ms_ranas_jax.search import guards
-from ms_ranas_jax.space import cost_tables
+from ms_ranas_jax.search import options
 from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
@@ -56,7 +56,7 @@ class CostTerm:
   """
 
   config: Config
-  tables: cost_tables.CostTables
+  tables: linear_cost.CostTables
   primitives: ops.Primitives
   cheapest: float
   dearest: float
@@ -108,7 +108,7 @@ class CostTerm:
 
   def cost(self, genotype: Genotype) -> float:
     """The cost of a genotype."""
-    return cost_tables.genotype_cost(genotype, self.tables, self.primitives)
+    return linear_cost.genotype_cost(genotype, self.tables, self.primitives)
 
   def _derive_at_any_cost(self, weights: alphas_lib.Alphas) -> Genotype:
     return constrained.derive_capped(weights, self.max_skips, self.primitives)
@@ -141,10 +141,10 @@ def build_cost_term(
       f'search.cost.exit = {section.exit}: the network of config.train.network '
       f'has exits 0 to {exits - 1}, or -1 for the last.'
     )
-  tables = cost_tables.cost_tables(
+  tables = linear_cost.cost_tables(
     spec, primitives, section.metric, section.exit % exits
   )
-  max_skips = guards.max_skips(config.search)
+  max_skips = options.max_skips(config.search)
   cheapest, dearest = constrained.cost_range(tables, primitives, max_skips)
   uniform = derived_cost.expected_derived_cost(
     {kind: np.zeros_like(getattr(tables, kind)) for kind in network_lib.KINDS},

@@ -24,7 +24,7 @@ import numpy as np
 
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.space import cell
-from ms_ranas_jax.space import cost_tables
+from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import operations as ops
 
 
@@ -75,7 +75,7 @@ def _kept(logits: jax.Array) -> jax.Array:
 
 def expected_derived_cost(
   alphas: alphas_lib.Alphas,
-  tables: cost_tables.CostTables,
+  tables: linear_cost.CostTables,
   primitives: ops.Primitives = ops.PRIMITIVES,
   temperature: float = 1.0,
 ) -> jax.Array:
@@ -83,13 +83,13 @@ def expected_derived_cost(
 
   Args:
     alphas: {'normal': (edges, operations), 'reduction': ...}.
-    tables: of the network to be derived, see `cost_tables.cost_tables`.
+    tables: of the network to be derived, see `linear_cost.cost_tables`.
     primitives: name -> operation, in the order of the columns.
     temperature: T, above 0; towards 0 it is the cost of the derived network.
 
   Returns:
     A scalar in the unit of the tables.
   """
-  return cost_tables.expected_cost(
+  return linear_cost.expected_cost(
     derived_probabilities(alphas, primitives, temperature), tables
   )

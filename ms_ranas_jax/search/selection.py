@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.runtime import processes
-from ms_ranas_jax.runtime.data import Dataset
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
 from ms_ranas_jax.search import candidates as candidates_lib

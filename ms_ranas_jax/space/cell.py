@@ -25,13 +25,13 @@ from jax import lax
 import jax.numpy as jnp
 
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.space import convolution
-from ms_ranas_jax.space import depthwise
-from ms_ranas_jax.space import lowering
+from ms_ranas_jax.kernels import convolution
+from ms_ranas_jax.kernels import depthwise
+from ms_ranas_jax.kernels import lowering
+from ms_ranas_jax.kernels import pooling
+from ms_ranas_jax.kernels import recompute
+from ms_ranas_jax.space import layers
 from ms_ranas_jax.space import operations as ops
-from ms_ranas_jax.space import parts
-from ms_ranas_jax.space import pooling
-from ms_ranas_jax.space import recompute
 from ms_ranas_jax.space.genotype import Genotype
 
 NUM_INPUTS = 2
@@ -130,7 +130,7 @@ def _unstack(x: jax.Array, choice: str) -> tuple[jax.Array, ...]:
   return _slices(x)
 
 
-@lowering.fence()
+@lowering.noinline()
 def _stack(parts_: Sequence[jax.Array]) -> jax.Array:
   return lax.concatenate([lax.expand_dims(p, (0,)) for p in parts_], 0)
 
@@ -164,8 +164,8 @@ class StateEdges(nn.Module):
   lowering: str = lowering.AUTO
   axis_name: str | None = None
 
-  def _norm(self, name: str, **fields) -> parts.NormalizedSum:
-    return parts.NormalizedSum(
+  def _norm(self, name: str, **fields) -> layers.NormalizedSum:
+    return layers.NormalizedSum(
       affine=not self.search,
       lowering=self.lowering,
       axis_name=self.axis_name,
@@ -187,19 +187,21 @@ class StateEdges(nn.Module):
       return (
         self.param(
           f'{name}_depthwise_{repeat}',
-          parts.uniform_fan_in(size * size),
+          layers.uniform_fan_in(size * size),
           (edges, size, size, self.channels),
         ),
         self.param(
           f'{name}_pointwise_{repeat}',
-          parts.uniform_fan_in(self.channels),
+          layers.uniform_fan_in(self.channels),
           (edges, self.channels, self.channels),
         ),
       )
 
     def convolve(x, entries, repeat, stride, norm=None):
       """One repeat of some of the operations, on the same input."""
-      shapes = [depthwise.Window(o.kernel, o.dilation) for _, o, _ in entries]
+      shapes = [
+        depthwise.KernelShape(o.kernel, o.dilation) for _, o, _ in entries
+      ]
 
       def compute(x, norm, pairs):
         depthwise_outputs = depthwise.relu_depthwise(
@@ -219,7 +221,7 @@ class StateEdges(nn.Module):
     outputs = convolve(x[None], found, 0, self.stride)
     for repeat in range(1, max(o.repeats for _, o, _ in found)):
       again = [entry for entry in found if entry[1].repeats > repeat]
-      norms = parts.NormAffine(
+      norms = layers.NormAffine(
         affine=not self.search,
         lowering=self.lowering,
         axis_name=self.axis_name,
@@ -263,7 +265,7 @@ class StateEdges(nn.Module):
         case ops.Skip() if self.stride == 1:
           plain[column] = x[None]
         case ops.Skip():
-          normalized[column] = parts.FactorizedReduce(
+          normalized[column] = layers.FactorizedReduce(
             self.channels, edges, normalized=False, name=f'{name}_reduce'
           )(x, train)
         case _:

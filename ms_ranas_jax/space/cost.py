@@ -1,8 +1,9 @@
 """What a network of any family costs, by arithmetic over its plan.
 
-A network spells itself out as tasks, see `family`. Multiply-adds and parameters
-add up over the tasks that an exit needs; the activation memory comes from
-playing the tasks through in order and freeing each tensor after its last use.
+A network spells itself out as rows, see `protocol.CostRow`. Multiply-adds and
+parameters add up over the rows that an exit needs; the activation memory comes
+from playing the rows through in order and freeing each tensor after its last
+use.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import dataclasses
 import math
 from typing import Any
 
-from ms_ranas_jax.space.family import AnytimeNetwork
-from ms_ranas_jax.space.family import Task
+from ms_ranas_jax.space.protocol import AnytimeNetwork
+from ms_ranas_jax.space.protocol import CostRow
 
 METRICS = ('macs', 'flops_msdnet', 'params')
 BYTES_PER_FLOAT32 = 4
@@ -63,10 +64,10 @@ class NetworkCost:
     }
 
 
-def working_elements(task: Task) -> int:
-  """Returns the most elements alive inside a task, beside its inputs."""
+def working_elements(row: CostRow) -> int:
+  """Returns the most elements alive inside a row, beside its inputs."""
   most = working = 0
-  for layer in task.layers:
+  for layer in row.layers:
     if not layer.in_place:
       most = max(most, working + layer.elements)
       working = layer.elements
@@ -74,28 +75,28 @@ def working_elements(task: Task) -> int:
 
 
 def _peak_elements(
-  rows: Sequence[Task], tensors: Mapping[str, tuple[str, ...]], image: int
+  rows: Sequence[CostRow], tensors: Mapping[str, tuple[str, ...]], image: int
 ) -> int:
-  """Plays tasks through and returns the most elements alive at any time."""
+  """Plays rows through and returns the most elements alive at any time."""
 
-  def reads(task: Task) -> set[str]:
+  def reads(row: CostRow) -> set[str]:
     return {
-      tensor for name in task.inputs for tensor in tensors.get(name, (name,))
+      tensor for name in row.inputs for tensor in tensors.get(name, (name,))
     }
 
   last_use: dict[str, int] = {}
-  for index, task in enumerate(rows):
-    for tensor in reads(task) | {task.output}:
+  for index, row in enumerate(rows):
+    for tensor in reads(row) | {row.output}:
       last_use[tensor] = index
   alive = {'images': image}
   peak = image
-  for index, task in enumerate(rows):
+  for index, row in enumerate(rows):
     held = sum(alive.values())
-    adds = task.output in alive
-    needed = working_elements(task)
+    adds = row.output in alive
+    needed = working_elements(row)
     if not adds:
-      needed = max(needed, task.elements)
-      alive[task.output] = task.elements
+      needed = max(needed, row.elements)
+      alive[row.output] = row.elements
     peak = max(peak, held + needed)
     alive = {
       tensor: size
@@ -114,13 +115,13 @@ def network_cost(network: AnytimeNetwork) -> NetworkCost:
   Returns:
     The cost; the totals are those of the last exit.
   """
-  rows = network.tasks()
+  rows = network.cost_rows()
   tensors = network.tensors()
   image = math.prod(network.plan.spec.image_shape)
-  total_params = sum(task.total('params') for task in rows)
+  total_params = sum(row.total('params') for row in rows)
   exits = []
   for exit_ in network.plan.exits:
-    needed = [task for task in rows if task.step <= exit_.index]
+    needed = [row for row in rows if row.step <= exit_.index]
     exits.append(
       ExitCost(
         exit=exit_.index,
@@ -128,7 +129,7 @@ def network_cost(network: AnytimeNetwork) -> NetworkCost:
         total_params=total_params,
         peak_activation_bytes=BYTES_PER_FLOAT32
         * _peak_elements(needed, tensors, image),
-        **{m: sum(task.total(m) for task in needed) for m in METRICS},
+        **{m: sum(row.total(m) for row in needed) for m in METRICS},
       )
     )
   last = exits[-1]

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.space import cell as cell_lib
-from ms_ranas_jax.space import family
 from ms_ranas_jax.space import grid
-from ms_ranas_jax.space import grid_tasks
-from ms_ranas_jax.space import lowering
+from ms_ranas_jax.space import grid_cost_rows
+from ms_ranas_jax.space import layers
 from ms_ranas_jax.space import operations as ops
-from ms_ranas_jax.space import parts
+from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import check_operations
 
@@ -54,7 +54,7 @@ class CellInput(nn.Module):
   axis_name: str | None = None
 
   def _reduce(self, x: jax.Array, features: int, name: str, train: bool):
-    return parts.FactorizedReduce(
+    return layers.FactorizedReduce(
       features,
       affine=self.affine,
       lowering=self.lowering,
@@ -63,7 +63,7 @@ class CellInput(nn.Module):
     )(x, train)[0]
 
   def _conv(self, x, features: int, name: str, train: bool, **fields):
-    return parts.ConvNorm(
+    return layers.ConvNorm(
       features,
       affine=self.affine,
       lowering=self.lowering,
@@ -121,9 +121,9 @@ class Network(nn.Module):
     """The number of exits."""
     return len(self.plan.exits)
 
-  def tasks(self) -> tuple[family.Task, ...]:
+  def cost_rows(self) -> tuple[protocol.CostRow, ...]:
     """Returns what is computed, for the cost model."""
-    return grid_tasks.tasks(
+    return grid_cost_rows.cost_rows(
       self.plan,
       self.normal,
       self.reduction,
@@ -134,7 +134,7 @@ class Network(nn.Module):
 
   def tensors(self) -> Mapping[str, tuple[str, ...]]:
     """Returns the tensors that a cell's output consists of, by its name."""
-    return grid_tasks.tensors(self.plan, self.normal, self.reduction)
+    return grid_cost_rows.tensors(self.plan, self.normal, self.reduction)
 
   @property
   def batch_axis(self) -> int:
@@ -166,20 +166,20 @@ class Network(nn.Module):
     Returns:
       Logits (exits, batch, classes), float32.
     """
-    return family.advance_to(
+    return protocol.advance_to(
       self, images, weights, train=train, drop_path=drop_path, last=last_exit
     )
 
   @nn.compact
   def advance(
     self,
-    carried: family.Carried,
+    carried: protocol.Carried,
     weights: Weights | None = None,
     *,
     step: int,
     train: bool,
     drop_path: jax.Array | float | None = None,
-  ) -> tuple[family.Carried, jax.Array]:
+  ) -> tuple[protocol.Carried, jax.Array]:
     """Computes one step, from the features at hand; see `family`.
 
     Args:
@@ -195,14 +195,14 @@ class Network(nn.Module):
       (batch, classes), float32.
     """
     features = dict(carried)
-    images = features.pop(family.IMAGES, None)
+    images = features.pop(protocol.IMAGES, None)
     if images is not None:
-      family.check_images(self.plan, images)
+      protocol.check_images(self.plan, images)
       images = images.astype(jnp.dtype(self.dtype))
     for stem in (s for s in self.plan.stems if s.step == step):
       scale = stem.output.scale
       finer = self.plan.stems[scale - 1].output.name
-      features[stem.output.name] = parts.ConvNorm(
+      features[stem.output.name] = layers.ConvNorm(
         stem.output.channels,
         kernel=3,
         stride=2 if scale else 1,
@@ -219,7 +219,7 @@ class Network(nn.Module):
     x = features[exit_.feature.name]
     wide = jnp.promote_types(x.dtype, jnp.float32)
     pooled = jnp.mean(x, axis=(1, 2), dtype=wide)
-    bound = parts.uniform_fan_in(exit_.feature.channels)
+    bound = layers.uniform_fan_in(exit_.feature.channels)
     logits = nn.Dense(
       self.plan.spec.num_classes,
       kernel_init=bound,

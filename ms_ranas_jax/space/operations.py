@@ -19,10 +19,10 @@ import types
 from flax import linen as nn
 import jax
 
-from ms_ranas_jax.space import convolution
+from ms_ranas_jax.kernels import convolution
+from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.space import layer_cost
-from ms_ranas_jax.space import lowering
-from ms_ranas_jax.space import parts
+from ms_ranas_jax.space import layers as layers_lib
 
 Layers = tuple[layer_cost.Layer, ...]
 
@@ -96,7 +96,7 @@ class Skip:
     """Returns the layers of one edge; height and width are the input's."""
     if stride == 1:
       return ()
-    return parts.factorized_reduce_layers(
+    return layers_lib.factorized_reduce_layers(
       channels, channels, height, width, affine=not search
     )
 
@@ -153,11 +153,11 @@ class FactorizedConv7(nn.Module):
     ):
       kernel = self.param(
         name,
-        parts.uniform_fan_in(7 * self.channels),
+        layers_lib.uniform_fan_in(7 * self.channels),
         (*shape, self.channels, self.channels),
       )
       x = convolution.convolution(x, kernel, strides, self.lowering)
-    return parts.NormalizedSum(
+    return layers_lib.NormalizedSum(
       affine=self.affine,
       lowering=self.lowering,
       axis_name=self.axis_name,

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
-from ms_ranas_jax.report import figures
+from ms_ranas_jax.report import style as style_lib
 
 Table = Mapping[str, Any]
 _MARKS = 'osD^vPX*'
@@ -27,7 +27,7 @@ def draw(table: Table, kind: str) -> Figure:
 
   Args:
     table: the content of `study/table.json`.
-    kind: of the figure, see `studies.figures.Figure`.
+    kind: of the figure, see `studies.entries.Figure`.
   """
   return _KINDS[kind](table)
 
@@ -41,21 +41,23 @@ def _numbers(
   return np.asarray(means), np.asarray(spreads)
 
 
-@figures.styled()
+@style_lib.styled()
 def _draw_settings(table: Table) -> Figure:
   """A line per entry: its seeds, their mean and spread."""
   rows = table['measured']
   labels = [row['label'] for row in rows]
-  left = max(map(figures.text_width, labels)) / figures.POINTS_PER_INCH + 0.25
+  left = (
+    max(map(style_lib.text_width, labels)) / style_lib.POINTS_PER_INCH + 0.25
+  )
   width, height = left + 3.4, _ROW * len(rows) + 1.05
   figure = Figure(figsize=(width, height))
   axes = figure.add_axes(
     (left / width, 0.6 / height, 3.25 / width, _ROW * len(rows) / height)
   )
   several = any(len(row['exits']) > 1 for row in rows)
-  marks = [('last_exit', 'last exit', figures.PALETTE[5], 'o')]
+  marks = [('last_exit', 'last exit', style_lib.PALETTE[5], 'o')]
   if several:
-    marks.append(('first_exit', 'first exit', figures.PALETTE[1], 's'))
+    marks.append(('first_exit', 'first exit', style_lib.PALETTE[1], 's'))
   for field, name, color, mark in marks:
     shown = [
       (place, row[field])
@@ -88,7 +90,7 @@ def _draw_settings(table: Table) -> Figure:
   axes.set_yticks(range(len(rows)), labels)
   axes.set_ylim(len(rows) - 0.5, -0.5)
   axes.tick_params(axis='y', length=0)
-  axes.grid(axis='x', color=figures.HAIR, linewidth=0.8)
+  axes.grid(axis='x', color=style_lib.HAIR, linewidth=0.8)
   axes.set_axisbelow(True)
   axes.set_xlabel('test accuracy, %')
   axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
@@ -106,8 +108,8 @@ def _styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
   """Returns colour, dashes and mark of each line."""
   return {
     label: {
-      'color': figures.PALETTE[_COLORS[place % len(_COLORS)]],
-      'linestyle': figures.DASHES[place % len(figures.DASHES)],
+      'color': style_lib.PALETTE[_COLORS[place % len(_COLORS)]],
+      'linestyle': style_lib.DASHES[place % len(style_lib.DASHES)],
       'marker': _MARKS[place % len(_MARKS)],
     }
     for place, label in enumerate(labels)
@@ -137,7 +139,7 @@ def _cost_axis(axes: Axes, largest: Sequence[float], name: str) -> None:
   axes.set_xlabel(name)
 
 
-@figures.styled()
+@style_lib.styled()
 def _draw_exits(table: Table) -> Figure:
   """Two panels: every exit against its macs, and against params read."""
   rows = table['measured']
@@ -146,7 +148,7 @@ def _draw_exits(table: Table) -> Figure:
   ]
   lines = len(rows) + bool(networks)
   chart, below = 3.1, 0.55 + 0.25 * lines
-  height, width = chart + below + 0.15, 2 * figures.CHART_WIDTH - 1.4
+  height, width = chart + below + 0.15, 2 * style_lib.CHART_WIDTH - 1.4
   figure = Figure(figsize=(width, height))
   panels = figure.subplots(1, 2, sharey=True)
   figure.subplots_adjust(
@@ -182,11 +184,11 @@ def _draw_exits(table: Table) -> Figure:
         [100 * row['accuracies'][-1] for row in networks],
         linestyle='none',
         marker='*',
-        color=figures.FAINT,
+        color=style_lib.FAINT,
         label='networks of one exit (published, see the table)',
       )
       largest += [scale * row['params'] for row in networks]
-    axes.grid(color=figures.HAIR, linewidth=0.8)
+    axes.grid(color=style_lib.HAIR, linewidth=0.8)
     axes.set_axisbelow(True)
     _cost_axis(axes, largest, name)
   panels[0].set_ylabel('test accuracy, %')
@@ -195,7 +197,7 @@ def _draw_exits(table: Table) -> Figure:
   return figure
 
 
-@figures.styled()
+@style_lib.styled()
 def _draw_anytime(table: Table) -> Figure:
   """The step curves of the anytime setting, with the exits on them."""
   rows = table['measured']
@@ -207,7 +209,7 @@ def _draw_anytime(table: Table) -> Figure:
     field, unit = 'flops_msdnet', '10⁶ flops (MSDNet)'
   lines = len(rows) + len(curves) + len(ahead)
   chart, below = 3.6, 0.55 + 0.25 * lines
-  height, width = chart + below + 0.1, 1.25 * figures.CHART_WIDTH
+  height, width = chart + below + 0.1, 1.25 * style_lib.CHART_WIDTH
   figure = Figure(figsize=(width, height))
   axes = figure.add_axes(
     (0.12, (below + 0.15) / height, 0.85, (chart - 0.1) / height)
@@ -225,7 +227,7 @@ def _draw_anytime(table: Table) -> Figure:
       (
         *(x, y, np.zeros_like(x), np.zeros_like(x)),
         f'{row["label"]} (published)',
-        {'color': figures.FAINT, 'linestyle': ':', 'marker': '.'},
+        {'color': style_lib.FAINT, 'linestyle': ':', 'marker': '.'},
       )
     )
   right = 1.08 * max(x[-1] for x, *_ in drawn)
@@ -253,7 +255,7 @@ def _draw_anytime(table: Table) -> Figure:
   for row in ahead:
     axes.axvline(
       1e-6 * row['ahead_from'],
-      color=figures.FAINT,
+      color=style_lib.FAINT,
       linestyle=(0, (4, 3)),
       linewidth=1.0,
       label='from here MS-RANAS is ahead of MSDNet (published)',
@@ -263,7 +265,7 @@ def _draw_anytime(table: Table) -> Figure:
     axes.axvspan(
       low, high, color='#f0f0f0', zorder=0, label='range of the area'
     )
-  axes.grid(axis='y', color=figures.HAIR, linewidth=0.8)
+  axes.grid(axis='y', color=style_lib.HAIR, linewidth=0.8)
   axes.set_axisbelow(True)
   axes.yaxis.set_major_locator(ticker.MaxNLocator(6))
   axes.set_ylabel('test accuracy, %')

@@ -26,7 +26,7 @@ from ms_ranas_jax.search.cost_term import build_cost_term
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import operations as ops
-from ms_ranas_jax.studies import figures
+from ms_ranas_jax.studies import entries
 
 Config = Any
 FOLDER = 'study'
@@ -94,7 +94,7 @@ class Plan:
     trainings: (entry's name, seed) -> training.
   """
 
-  figure: figures.Figure
+  figure: entries.Figure
   config: Config
   jobs: tuple[Job, ...]
   trainings: dict[tuple[str, int], Job]
@@ -138,7 +138,7 @@ def search_config(config: Config) -> Config:
   return config
 
 
-def build_plan(config: Config, figure: figures.Figure) -> Plan:
+def build_plan(config: Config, figure: entries.Figure) -> Plan:
   """Returns all that a study runs.
 
   Args:
@@ -173,7 +173,7 @@ def build_plan(config: Config, figure: figures.Figure) -> Plan:
         search = searches[key]
       limits = None
       if params is not None:
-        slack = figures.PARAMS_TOLERANCE * params
+        slack = entries.PARAMS_TOLERANCE * params
         limits = params - slack, params + slack
       job = Job(
         TRAIN, name, label, _with_stages(whole, config, TRAIN), search, limits
@@ -186,7 +186,7 @@ def build_plan(config: Config, figure: figures.Figure) -> Plan:
 
 
 def entry_config(
-  config: Config, figure: figures.Figure, entry: figures.Entry, seed: int
+  config: Config, figure: entries.Figure, entry: entries.Entry, seed: int
 ) -> Config:
   """Returns the config of an entry's search and training with a seed.
 
@@ -211,7 +211,7 @@ def entry_config(
       metric='params',
       exit=-1,
       target=float(_params_of(config, figure, entry.aims_at)),
-      tolerance=figures.PARAMS_TOLERANCE,
+      tolerance=entries.PARAMS_TOLERANCE,
     )
   return run
 
@@ -255,7 +255,7 @@ def _network_params(config: Config, workdir: str = '') -> int:
   return cost.network_cost(_builder(config, workdir).train_network()).params
 
 
-def _params_of(config: Config, figure: figures.Figure, name: str) -> int:
+def _params_of(config: Config, figure: entries.Figure, name: str) -> int:
   """Returns the params of an entry whose network is known."""
   (entry,) = (entry for entry in figure.entries if entry.name == name)
   return _network_params(entry_config(config, figure, entry, 0))
@@ -275,7 +275,7 @@ def _check_stages(config: Config) -> None:
     )
 
 
-def _check_networks(config: Config, entry: figures.Entry) -> None:
+def _check_networks(config: Config, entry: entries.Entry) -> None:
   settings.check_config(config.to_dict())
   run = _builder(config)
   try:

@@ -8,12 +8,12 @@ import os
 import time
 from typing import Any
 
+from ms_ranas_jax.data.datasets import image_format
 from ms_ranas_jax.report import html_page
 from ms_ranas_jax.report import inputs
 from ms_ranas_jax.report import page as page_lib
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import lock
-from ms_ranas_jax.runtime.data import image_format
 from ms_ranas_jax.studies import picture
 from ms_ranas_jax.studies import plan as plan_lib
 from ms_ranas_jax.studies import table as table_lib

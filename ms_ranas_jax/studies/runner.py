@@ -26,7 +26,7 @@ from ms_ranas_jax.runtime import progress
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import selection
-from ms_ranas_jax.studies import figures
+from ms_ranas_jax.studies import entries
 from ms_ranas_jax.studies import plan as plan_lib
 from ms_ranas_jax.studies import results
 
@@ -45,7 +45,7 @@ def run_study(
   say: Say,
   interruption: Interruption | None = None,
   *,
-  figure: figures.Figure | None = None,
+  figure: entries.Figure | None = None,
   run_stages: RunStages = stages.run_stages,
   poll_seconds: float = _POLL_SECONDS,
 ) -> None:
@@ -76,7 +76,7 @@ def run_study(
     )
   stages.check_same_run(values, workdir)
   plan = plan_lib.build_plan(
-    config, figure or figures.of(config.study.figure, config.study.size)
+    config, figure or entries.of(config.study.figure, config.study.size)
   )
   # The first job of a kind stands for all: they have one set of images.
   for job in {job.kind: job for job in reversed(plan.jobs)}.values():

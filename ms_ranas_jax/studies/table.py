@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ms_ranas_jax.space import curves
-from ms_ranas_jax.studies import figures
+from ms_ranas_jax.anytime import curves
+from ms_ranas_jax.studies import entries
 from ms_ranas_jax.studies import published as published_lib
 
 _NOTHING = '–'
@@ -53,7 +53,7 @@ def shared_range(
 
 
 def build_table(
-  figure: figures.Figure,
+  figure: entries.Figure,
   config: Any,
   outcomes: Mapping[tuple[str, int], Mapping[str, Any]],
   chance: float,
@@ -110,7 +110,7 @@ def build_table(
 
 
 def _row(
-  entry: figures.Entry,
+  entry: entries.Entry,
   found: Mapping[int, Mapping[str, Any]],
   budgets: tuple[float, float] | None,
   chance: float,

@@ -9,8 +9,8 @@ import jax
 from jax.extend import core
 import jax.numpy as jnp
 
-from ms_ranas_jax.space.family import AnytimeNetwork
 from ms_ranas_jax.space.network import Weights
+from ms_ranas_jax.space.protocol import AnytimeNetwork
 
 
 def init_variables(

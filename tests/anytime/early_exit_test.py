@@ -10,7 +10,7 @@ from scipy import special
 
 from ms_ranas_jax.anytime import budgets
 from ms_ranas_jax.anytime import early_exit
-from ms_ranas_jax.space import family
+from ms_ranas_jax.space import protocol
 
 EXITS, CLASSES = 4, 3
 MEAN, STD = (0.5,), (0.25,)
@@ -37,7 +37,7 @@ class Toy:
     assert (train, method) == (False, 'advance')
     assert set(variables['params']) == {f'step_{step}'}
     if step == 0:
-      x = carried[family.IMAGES].reshape(len(carried[family.IMAGES]), -1)
+      x = carried[protocol.IMAGES].reshape(len(carried[protocol.IMAGES]), -1)
     else:
       x = jnp.moveaxis(carried['x'], self.batch_axis, 0)
     self.sizes.append((step, len(x)))

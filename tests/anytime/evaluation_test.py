@@ -10,12 +10,12 @@ from ms_ranas_jax import default_config
 from ms_ranas_jax.anytime import budgets
 from ms_ranas_jax.anytime import calibration
 from ms_ranas_jax.anytime import evaluation
-from ms_ranas_jax.runtime.data import Dataset
+from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
-from ms_ranas_jax.training import loop
+from ms_ranas_jax.training import stage
 
 TRAIN, TEST, HOLDOUT, CLASSES, EXITS = 60, 40, 25, 3, 2
 EPOCHS, BATCH = 2, 10
@@ -93,7 +93,7 @@ def fake(network):
 
 def _evaluate(fake, dataset, config=None):
   config = config or _config()
-  _, held_out = loop.split_training_images(config, dataset)
+  _, held_out = stage.split_training_images(config, dataset)
   return evaluation.evaluate_exits(config, dataset, fake.steps, held_out)
 
 
@@ -104,7 +104,7 @@ def _probabilities(logits):
 
 def _temperatures(fake, dataset):
   """Those of the held-out images."""
-  _, held_out = loop.split_training_images(_config(), dataset)
+  _, held_out = stage.split_training_images(_config(), dataset)
   return [
     calibration.solve_temperature(
       fake.logits[k, held_out], dataset.train_labels[held_out]
@@ -185,7 +185,7 @@ def test_the_budget_range_can_be_set(fake, dataset, network):
 
 def test_thresholds_come_from_held_out_images(fake, dataset, network):
   _, budgeted = _evaluate(fake, dataset)
-  _, held_out = loop.split_training_images(_config(), dataset)
+  _, held_out = stage.split_training_images(_config(), dataset)
   temperatures = _temperatures(fake, dataset)
   test = fake.logits[:, 100 : 100 + TEST]
   right = test.argmax(-1) == dataset.test_labels
@@ -241,7 +241,7 @@ def test_test_images_cannot_move_what_is_settled(fake, dataset):
 
 def test_only_test_and_held_out_images_are_looked_at(fake, dataset, network):
   _evaluate(fake, dataset)
-  fitted, held_out = loop.split_training_images(_config(), dataset)
+  fitted, held_out = stage.split_training_images(_config(), dataset)
   tested, looked_at = fake.asked
   assert tested.tolist() == list(range(100, 100 + TEST))
   assert sorted(looked_at) == sorted(held_out)

@@ -10,7 +10,7 @@ import pytest
 from ms_ranas_jax.baselines import msdnet
 from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.space import lowering
+from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.training import losses
 
 _SPECS = {

@@ -6,8 +6,8 @@ import hashlib
 import numpy as np
 import pytest
 
+from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.model import fingerprint
-from ms_ranas_jax.runtime.data import Dataset
 
 RNG = np.random.default_rng(0)
 DATASET = Dataset(

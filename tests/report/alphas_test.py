@@ -5,7 +5,7 @@ import pytest
 
 from ms_ranas_jax import errors
 from ms_ranas_jax.report import alphas
-from ms_ranas_jax.report import figures
+from ms_ranas_jax.report import style
 from ms_ranas_jax.space import genotype
 
 
@@ -39,7 +39,7 @@ def test_edges_of_no_cell_are_refused(num_edges):
 def test_history(nodes, epochs, primitives, check_texts):
   weights = _weights(nodes, epochs)
   figure = alphas.draw_history(
-    weights, primitives, figures.operation_styles(primitives)
+    weights, primitives, style.operation_styles(primitives)
   )
   check_texts(figure, least=weights.shape[1] + len(primitives))
   assert len(figure.axes) == weights.shape[1]

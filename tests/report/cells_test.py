@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax.report import cells
-from ms_ranas_jax.report import figures
+from ms_ranas_jax.report import style
 from ms_ranas_jax.space import genotype
 
 _TWO = (
@@ -160,7 +160,7 @@ def test_few_lines_cross():
 @pytest.mark.parametrize('name', ['two', 'chain', 'AmoebaNet-reduction'])
 def test_picture(name, primitives, check_texts):
   edges, concat = _CELLS[name]
-  figure = cells.draw(edges, concat, figures.operation_styles(primitives))
+  figure = cells.draw(edges, concat, style.operation_styles(primitives))
   # Two inputs, the output, a label per edge and a number per node.
   check_texts(figure, least=3 + len(edges) + len(edges) // 2)
   (axes,) = figure.axes

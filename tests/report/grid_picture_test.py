@@ -4,8 +4,8 @@ from matplotlib import patches
 import pytest
 
 from ms_ranas_jax.baselines import msdnet_plan
-from ms_ranas_jax.report import figures
 from ms_ranas_jax.report import grid_picture
+from ms_ranas_jax.report import style
 from ms_ranas_jax.space import grid
 
 _SPECS = {
@@ -35,7 +35,7 @@ def test_everything_of_the_plan_is_there(name, check_texts):
     assert f'exit {exit_.index}' in texts
   reductions = grid.reduction_layers(plan.spec.layers)
   assert texts.count('reduction') == len(reductions)
-  colors = figures.exit_colors(len(plan.exits))
+  colors = style.exit_colors(len(plan.exits))
   boxes = [
     patch
     for patch in axes.patches

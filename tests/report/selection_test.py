@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ms_ranas_jax.report import figures
 from ms_ranas_jax.report import selection
+from ms_ranas_jax.report import style
 
 
 def _records(epochs, seeds):
@@ -39,7 +39,7 @@ def test_cost(epochs, target, check_texts):
     lines['expected'].get_xdata(), 1 + np.arange(epochs)
   )
   # A thin line for each seed.
-  thin = [line for line in axes.lines if line.get_color() == figures.HAIR]
+  thin = [line for line in axes.lines if line.get_color() == style.HAIR]
   assert len(thin) == 3
 
 
@@ -91,7 +91,7 @@ def test_seeds(seeds, epochs, check_texts):
   losses, table = figure.axes
   assert len(losses.lines) == seeds
   (chosen,) = (
-    line for line in losses.lines if line.get_color() == figures.ACCENT
+    line for line in losses.lines if line.get_color() == style.ACCENT
   )
   np.testing.assert_allclose(
     chosen.get_ydata(),

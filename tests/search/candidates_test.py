@@ -10,8 +10,8 @@ import pytest
 
 from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
+from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import candidates
 from ms_ranas_jax.search import cost_term

@@ -9,9 +9,9 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import constrained
 from ms_ranas_jax.space import cell
-from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import genotype as genotype_lib
 from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import operations as ops
 
 FEW = {
@@ -59,10 +59,10 @@ def _all_genotypes(primitives):
 def test_it_is_the_likeliest_of_all_within_the_limits():
   primitives = {n: FEW[n] for n in ('none', 'skip_connect', 'sep_conv_3x3')}
   spec = grid.NetworkSpec(4, 3, 2, 1, image_shape=(8, 8, 1))
-  tables = cost_tables.cost_tables(spec, primitives)
+  tables = linear_cost.cost_tables(spec, primitives)
   every = list(_all_genotypes(primitives))
   costs = np.array(
-    [cost_tables.genotype_cost(g, tables, primitives) for g in every]
+    [linear_cost.genotype_cost(g, tables, primitives) for g in every]
   )
   for seed in range(3):
     weights = _weights(2, primitives, seed)
@@ -73,7 +73,7 @@ def test_it_is_the_likeliest_of_all_within_the_limits():
       inside = (costs >= low) & (costs <= high)
       assert inside.any()
       found = constrained.derive_within(weights, tables, low, high, primitives)
-      assert low <= cost_tables.genotype_cost(found, tables, primitives) <= high
+      assert low <= linear_cost.genotype_cost(found, tables, primitives) <= high
       np.testing.assert_allclose(
         _value(found, weights, primitives), values[inside].max(), rtol=1e-9
       )
@@ -90,10 +90,10 @@ def _skips(genotype):
 def test_it_is_the_likeliest_of_all_with_so_few_skips(cap):
   primitives = {n: FEW[n] for n in ('none', 'skip_connect', 'sep_conv_3x3')}
   spec = grid.NetworkSpec(4, 3, 2, 1, image_shape=(8, 8, 1))
-  tables = cost_tables.cost_tables(spec, primitives)
+  tables = linear_cost.cost_tables(spec, primitives)
   every = [g for g in _all_genotypes(primitives) if _skips(g) <= cap]
   costs = np.array(
-    [cost_tables.genotype_cost(g, tables, primitives) for g in every]
+    [linear_cost.genotype_cost(g, tables, primitives) for g in every]
   )
   np.testing.assert_allclose(
     constrained.cost_range(tables, primitives, cap), (costs.min(), costs.max())
@@ -117,7 +117,7 @@ def test_it_is_the_likeliest_of_all_with_so_few_skips(cap):
       weights, tables, low, high, primitives, cap
     )
     assert _skips(found) <= cap
-    assert low <= cost_tables.genotype_cost(found, tables, primitives) <= high
+    assert low <= linear_cost.genotype_cost(found, tables, primitives) <= high
     np.testing.assert_allclose(
       _value(found, weights, primitives), values[inside].max(), rtol=1e-9
     )
@@ -149,25 +149,25 @@ def test_a_cap_with_nothing_but_skips_is_refused():
 @pytest.mark.parametrize('nodes', [2, 4])
 def test_it_keeps_to_the_limits_with_all_primitives(nodes):
   spec = grid.NetworkSpec(8, 5, nodes, 2)
-  tables = cost_tables.cost_tables(spec, metric='params')
+  tables = linear_cost.cost_tables(spec, metric='params')
   weights = _weights(nodes, ops.PRIMITIVES, 0)
   plain = alphas_lib.derive_genotype(weights)
-  usual = cost_tables.genotype_cost(plain, tables)
+  usual = linear_cost.genotype_cost(plain, tables)
   assert constrained.derive_within(weights, tables, 0, usual) == plain
   for factor in (0.8, 1.1):
     low, high = 0.98 * factor * usual, 1.02 * factor * usual
     found = constrained.derive_within(weights, tables, low, high)
     assert found != plain
-    assert low <= cost_tables.genotype_cost(found, tables) <= high
+    assert low <= linear_cost.genotype_cost(found, tables) <= high
 
 
 @pytest.mark.parametrize('factor', [0.1, 10.0])
 def test_an_impossible_cost_is_refused_with_what_can_be_had(factor):
   spec = grid.NetworkSpec(4, 3, 2, 1)
-  tables = cost_tables.cost_tables(spec, FEW)
+  tables = linear_cost.cost_tables(spec, FEW)
   weights = _weights(2, FEW, 0)
   costs = [
-    cost_tables.genotype_cost(
+    linear_cost.genotype_cost(
       genotype_lib.Genotype(
         ((name, 0), (name, 1)) * 2, (2, 3), ((name, 0), (name, 1)) * 2, (2, 3)
       ),
@@ -186,7 +186,7 @@ def test_an_impossible_cost_is_refused_with_what_can_be_had(factor):
 def test_a_peak_of_activations_is_kept_to_as_well(max_skips):
   primitives = {n: FEW[n] for n in ('none', 'skip_connect', 'sep_conv_3x3')}
   spec = grid.NetworkSpec(4, 3, 2, 2, image_shape=(16, 16, 1))
-  tables = cost_tables.cost_tables(spec, primitives, cost_tables.PEAK)
+  tables = linear_cost.cost_tables(spec, primitives, linear_cost.PEAK)
   every = [
     g
     for g in _all_genotypes(primitives)

@@ -7,15 +7,15 @@ import optax
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import metrics
-from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import cost_term
-from ms_ranas_jax.search import loop
+from ms_ranas_jax.search import stage
 from ms_ranas_jax.space import cost
-from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 
@@ -127,18 +127,18 @@ def test_a_search_finds_what_it_was_asked_for(tmp_path):
   config.search.update(epochs=2, batch_size=64, alphas_learning_rate=0.05)
   config.search.network.update(channels=4, layers=2, nodes=1, scales=1)
   config.train.network.update(channels=4, layers=3, nodes=1, scales=1)
-  spec = loop.settings.network_spec(
+  spec = stage.settings.network_spec(
     config.train.network, dataset.image_shape, dataset.num_classes
   )
   cheapest, dearest = cost_term.constrained.cost_range(
-    cost_tables.cost_tables(spec, FEW), FEW
+    linear_cost.cost_tables(spec, FEW), FEW
   )
   # All edges of one of the two cells.
   for share in (0.3, 0.7):
     target = cheapest + share * (dearest - cheapest)
     config.search.cost.update(target=target, tolerance=0.2)
     workdir = tmp_path / str(share)
-    genotype = loop.run_search(config, dataset, str(workdir), FEW)
+    genotype = stage.run_search(config, dataset, str(workdir), FEW)
     network = network_lib.derived_network(spec, genotype)
     exact = cost.network_cost(network).macs
     assert abs(exact / target - 1) <= 0.2

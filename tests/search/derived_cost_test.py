@@ -11,8 +11,8 @@ from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import derived_cost
 from ms_ranas_jax.space import cell
 from ms_ranas_jax.space import cost
-from ms_ranas_jax.space import cost_tables
 from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 
@@ -61,11 +61,11 @@ def test_probabilities_are_those_of_the_draw(nodes):
 @pytest.mark.parametrize('exit_index', [0, None])
 def test_sharp_alphas_cost_what_their_network_costs(metric, exit_index):
   """Exactly at one-hot; within 1 % once they are sharp."""
-  tables = cost_tables.cost_tables(SPEC, metric=metric, exit_index=exit_index)
+  tables = linear_cost.cost_tables(SPEC, metric=metric, exit_index=exit_index)
   for seed in range(5):
     alphas = _alphas(2, 1.0, seed)
     genotype = alphas_lib.derive_genotype(alphas_lib.softmax_weights(alphas))
-    exact = cost_tables.genotype_cost(genotype, tables)
+    exact = linear_cost.genotype_cost(genotype, tables)
     network = network_lib.derived_network(SPEC, genotype)
     exits = cost.network_cost(network).exits
     exit_cost = exits[-1 if exit_index is None else exit_index]
@@ -80,7 +80,7 @@ def test_sharp_alphas_cost_what_their_network_costs(metric, exit_index):
 @pytest.mark.parametrize('temperature', [0.3, 1.0])
 def test_its_gradient_is_that_of_finite_differences(temperature):
   with jax.enable_x64(True):
-    tables = cost_tables.cost_tables(SPEC)
+    tables = linear_cost.cost_tables(SPEC)
     alphas = _alphas(2, 0.5)
 
     def relative(alphas):
@@ -108,7 +108,7 @@ def test_its_gradient_is_that_of_finite_differences(temperature):
 
 
 def test_far_alphas_have_finite_costs_and_gradients():
-  tables = cost_tables.cost_tables(SPEC)
+  tables = linear_cost.cost_tables(SPEC)
   alphas = jax.tree.map(np.float32, _alphas(2, 100.0))
   value, gradient = jax.value_and_grad(derived_cost.expected_derived_cost)(
     alphas, tables

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.runtime import checkpoint
+from ms_ranas_jax.runtime import loop as loop_lib
 from ms_ranas_jax.runtime import metrics
-from ms_ranas_jax.runtime.data import load_dataset
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import candidates
-from ms_ranas_jax.search import loop
 from ms_ranas_jax.search import seeds as seeds_lib
+from ms_ranas_jax.search import stage
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import load_genotype
-from ms_ranas_jax.training import steps
 
 FEW = {
   name: ops.PRIMITIVES[name]
@@ -59,7 +59,7 @@ def dataset():
 
 
 def _search(dataset, workdir, interruption=None, **changes):
-  return loop.run_search(
+  return stage.run_search(
     _config(**changes), dataset, str(workdir), FEW, interruption
   )
 
@@ -79,15 +79,15 @@ def _records(workdir):
 
 def _state(workdir, config, dataset):
   """The state of the last checkpoint."""
-  program = loop.build_program(config, dataset, FEW)
+  program = stage.build_program(config, dataset, FEW)
   seeds = seeds_lib.side_by_side(config)
   new_state = program.new_state
   if seeds is not None:
     new_state = functools.partial(
       seeds_lib.new_states, program.new_state, seeds_lib.numbers(config)
     )
-  template = steps.template(new_state, program.metrics, 'stop', seeds)
-  folder = steps.checkpoints(str(workdir), 'search')
+  template = loop_lib.template(new_state, program.metrics, 'stop', seeds)
+  folder = loop_lib.checkpoints(str(workdir), 'search')
   with checkpoint.open_manager(folder, read_only=True) as manager:
     return checkpoint.restore_latest(manager, template)[1].state
 
@@ -213,7 +213,7 @@ def test_the_seed_with_the_lowest_loss_is_kept(together, dataset):
 def test_interrupted_seeds_go_on_bit_for_bit(
   dataset, together, tmp_path, monkeypatch, stop_at_call
 ):
-  monkeypatch.setattr(steps, '_call_length', lambda *_: 1)
+  monkeypatch.setattr(loop_lib, '_call_length', lambda *_: 1)
   with pytest.raises(Interrupted):
     _search(dataset, tmp_path, stop_at_call(5), **TOGETHER)
   assert not (tmp_path / 'search/genotype.json').exists()
@@ -245,9 +245,9 @@ def test_by_area_the_best_candidate_is_kept(alone, dataset):
   # Judged with the params that the search ended with, on validation images.
   config = _config(**ALONE)
   state = _state(workdir, config, dataset)
-  half = loop.plan_epochs(config, dataset)[0][1]
+  half = stage.plan_epochs(config, dataset)[0][1]
   accuracy, loss = candidates.build_score(
-    loop.build_program(config, dataset, FEW).network, dataset
+    stage.build_program(config, dataset, FEW).network, dataset
   )(
     {'params': state.params, 'batch_stats': state.batch_stats},
     alphas_lib.one_hot_weights(Genotype(**best['genotype']), FEW),

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.space import cell as cell_lib
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import layer_cost
-from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import operations
 
 CHANNELS = 4

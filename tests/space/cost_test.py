@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import layer_cost
-from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations
 

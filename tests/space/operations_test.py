@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.space import cell as cell_lib
-from ms_ranas_jax.space import lowering
 from ms_ranas_jax.space import operations
 
 CHANNELS = 4

@@ -8,18 +8,18 @@ import pytest
 from ms_ranas_jax import default_config
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.space import genotype
-from ms_ranas_jax.studies import figures
+from ms_ranas_jax.studies import entries
 
 # Two entries share the search of the baseline.
-_FIGURE = figures.Figure(
+_FIGURE = entries.Figure(
   'A small study',
   'settings',
   tuple(
-    figures.Entry(f'{s.name}_to_{t.name}', f'{s.label} → {t.label}', s, t)
+    entries.Entry(f'{s.name}_to_{t.name}', f'{s.label} → {t.label}', s, t)
     for s, t in (
-      (figures.Setting(), figures.Setting()),
-      (figures.Setting(), figures.Setting(exits=True)),
-      (figures.Setting(exits=True), figures.Setting(exits=True)),
+      (entries.Setting(), entries.Setting()),
+      (entries.Setting(), entries.Setting(exits=True)),
+      (entries.Setting(exits=True), entries.Setting(exits=True)),
     )
   ),
 )

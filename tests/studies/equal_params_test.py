@@ -7,11 +7,11 @@ import pytest
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import genotype
-from ms_ranas_jax.studies import figures
+from ms_ranas_jax.studies import entries
 from ms_ranas_jax.studies import plan as plan_lib
 
 _SIZES = [
-  f'{name}.{size}' for name in ('figure9', 'figure10') for size in figures.SIZES
+  f'{name}.{size}' for name in ('figure9', 'figure10') for size in entries.SIZES
 ]
 
 
@@ -28,7 +28,7 @@ def study_config(repo_root):
 
 def _plan(config):
   return plan_lib.build_plan(
-    config, figures.of(config.study.figure, config.study.size)
+    config, entries.of(config.study.figure, config.study.size)
   )
 
 
@@ -73,7 +73,7 @@ def test_all_get_one_recipe(study_config, argument):
 def test_networks_of_other_sizes_are_refused(study_config):
   """Before anything runs, where the cells are known."""
   config = study_config('figure9.cpu')
-  figure = figures.of('figure9', 'cpu')
+  figure = entries.of('figure9', 'cpu')
   *others, darts = figure.entries
   larger = dataclasses.replace(
     darts, changes={**darts.changes, 'train.network.channels': 32}

@@ -5,8 +5,8 @@ from matplotlib.text import Text
 import numpy as np
 import pytest
 
-from ms_ranas_jax.report import figures as style
-from ms_ranas_jax.studies import figures
+from ms_ranas_jax.report import style as style
+from ms_ranas_jax.studies import entries as entries_lib
 from ms_ranas_jax.studies import picture
 from ms_ranas_jax.studies import table as table_lib
 
@@ -17,7 +17,8 @@ def table(tiny_config, result):
 
   def table(name, published, num_exits=3):
     entries = tuple(
-      figures.Entry(f'entry{i}', f'entry {i}, of {i} scales') for i in range(4)
+      entries_lib.Entry(f'entry{i}', f'entry {i}, of {i} scales')
+      for i in range(4)
     )
     rng = np.random.default_rng(0)
     outcomes = {
@@ -30,7 +31,7 @@ def table(tiny_config, result):
       for seed in (0, 1)
     }
     return table_lib.build_table(
-      figures.Figure('Title', 'anytime', entries),
+      entries_lib.Figure('Title', 'anytime', entries),
       tiny_config(figure=name, published=published),
       outcomes,
       0.1,

@@ -8,7 +8,7 @@ from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.studies import figures
+from ms_ranas_jax.studies import entries
 from ms_ranas_jax.studies import plan as plan_lib
 
 
@@ -19,7 +19,7 @@ def plan_of(tiny_config):
   def plan_of(name, **fields):
     config = tiny_config(figure=name, **fields)
     config.dataset.name = 'cifar10'  # not read; digits have no room for scales
-    return plan_lib.build_plan(config, figures.of(name, 'cpu'))
+    return plan_lib.build_plan(config, entries.of(name, 'cpu'))
 
   return plan_of
 
@@ -66,7 +66,7 @@ def test_a_search_that_is_shared_is_there_once(
   assert len(folders) == len(plan.jobs)
   assert set(plan.trainings) == {
     (entry.name, seed)
-    for entry in figures.of(name, 'cpu').entries
+    for entry in entries.of(name, 'cpu').entries
     for seed in (0, 1)
   }
 
@@ -110,7 +110,7 @@ def test_fields_reach_every_run(tiny_config):
   config.dataset.name = 'cifar10'
   config.train.epochs = 7
   config.search.epochs = 3
-  plan = plan_lib.build_plan(config, figures.of('figure4', 'cpu'))
+  plan = plan_lib.build_plan(config, entries.of('figure4', 'cpu'))
   assert {job.config.search.epochs for job in plan.jobs} == {3}
   assert {job.config.train.epochs for job in plan.trainings.values()} == {7}
 
@@ -188,7 +188,7 @@ def test_a_study_needs_its_stages(tiny_config):
   config = tiny_config(figure='figure4')
   config.stages = ('search', 'train')
   with pytest.raises(UsageError, match='config.stages .* add evaluate'):
-    plan_lib.build_plan(config, figures.of('figure4', 'cpu'))
+    plan_lib.build_plan(config, entries.of('figure4', 'cpu'))
 
 
 def test_an_impossible_network_is_refused_before_anything_runs(tiny_config):
@@ -196,4 +196,4 @@ def test_an_impossible_network_is_refused_before_anything_runs(tiny_config):
   with pytest.raises(
     UsageError, match=r'^3 scales: search.network.scales = 3 .* 8x8 image'
   ):
-    plan_lib.build_plan(config, figures.of('figure4', 'cpu'))
+    plan_lib.build_plan(config, entries.of('figure4', 'cpu'))

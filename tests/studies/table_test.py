@@ -4,13 +4,13 @@ import math
 
 import pytest
 
-from ms_ranas_jax.studies import figures
+from ms_ranas_jax.studies import entries as entries_lib
 from ms_ranas_jax.studies import table as table_lib
 
 
 def _figure(compared=()):
-  entries = tuple(figures.Entry(name, name.upper()) for name in ('a', 'b'))
-  return figures.Figure('Title', 'anytime', entries, compared)
+  entries = tuple(entries_lib.Entry(name, name.upper()) for name in ('a', 'b'))
+  return entries_lib.Figure('Title', 'anytime', entries, compared)
 
 
 @pytest.fixture

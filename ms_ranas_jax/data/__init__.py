@@ -1,0 +1,1 @@
+"""Where images come from: data sets, their files, and what reads them."""

@@ -1,0 +1,380 @@
+"""Datasets: two image arrays and two label arrays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import pathlib
+import types
+
+import numpy as np
+
+from ms_ranas_jax import errors
+from ms_ranas_jax.data import cifar_files
+from ms_ranas_jax.data import npz_file
+from ms_ranas_jax.data import tfds_source
+
+# Per channel, of the training images / 255; those in common use.
+_CIFAR_MEAN = types.MappingProxyType(
+  {
+    'cifar10': (0.4914, 0.4822, 0.4465),
+    'cifar100': (0.5071, 0.4865, 0.4409),
+  }
+)
+_CIFAR_STD = types.MappingProxyType(
+  {
+    'cifar10': (0.2471, 0.2435, 0.2616),
+    'cifar100': (0.2673, 0.2564, 0.2762),
+  }
+)
+# scikit-learn's digits come as one part. Its split is fixed, so that test
+# accuracies compare whatever the seed of a run.
+_DIGITS_TEST_SIZE = 360
+_DIGITS_SPLIT_SEED = 0
+# So is the part of the training images that a small run is given.
+_PART_SEED = 0
+_IMAGES_AT_A_TIME = 4096
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+  """Labelled images, with the constants that normalise them.
+
+  Attributes:
+    name: as in `dataset.name` of a config.
+    train_images: uint8 (N, H, W, C).
+    train_labels: int32 (N,), each in 0 .. num_classes - 1.
+    test_images: uint8 (M, H, W, C).
+    test_labels: int32 (M,).
+    num_classes: how many classes there are.
+    mean: per channel, of images / 255.
+    std: per channel, of images / 255; positive.
+    class_names: one per class, by default their numbers.
+
+  Raises:
+    UsageError: an array has another shape, dtype or range, or the constants
+      do not fit the channels.
+  """
+
+  name: str
+  train_images: np.ndarray
+  train_labels: np.ndarray
+  test_images: np.ndarray
+  test_labels: np.ndarray
+  num_classes: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  class_names: tuple[str, ...] = ()
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(height, width, channels)."""
+    return tuple(self.train_images.shape[1:])
+
+  def __post_init__(self) -> None:
+    for part in ('train', 'test'):
+      images = getattr(self, f'{part}_images')
+      labels = getattr(self, f'{part}_labels')
+      if images.ndim != 4 or images.dtype != np.uint8 or not images.size:
+        raise errors.UsageError(
+          f'{self.name}: {part}_images is {images.dtype} {images.shape}; give '
+          f'a uint8 array (images, height, width, channels), not empty.'
+        )
+      if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
+        raise errors.UsageError(
+          f'{self.name}: {part}_labels is {labels.dtype} {labels.shape}; give '
+          f'one int32 for each of the {len(images)} images.'
+        )
+      if labels.min() < 0 or labels.max() >= self.num_classes:
+        raise errors.UsageError(
+          f'{self.name}: {part}_labels runs from {labels.min()} to '
+          f'{labels.max()}; give labels of 0 to {self.num_classes - 1}.'
+        )
+    if self.train_images.shape[1:] != self.test_images.shape[1:]:
+      raise errors.UsageError(
+        f'{self.name}: test_images are {self.test_images.shape[1:]} each, '
+        f'train_images {self.train_images.shape[1:]}; give both the same '
+        f'height, width and channels.'
+      )
+    channels = self.train_images.shape[-1]
+    for field in ('mean', 'std'):
+      if len(getattr(self, field)) != channels:
+        raise errors.UsageError(
+          f'{self.name}: {field} has {len(getattr(self, field))} entries; '
+          f'give one for each of the {channels} channels.'
+        )
+    if min(self.std) <= 0:
+      raise errors.UsageError(
+        f'{self.name}: std is {self.std}; give positive numbers.'
+      )
+    if not self.class_names:
+      numbers = tuple(map(str, range(self.num_classes)))
+      object.__setattr__(self, 'class_names', numbers)
+    if len(self.class_names) != self.num_classes:
+      raise errors.UsageError(
+        f'{self.name}: class_names has {len(self.class_names)} entries; give '
+        f'one for each of the {self.num_classes} classes.'
+      )
+
+
+def load_dataset(
+  name: str, directory: str = '', train_images: int = 0
+) -> Dataset:
+  """Loads a dataset into memory; downloads nothing.
+
+  Args:
+    name: one of
+      'cifar10', 'cifar100' (fine labels): from `directory`, which is, or
+        contains, the unpacked python or binary version as published, or is a
+        data directory of tensorflow-datasets with an array_record build. With
+        no directory: the default data directory of tensorflow-datasets
+        (TFDS_DATA_DIR or ~/tensorflow_datasets).
+      'digits': 1,437 training and 360 test images (8x8, one channel) of
+        scikit-learn's handwritten digits, split once and for all.
+      'npz': `directory` is the path of a .npz file with x_train, y_train,
+        x_test, y_test: uint8 images (N, H, W, C) or (N, H, W), integer labels
+        from 0.
+    directory: where the data are; must be empty for 'digits'.
+    train_images: how many training images to keep, drawn at random but always
+      the same ones; 0 is all.
+
+  Returns:
+    The dataset. The normalisation of digits and npz is that of all training
+    images; a channel of one value throughout gets the standard deviation 1.
+
+  Raises:
+    UsageError: the name is not known, the data are missing or malformed, or
+      there are fewer training images.
+  """
+  loader = _LOADERS.get(name)
+  if loader is None:
+    raise errors.UsageError(
+      f'dataset.name is {name!r}; use one of {", ".join(_LOADERS)}.'
+    )
+  try:
+    dataset = loader(name, str(directory))
+  except OSError as error:  # Such as a folder that may not be entered.
+    raise errors.UsageError(
+      f'dataset.dir: {error}; check the path and its permissions.'
+    ) from error
+  return _part(dataset, train_images) if train_images else dataset
+
+
+def _part(dataset: Dataset, train_images: int) -> Dataset:
+  """Returns the dataset with that many of its training images."""
+  count = len(dataset.train_images)
+  if train_images > count:
+    raise errors.UsageError(
+      f'dataset.train_images = {train_images}, but {dataset.name} has {count}; '
+      f'give fewer, or 0 for all.'
+    )
+  kept, _ = split_indices(count, (train_images, None), _PART_SEED)
+  return dataclasses.replace(
+    dataset,
+    train_images=dataset.train_images[kept],
+    train_labels=dataset.train_labels[kept],
+  )
+
+
+def image_format(
+  name: str, directory: str = ''
+) -> tuple[tuple[int, int, int], int]:
+  """Returns what a network has to know of a dataset.
+
+  Args:
+    name: as for `load_dataset`.
+    directory: the same; only 'npz' has to read it.
+
+  Returns:
+    ((height, width, channels), number of classes).
+
+  Raises:
+    UsageError: as `load_dataset`.
+  """
+  if name in cifar_files.NUM_CLASSES:
+    return (32, 32, 3), cifar_files.NUM_CLASSES[name]
+  dataset = load_dataset(name, directory)
+  return dataset.image_shape, dataset.num_classes
+
+
+def split_indices(
+  num_examples: int, sizes: Sequence[int | float | None], seed: int
+) -> tuple[np.ndarray, ...]:
+  """Deals examples out at random, none of them twice.
+
+      params_half, alphas_half = split_indices(n, (0.5, None), seed)
+      train, held_out = split_indices(n, (None, 5_000), seed)
+
+  Args:
+    num_examples: how many there are.
+    sizes: for each part a number of examples (int), a fraction of
+      `num_examples` in 0 .. 1, rounded down (float), or, once at most, None:
+      all that the others leave.
+    seed: of `np.random.default_rng`; the same arguments give the same parts.
+
+  Returns:
+    One int32 array of indices per part, in random order. Some examples are
+    in none where the sizes do not add up to all.
+
+  Raises:
+    UsageError: a size is negative or no number, or they are too many.
+  """
+  counts = []
+  for size in sizes:
+    if isinstance(size, float) and 0 <= size <= 1:
+      size = int(size * num_examples)
+    elif size is not None and (
+      isinstance(size, bool)
+      or not isinstance(size, (int, np.integer))
+      or size < 0
+    ):
+      raise errors.UsageError(
+        f'the size of a part is {size!r}; give a number of examples, a '
+        f'fraction of 0.0 to 1.0, or None for the rest.'
+      )
+    counts.append(size)
+  rest = num_examples - sum(count for count in counts if count is not None)
+  if rest < 0 or counts.count(None) > 1:
+    raise errors.UsageError(
+      f'{num_examples} examples cannot be split into parts of {tuple(sizes)}; '
+      f'give smaller sizes, and None once at most.'
+    )
+  counts = [rest if count is None else int(count) for count in counts]
+  order = np.random.default_rng(seed).permutation(num_examples)
+  bounds = np.cumsum([0, *counts])
+  return tuple(
+    order[start:stop].astype(np.int32)
+    for start, stop in zip(bounds[:-1], bounds[1:])
+  )
+
+
+def _load_cifar(name: str, directory: str) -> Dataset:
+  """Loads CIFAR-10 or CIFAR-100 from wherever it is."""
+  if directory:
+    path = pathlib.Path(directory).expanduser()
+    if not path.is_dir():
+      problem = 'is a file' if path.exists() else 'does not exist'
+      raise errors.UsageError(
+        f'dataset.dir: {path} {problem}; give the folder that a published '
+        f'archive of {name} unpacks to, or run '
+        f'{tfds_source.prepare_command(name, path)}.'
+      )
+    arrays = cifar_files.read(name, path)
+  else:
+    path = tfds_source.default_data_dir()
+    arrays = None
+  if arrays is None:
+    arrays = tfds_source.read(name, path)
+  if arrays is None:
+    raise errors.UsageError(_missing_cifar(name, directory, path))
+  return Dataset(
+    name,
+    *arrays,
+    num_classes=cifar_files.NUM_CLASSES[name],
+    mean=_CIFAR_MEAN[name],
+    std=_CIFAR_STD[name],
+    class_names=cifar_files.CLASS_NAMES[name],
+  )
+
+
+def _missing_cifar(name: str, directory: str, path: pathlib.Path) -> str:
+  """Returns the message for a place without the dataset."""
+  if not directory:
+    return (
+      f'{name} is not prepared in {path}; run '
+      f'{tfds_source.prepare_command(name)}, or set dataset.dir to a folder '
+      f'that has it.'
+    )
+  for other in cifar_files.NUM_CLASSES:
+    if other != name and (
+      cifar_files.find_layout(other, path)
+      or tfds_source.find_prepared(other, path)
+    ):
+      return (
+        f'dataset.dir: {path} holds {other}, not {name}; set dataset.name to '
+        f'{other!r}, or dataset.dir to a folder with {name}.'
+      )
+  python = cifar_files.PYTHON_LAYOUTS[name].folder
+  binary = cifar_files.BINARY_LAYOUTS[name].folder
+  return (
+    f'dataset.dir: {path} has neither {python}, {binary} nor a prepared '
+    f'{name}; give a folder that has one, or run '
+    f'{tfds_source.prepare_command(name, path)}.'
+  )
+
+
+def _load_digits(name: str, directory: str) -> Dataset:
+  """Loads scikit-learn's handwritten digits."""
+  if directory:
+    raise errors.UsageError(
+      f'dataset.dir is {directory!r}, but digits ship with scikit-learn; leave '
+      f'it empty, or set dataset.name to the dataset meant.'
+    )
+  try:
+    from sklearn import datasets  # Slow to import, and only needed here.
+  except ImportError as error:
+    raise errors.UsageError(
+      f'dataset.name: digits needs scikit-learn ({error}); install it with '
+      f'pip install scikit-learn.'
+    ) from error
+  digits = datasets.load_digits()
+  images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+  labels = digits.target.astype(np.int32)
+  train, test = split_indices(
+    len(images), (None, _DIGITS_TEST_SIZE), _DIGITS_SPLIT_SEED
+  )
+  mean, std = _statistics(images[train])
+  return Dataset(
+    name,
+    images[train],
+    labels[train],
+    images[test],
+    labels[test],
+    10,
+    mean,
+    std,
+  )
+
+
+def _load_npz(name: str, directory: str) -> Dataset:
+  """Loads a user's own .npz file."""
+  arrays = npz_file.read(directory)
+  mean, std = _statistics(arrays.x_train)
+  num_classes = int(arrays.y_train.max()) + 1
+  return Dataset(name, *arrays, num_classes, mean, std)
+
+
+def _statistics(
+  images: np.ndarray,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Returns the mean and standard deviation per channel of images / 255.
+
+  Args:
+    images: uint8 (N, H, W, C). Taken in pieces: whole, the float64 that a
+      standard deviation goes through are eight times their size.
+  """
+  channels = images.shape[-1]
+  counts = np.zeros((channels, 256), np.int64)
+  for start in range(0, len(images), _IMAGES_AT_A_TIME):
+    piece = images[start : start + _IMAGES_AT_A_TIME]
+    for channel in range(channels):
+      values = piece[..., channel].ravel()
+      counts[channel] += np.bincount(values, minlength=256)
+  values = np.arange(256) / 255
+  shares = counts / counts.sum(axis=1, keepdims=True)
+  mean = shares @ values
+  std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
+  std = np.where(std > 1e-6, std, 1.0)
+  return tuple(mean.tolist()), tuple(std.tolist())
+
+
+_LOADERS: types.MappingProxyType[str, Callable[[str, str], Dataset]] = (
+  types.MappingProxyType(
+    {
+      'cifar10': _load_cifar,
+      'cifar100': _load_cifar,
+      'digits': _load_digits,
+      'npz': _load_npz,
+    }
+  )
+)

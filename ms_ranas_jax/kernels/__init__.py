@@ -1,0 +1,1 @@
+"""Arrays to arrays, fast on each platform; no modules and no config."""

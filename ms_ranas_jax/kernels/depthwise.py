@@ -1,0 +1,473 @@
+r"""Depthwise convolutions of a ReLU, several at a time, on shared inputs.
+
+All convolutions that read one state are computed together: the ReLU and the
+padding are done once, and so is the way back through them. For output n,
+with kernel w of size k, dilation d, stride s and padding p = d (k - 1) / 2,
+
+  y[n, b, h, v, c] = sum_ij w[n, i, j, c] r[b, s h + i d - p, s v + j d - p, c]
+
+with r = max(x, 0), zero outside; x may be an affine map of what comes in, such
+as a batch normalisation, which is then never stored. The gradients:
+
+  dx = [x > 0] * (the same taps, kernel flipped, on the padded dy), stride 1;
+       four phases with a quarter of the taps each, stride 2;
+  dw[n, i, j, c] = sum_bhv dy[n, b, h, v, c] r[b, s h + i d - p, ..., c],
+
+the latter on CPUs as a loop over pixels that adds to all taps at once, where a
+sum per tap would read both operands once per tap. A stride-2 convolution with
+dilation 2 reads even pixels only: it is one with dilation 1 and stride 1 of
+every other pixel.
+
+The 'conv' lowering is `lax.conv_general_dilated` with one group per channel. On
+CPUs XLA takes a hundred times too long for it, and on a GPU, where it is
+cuDNN's, several times as long as for the multiply-adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from ms_ranas_jax.kernels import lowering
+from ms_ranas_jax.kernels import reductions
+from ms_ranas_jax.kernels import windows
+
+# Pixels that one iteration of the weight gradient's loop spells out.
+_PIXELS_PER_ITERATION = 8
+
+
+Affine = tuple[jax.Array, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelShape:
+  """The window of a depthwise convolution.
+
+  Attributes:
+    kernel: odd size.
+    dilation: 1, or 2.
+  """
+
+  kernel: int
+  dilation: int = 1
+
+  @property
+  def padding(self) -> int:
+    """Pixels on every side, as in PyTorch."""
+    return self.dilation * (self.kernel - 1) // 2
+
+
+def relu_depthwise(
+  x: jax.Array,
+  kernels: Sequence[jax.Array],
+  shapes: Sequence[KernelShape],
+  stride: int,
+  choice: str = lowering.AUTO,
+  affine: Affine | None = None,
+) -> tuple[jax.Array, ...]:
+  """Depthwise convolutions of relu(x), or of relu(factor x + shift).
+
+  Args:
+    x: (m, batch, height, width, channels); m is 1 where all outputs read the
+      same input, else output n reads x[n].
+    kernels: one (n, k, k, channels) per window; n = m where m > 1.
+    shapes: the windows.
+    stride: 1 or 2.
+    choice: the lowering, see `lowering.select`.
+    affine: (factor, shift), (m, channels) each, such as those of a BN; None
+      leaves x as it is. The mapped x is made where it is read and not stored.
+
+  Returns:
+    One (n, batch, ceil(height / stride), ceil(width / stride), channels) per
+    window.
+  """
+  lowering.check(choice)
+  kernels = tuple(kernel.astype(x.dtype) for kernel in kernels)
+  if choice == lowering.CONV:
+    return _convolutions(x, affine, kernels, shapes, stride)
+  return _bank(x, affine, kernels, tuple(shapes), stride, choice)
+
+
+def _convolutions(x, affine, kernels, shapes, stride):
+  """The plain form, which autodiff takes back."""
+  rectified = windows.relu(_before_relu(x, affine))
+  return tuple(
+    _grouped_conv(rectified, kernel, shape, stride)
+    for kernel, shape in zip(kernels, shapes, strict=True)
+  )
+
+
+def _before_relu(x: jax.Array, affine: Affine | None) -> jax.Array:
+  if affine is None:
+    return x
+  factor, shift = (
+    lax.expand_dims(a.astype(x.dtype), (1, 2, 3)) for a in affine
+  )
+  return x * factor + shift
+
+
+def _grouped_conv(
+  x: jax.Array, kernel: jax.Array, shape: KernelShape, stride: int
+) -> jax.Array:
+  """The plain form: one grouped convolution, edges moved into channels."""
+  edges = kernel.shape[0]
+  _, batch, height, width, channels = x.shape
+  x = jnp.broadcast_to(x, (edges, batch, height, width, channels))
+  x = x.transpose(1, 2, 3, 0, 4).reshape(batch, height, width, edges * channels)
+  kernel = kernel.transpose(1, 2, 0, 3)
+  kernel = kernel.reshape(*kernel.shape[:2], 1, edges * channels)
+  y = lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    [(shape.padding, shape.padding)] * 2,
+    rhs_dilation=(shape.dilation, shape.dilation),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=edges * channels,
+  )
+  y = y.reshape(*y.shape[:3], edges, channels)
+  return y.transpose(3, 0, 1, 2, 4)
+
+
+def _per_edge(kernel: jax.Array, i: int, j: int) -> jax.Array:
+  edges, _, _, channels = kernel.shape
+  return lax.reshape(
+    lax.slice(kernel, (0, i, j, 0), (edges, i + 1, j + 1, channels)),
+    (edges, 1, 1, 1, channels),
+  )
+
+
+def _taps(
+  padded: jax.Array,
+  kernel: jax.Array,
+  dilation: int,
+  stride: int,
+  offset: int,
+  size: tuple[int, int],
+) -> jax.Array:
+  total = None
+  for i in range(kernel.shape[1]):
+    for j in range(kernel.shape[2]):
+      term = windows.window(
+        padded, offset + i * dilation, offset + j * dilation, size, stride
+      ) * _per_edge(kernel, i, j)
+      total = term if total is None else total + term
+  return total
+
+
+_noinline_taps = lowering.noinline(static_argnums=(2, 3, 4, 5))(_taps)
+
+
+@lowering.noinline(static_argnums=(2, 3))
+def _input_gradient(
+  dy: jax.Array,
+  kernel: jax.Array,
+  dilation: int,
+  edges: int,
+  masked: tuple[jax.Array, Affine | None] | None,
+) -> jax.Array:
+  """The gradient of a stride-1 convolution in its unpadded input.
+
+  With `masked`, the x and the affine map of it, through the ReLU too.
+  """
+  size = dy.shape[-3:-1]
+  padding = dilation * (kernel.shape[1] - 1) // 2
+  dx = _taps(
+    windows.pad(dy, padding, padding),
+    lax.rev(kernel, (1, 2)),
+    dilation,
+    1,
+    0,
+    size,
+  )
+  dx = _sum_edges(dx, edges)
+  return dx if masked is None else windows.select(_before_relu(*masked) > 0, dx)
+
+
+@lowering.noinline(static_argnums=(2,))
+def _strided_input_gradient(
+  dy: jax.Array, kernel: jax.Array, edges: int
+) -> windows.Phases:
+  """The gradient of a stride-2 convolution, dilation 1, in four phases."""
+  size = dy.shape[-3:-1]
+  shift = windows.shift_padding(kernel.shape[1])
+  padded = windows.pad(dy, shift, shift)
+
+  def term(i: int, j: int, row: int, column: int) -> jax.Array:
+    shifted = windows.window(padded, shift + row, shift + column, size)
+    return shifted * _per_edge(kernel, i, j)
+
+  phases = windows.phases_of_strided(term, kernel.shape[1])
+  return jax.tree.map(lambda p: _sum_edges(p, edges), phases)
+
+
+def _sum_edges(x: jax.Array, edges: int) -> jax.Array:
+  """Sums the leading axis where all its entries came from one input."""
+  if edges == x.shape[0]:
+    return x
+  return functools.reduce(
+    lambda a, b: a + b,
+    [lax.slice_in_dim(x, n, n + 1, axis=0) for n in range(x.shape[0])],
+  )
+
+
+@lowering.noinline(static_argnums=(2, 3, 4, 5))
+def _kernel_gradient(
+  padded: jax.Array,
+  dy: jax.Array,
+  kernel: int,
+  dilation: int,
+  stride: int,
+  offset: int,
+) -> jax.Array:
+  """The gradient in the kernel, (n, k, k, channels)."""
+  edges, batch, height, width, channels = dy.shape
+  span = (kernel - 1) * dilation + 1
+  columns = lowering.largest_divisor(width, _PIXELS_PER_ITERATION)
+  rows = 1
+  if columns == width:
+    rows = lowering.largest_divisor(height, _PIXELS_PER_ITERATION // width)
+  iterations_per_row = width // columns
+
+  def body(iteration: jax.Array, total: jax.Array) -> jax.Array:
+    zero = lax.full_like(iteration, 0)  # indices have to be of one type
+    per_row = lax.full_like(iteration, iterations_per_row)
+    first_row = lax.div(iteration, per_row) * rows
+    first_column = lax.rem(iteration, per_row) * columns
+    for pixel in range(rows * columns):
+      row = first_row + pixel // columns
+      column = first_column + pixel % columns
+      # Each pixel is sliced on its own, so that the slices are read in place;
+      # whole rows would be copied first.
+      patch = lax.dynamic_slice(
+        padded,
+        (zero, zero, offset + row * stride, offset + column * stride, zero),
+        (padded.shape[0], batch, span, span, channels),
+        allow_negative_indices=False,
+      )
+      patch = lax.slice(
+        patch, (0,) * 5, patch.shape, (1, 1, dilation, dilation, 1)
+      )
+      gradient = lax.dynamic_slice(
+        dy,
+        (zero, zero, row, column, zero),
+        (edges, batch, 1, 1, channels),
+        allow_negative_indices=False,
+      )
+      total = total + patch * gradient
+    return total
+
+  wide = jnp.promote_types(dy.dtype, jnp.float32)
+  total = jnp.zeros((edges, batch, kernel, kernel, channels), wide)
+  iterations = height // rows * iterations_per_row
+  if iterations == 1:
+    total = body(jnp.int32(0), total)
+  else:
+    total = lax.fori_loop(0, iterations, body, total)
+  return jnp.sum(total, axis=1).astype(dy.dtype)
+
+
+def _kernel_gradient_by_sums(
+  padded: jax.Array,
+  dy: jax.Array,
+  kernel: int,
+  dilation: int,
+  stride: int,
+  offset: int,
+) -> jax.Array:
+  """The same, a sum per tap."""
+  wide = jnp.promote_types(dy.dtype, jnp.float32)
+  padded, gradient = padded.astype(wide), dy.astype(wide)
+  sums = [
+    jnp.sum(
+      gradient
+      * windows.window(
+        padded,
+        offset + i * dilation,
+        offset + j * dilation,
+        dy.shape[-3:-1],
+        stride,
+      ),
+      axis=(1, 2, 3),
+    )
+    for i in range(kernel)
+    for j in range(kernel)
+  ]
+  total = jnp.stack(sums, axis=1).astype(dy.dtype)
+  return total.reshape(dy.shape[0], kernel, kernel, dy.shape[-1])
+
+
+def _reads_even_pixels(shape: KernelShape, stride: int) -> bool:
+  return stride == 2 and shape.dilation == 2
+
+
+@lowering.noinline(static_argnums=(2, 3))
+def _padded_inputs(
+  x: jax.Array,
+  affine: Affine | None,
+  shapes: tuple[KernelShape, ...],
+  stride: int,
+) -> tuple[jax.Array, ...]:
+  """Returns the ReLU padded: of all pixels and, if asked for, of even ones.
+
+  The padding is the largest that any window of that input needs.
+  """
+  rectified = windows.relu(_before_relu(x, affine))
+  inputs = []
+  full = [s.padding for s in shapes if not _reads_even_pixels(s, stride)]
+  even = [s.kernel // 2 for s in shapes if _reads_even_pixels(s, stride)]
+  if full:
+    inputs.append(windows.pad(rectified, max(full), max(full)))
+  if even:
+    inputs.append(
+      windows.pad(windows.subsample(rectified), max(even), max(even))
+    )
+  return tuple(inputs)
+
+
+def _geometry(
+  shape: KernelShape, shapes: tuple[KernelShape, ...], stride: int
+) -> tuple[int, int, int, int]:
+  """Returns (which padded input, dilation, stride, offset) of a window."""
+  full = [s.padding for s in shapes if not _reads_even_pixels(s, stride)]
+  even = [s.kernel // 2 for s in shapes if _reads_even_pixels(s, stride)]
+  if _reads_even_pixels(shape, stride):
+    return (1 if full else 0), 1, 1, max(even) - shape.kernel // 2
+  return 0, shape.dilation, stride, max(full) - shape.padding
+
+
+# The rule stands around the choice, since autodiff of a choice would keep what
+# the way back needs of both.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _bank(
+  x: jax.Array,
+  affine: Affine | None,
+  kernels: tuple[jax.Array, ...],
+  shapes: tuple[KernelShape, ...],
+  stride: int,
+  choice: str,
+) -> tuple[jax.Array, ...]:
+  return _bank_forward(x, affine, kernels, shapes, stride, choice)[0]
+
+
+def _bank_forward(x, affine, kernels, shapes, stride, choice):
+  outputs = lowering.select(
+    choice,
+    functools.partial(_taps_forward, shapes=shapes, stride=stride),
+    functools.partial(_convolutions, shapes=shapes, stride=stride),
+    x,
+    affine,
+    kernels,
+    fused=functools.partial(
+      _taps_forward, shapes=shapes, stride=stride, choice=lowering.FUSED
+    ),
+  )
+  return outputs, (x, affine, kernels)
+
+
+def _bank_backward(shapes, stride, choice, residuals, cotangents):
+  def through_convolutions(residuals, cotangents):
+    _, pull = jax.vjp(
+      functools.partial(_convolutions, shapes=shapes, stride=stride), *residuals
+    )
+    return pull(cotangents)
+
+  return lowering.select(
+    choice,
+    functools.partial(_taps_backward, shapes=shapes, stride=stride),
+    through_convolutions,
+    residuals,
+    cotangents,
+    fused=functools.partial(
+      _taps_backward, shapes=shapes, stride=stride, choice=lowering.FUSED
+    ),
+  )
+
+
+def _taps_forward(x, affine, kernels, shapes, stride, choice=lowering.TAPS):
+  inputs = _padded_inputs(x, affine, shapes, stride, choice=choice)
+  height, width = x.shape[-3:-1]
+  size = -(-height // stride), -(-width // stride)
+  outputs = []
+  for kernel, shape in zip(kernels, shapes, strict=True):
+    which, dilation, step, offset = _geometry(shape, shapes, stride)
+    outputs.append(
+      _noinline_taps(
+        inputs[which], kernel, dilation, step, offset, size, choice=choice
+      )
+    )
+  return tuple(outputs)
+
+
+def _taps_backward(residuals, cotangents, shapes, stride, choice=lowering.TAPS):
+  x, affine, kernels = residuals
+  # Made again rather than kept: padded copies would be the largest residuals.
+  inputs = _padded_inputs(x, affine, shapes, stride, choice=choice)
+  kernel_gradient = _kernel_gradient
+  if choice == lowering.FUSED:
+    kernel_gradient = _kernel_gradient_by_sums
+  edges = x.shape[0]
+  alone = stride == 1 and len(shapes) == 1
+  kernel_gradients = []
+  direct = []
+  phases = None
+  for kernel, shape, dy in zip(kernels, shapes, cotangents, strict=True):
+    which, dilation, step, offset = _geometry(shape, shapes, stride)
+    kernel_gradients.append(
+      kernel_gradient(inputs[which], dy, shape.kernel, dilation, step, offset)
+    )
+    if stride == 1 or _reads_even_pixels(shape, stride):
+      masked = (x, affine) if alone else None
+      direct.append(
+        _input_gradient(dy, kernel, dilation, edges, masked, choice=choice)
+      )
+    else:
+      part = _strided_input_gradient(dy, kernel, edges, choice=choice)
+      phases = (
+        part
+        if phases is None
+        else jax.tree.map(lambda a, b: a + b, phases, part)
+      )
+  if alone:
+    (gradient,) = direct
+  else:
+    gradient = _through_relu(x, affine, tuple(direct), phases, choice=choice)
+  if affine is None:
+    return gradient, None, tuple(kernel_gradients)
+  factor, shift = affine
+  sums = reductions.sum_products((gradient, x), ((0,), (0, 1)), choice=choice)
+  d_shift, d_factor = jnp.split(sums, 2)
+  return (
+    gradient * lax.expand_dims(factor.astype(x.dtype), (1, 2, 3)),
+    (d_factor.astype(factor.dtype), d_shift.astype(shift.dtype)),
+    tuple(kernel_gradients),
+  )
+
+
+@lowering.noinline()
+def _through_relu(
+  x: jax.Array,
+  affine: Affine | None,
+  direct: tuple[jax.Array, ...],
+  phases: windows.Phases | None,
+) -> jax.Array:
+  """Sums the gradients in the ReLU's output and masks them."""
+  total = None
+  if direct:
+    total = functools.reduce(lambda a, b: a + b, direct)
+  if phases is not None or (total is not None and total.shape != x.shape):
+    if phases is None:
+      zero = lax.full(total.shape, 0, total.dtype)
+      phases = ((total, zero), (zero, zero))
+    elif total is not None:
+      phases = ((phases[0][0] + total, phases[0][1]), phases[1])
+    total = windows.interleave(phases, x.shape[-3:-1])
+  return windows.select(_before_relu(x, affine) > 0, total)
+
+
+_bank.defvjp(_bank_forward, _bank_backward)

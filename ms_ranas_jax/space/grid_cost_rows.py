@@ -1,0 +1,224 @@
+"""The grid of cells spelled out as the rows that the cost model adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ms_ranas_jax.space import cell as cell_lib
+from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import layer_cost
+from ms_ranas_jax.space import layers as layers_lib
+from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space.protocol import CostRow
+
+
+def _input_rows(
+  source: grid.CellInput, plan: grid.Cell, state: str, affine: bool
+) -> Iterator[CostRow]:
+  """The preprocessing of one input of a cell."""
+  name = plan.output.name
+
+  def conv(feature: grid.Feature, features: int, **fields):
+    return layers_lib.conv_norm_layers(
+      feature.channels,
+      features,
+      feature.height,
+      feature.width,
+      affine=affine,
+      **fields,
+    )
+
+  level = source.horizontal
+  features = plan.channels
+  if source.diagonal is not None:
+    features //= 2
+    layers = conv(source.diagonal, features, kernel=3, stride=2)
+    if source.halve:
+      layers += layers_lib.factorized_reduce_layers(
+        features, features, level.height, level.width, affine
+      )
+    yield CostRow(
+      (source.diagonal.name,),
+      f'{state}.diagonal',
+      plan.height * plan.width * features,
+      layers,
+      plan.step,
+      name,
+    )
+  if source.halve:
+    layers = layers_lib.factorized_reduce_layers(
+      level.channels, features, level.height, level.width, affine
+    )
+  else:
+    layers = conv(level, features)
+  yield CostRow(
+    (level.name,),
+    f'{state}.horizontal',
+    plan.height * plan.width * features,
+    layers,
+    plan.step,
+    name,
+  )
+
+
+def _cell_rows(
+  plan: grid.Cell,
+  wiring: cell_lib.Wiring,
+  operations: ops.Primitives,
+  search: bool,
+  partial_channels: int,
+) -> Iterator[CostRow]:
+  name = plan.output.name
+  channels = plan.channels // partial_channels
+  state_names: list[tuple[str, ...]] = []
+  for position, source in enumerate(plan.inputs):
+    made = list(
+      _input_rows(source, plan, f'{name}/{position}', affine=not search)
+    )
+    yield from made
+    state_names.append(tuple(row.output for row in made))
+  elements = plan.output.height * plan.output.width * plan.channels
+  passing = state_names
+  if partial_channels > 1:
+    passing, pools = _passing(plan, state_names, channels)
+    yield from pools
+  for node in range(wiring.nodes):
+    state = f'{name}/{cell_lib.NUM_INPUTS + node}'
+    incoming = [e for e in enumerate(wiring.edges) if e[1].node == node]
+    # By their states, however a genotype lists them.
+    for row, edge in sorted(incoming, key=lambda e: e[1].state):
+      strided = plan.reduction and edge.state < cell_lib.NUM_INPUTS
+      first = edge.state < cell_lib.NUM_INPUTS
+      height = plan.height if first else plan.output.height
+      width = plan.width if first else plan.output.width
+      if partial_channels > 1:
+        yield CostRow(passing[edge.state], state, elements, (), plan.step, name)
+      for operation in edge.operations:
+        if isinstance(operations[operation], ops.Zero):
+          continue
+        yield CostRow(
+          state_names[edge.state],
+          state,
+          elements,
+          operations[operation].layers(
+            channels, 2 if strided else 1, height, width, search
+          ),
+          plan.step,
+          name,
+          (row, operation),
+        )
+    state_names.append((state,))
+    if passing is not state_names:
+      passing.append((state,))
+
+
+def _passing(
+  plan: grid.Cell, state_names: Sequence[tuple[str, ...]], channels: int
+) -> tuple[list[tuple[str, ...]], list[CostRow]]:
+  """What goes past the mixtures of partial channels, and the pools for it."""
+  if not plan.reduction:
+    return list(state_names), []
+  output = plan.output
+  layer = layer_cost.pool(
+    output.height, output.width, plan.channels - channels, kernel=2
+  )
+  pools = [
+    CostRow(
+      names,
+      f'{output.name}/{state}/passing',
+      layer.elements,
+      (layer,),
+      plan.step,
+      output.name,
+    )
+    for state, names in enumerate(state_names)
+  ]
+  return [(row.output,) for row in pools], pools
+
+
+def cost_rows(
+  plan: grid.Plan,
+  normal: cell_lib.Wiring,
+  reduction: cell_lib.Wiring,
+  operations: ops.Primitives,
+  search: bool,
+  partial_channels: int = 1,
+) -> tuple[CostRow, ...]:
+  """Spells out a network.
+
+  Args:
+    plan: the grid.
+    normal: wiring of the normal cells.
+    reduction: wiring of the reduction cells.
+    operations: name -> operation.
+    search: whether the BNs of cells have no scale and bias.
+    partial_channels: K of mixed cells, see `cell.Cell`.
+
+  Returns:
+    The rows in an order in which they can be run, step after step. The tensor
+    of a cell's node i is named `FEATURE/i`; a cell's feature is the nodes that
+    it concatenates, which `tensors` resolves.
+  """
+  rows = []
+  for stem in plan.stems:
+    source = plan.stems[stem.output.scale - 1].output
+    height, width, channels = plan.spec.image_shape
+    if stem.output.scale:
+      height, width, channels = source.height, source.width, source.channels
+    rows.append(
+      CostRow(
+        (source.name if stem.output.scale else 'images',),
+        stem.output.name,
+        stem.output.height * stem.output.width * stem.output.channels,
+        layers_lib.conv_norm_layers(
+          channels,
+          stem.output.channels,
+          height,
+          width,
+          kernel=3,
+          stride=2 if stem.output.scale else 1,
+          rectify=False,
+        ),
+        stem.step,
+        stem.output.name,
+      )
+    )
+  for cell in plan.cells:
+    rows += _cell_rows(
+      cell,
+      reduction if cell.reduction else normal,
+      operations,
+      search,
+      partial_channels,
+    )
+  for exit_ in plan.exits:
+    feature = exit_.feature
+    rows.append(
+      CostRow(
+        (feature.name,),
+        exit_.name,
+        plan.spec.num_classes,
+        (
+          layer_cost.global_pool(
+            feature.height, feature.width, feature.channels
+          ),
+          layer_cost.dense(feature.channels, plan.spec.num_classes),
+        ),
+        exit_.index,
+        exit_.name,
+      )
+    )
+  return tuple(sorted(rows, key=lambda row: row.step))
+
+
+def tensors(
+  plan: grid.Plan, normal: cell_lib.Wiring, reduction: cell_lib.Wiring
+) -> dict[str, tuple[str, ...]]:
+  """Returns the name of a cell's feature -> the tensors it consists of."""
+  return {
+    cell.output.name: tuple(
+      f'{cell.output.name}/{state}'
+      for state in (reduction if cell.reduction else normal).concat
+    )
+    for cell in plan.cells
+  }

@@ -1,0 +1,249 @@
+"""What a family of networks has to give, so that one program serves them all.
+
+A family (the grid of cells, MSDNet) maps sizes to a network with numbered
+exits. Initialization, training, evaluation and the cost model use what stands
+here and nothing else of it.
+
+A network is computed in steps, one for each exit: a step takes the features
+that the steps before it have left, and gives the logits of its exit and the
+features that the steps after it will read. Whoever stops after a step has
+computed nothing in vain, and goes on from there if it turns out otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.space import layer_cost
+
+# The name of the normalised images among what is carried to the first step.
+IMAGES = 'images'
+# Features by name, each with an axis of images, see `batch_axis`.
+Carried = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class CostRow:
+  """A chain of layers that makes one tensor, or adds to it.
+
+  Attributes:
+    inputs: names of the tensors that it reads.
+    output: name of the tensor that it writes, or adds to if it is there.
+    elements: elements of the output, for one image.
+    layers: what is computed.
+    step: the first exit that needs it.
+    where: the feature or exit that it belongs to.
+    edge: the row of the edge in a cell's wiring, and its operation; else None.
+  """
+
+  inputs: tuple[str, ...]
+  output: str
+  elements: int
+  layers: tuple[layer_cost.Layer, ...]
+  step: int
+  where: str
+  edge: tuple[int, str] | None = None
+
+  def total(self, metric: str) -> int:
+    """Returns the sum of a metric over the layers."""
+    return sum(getattr(layer, metric) for layer in self.layers)
+
+
+class Sizes(Protocol):
+  """The sizes that every network has.
+
+  Attributes:
+    image_shape: (height, width, channels) of the input.
+    num_classes: classes of the classifiers.
+  """
+
+  image_shape: tuple[int, int, int]
+  num_classes: int
+
+
+class Exit(Protocol):
+  """A classifier.
+
+  Attributes:
+    index: which exit it is, from 0.
+    layer: the layer after which it stands.
+  """
+
+  index: int
+  layer: int
+
+
+class Plan(Protocol):
+  """A network as data, without arrays.
+
+  Attributes:
+    spec: the sizes that it was made from.
+    exits: in the order in which they are computed.
+  """
+
+  spec: Sizes
+  exits: Sequence[Exit]
+
+
+class AnytimeNetwork(Protocol):
+  """A Flax linen module with exits.
+
+  Attributes:
+    plan: the network as data.
+    axis_name: the device axis that shares the BN statistics.
+  """
+
+  plan: Plan
+  axis_name: str | None
+
+  @property
+  def num_exits(self) -> int:
+    """The number of exits."""
+
+  @property
+  def batch_axis(self) -> int:
+    """The axis of the images in what is carried from step to step."""
+
+  def __call__(
+    self,
+    images: jax.Array,
+    weights: Any = None,
+    *,
+    train: bool,
+    drop_path: jax.Array | float | None = None,
+    last_exit: int | None = None,
+  ) -> jax.Array:
+    """Computes the exits up to `last_exit`, by default all.
+
+    Args:
+      images: (batch, height, width, channels), normalised.
+      weights: of mixed cells; None where there are none.
+      train: whether BNs use, and keep, the statistics of the batch.
+      drop_path: probability to drop an operation, where the family has any.
+      last_exit: index of the last exit to compute.
+
+    Returns:
+      Logits (exits, batch, classes), float32.
+    """
+
+  def advance(
+    self,
+    carried: Carried,
+    weights: Any = None,
+    *,
+    step: int,
+    train: bool,
+    drop_path: jax.Array | float | None = None,
+  ) -> tuple[Carried, jax.Array]:
+    """Computes one step, from the features at hand.
+
+    Args:
+      carried: what the step before returned; `{IMAGES: images}` at first.
+      weights: as `__call__` takes them.
+      step: index of the exit to come to, that after the one before.
+      train: as `__call__` takes it.
+      drop_path: the same.
+
+    Returns:
+      The features that later steps read, and the logits (batch, classes),
+      float32.
+    """
+
+  def modules_of_step(self, step: int) -> frozenset[str]:
+    """Returns the modules, keys of `params`, that a step computes with."""
+
+  def cost_rows(self) -> tuple[CostRow, ...]:
+    """Returns what is computed, in an order that works, step after step."""
+
+  def tensors(self) -> Mapping[str, tuple[str, ...]]:
+    """Returns the tensors that a name stands for, if it is not one itself.
+
+    A feature map that lies side by side with others, or in parts, is named
+    once and held once, however many read it.
+    """
+
+  def clone(self, **fields: Any) -> AnytimeNetwork:
+    """Returns the module with other attributes; linen's."""
+
+  def apply(
+    self, variables: Mapping[str, Any], *args: Any, **fields: Any
+  ) -> Any:
+    """Calls the module with variables; linen's."""
+
+  def lazy_init(self, key: jax.Array, *args: Any, **fields: Any) -> Any:
+    """Returns first variables, without computing the network; linen's."""
+
+
+def last_exit_of(
+  num_exits: int, last_exit: int | None, name: str = 'last_exit'
+) -> int:
+  """Returns the index of the last exit to compute.
+
+  Args:
+    num_exits: how many there are.
+    last_exit: as `AnytimeNetwork.__call__` takes it.
+    name: of the argument, for the message.
+
+  Raises:
+    UsageError: there is no such exit.
+  """
+  last = num_exits - 1 if last_exit is None else last_exit
+  if not 0 <= last < num_exits:
+    raise UsageError(
+      f'{name} = {last}: the network has exits 0 to {num_exits - 1}.'
+    )
+  return last
+
+
+def advance_to(
+  network: AnytimeNetwork,
+  images: jax.Array,
+  weights: Any = None,
+  *,
+  train: bool,
+  drop_path: jax.Array | float | None = None,
+  last: int | None = None,
+) -> jax.Array:
+  """Computes one step after the other; the `__call__` of every family.
+
+  Args:
+    network: bound to its variables, as a module is while it is applied.
+    images: see `AnytimeNetwork.__call__`, and what follows too.
+    weights: of mixed cells.
+    train: whether BNs use, and keep, the statistics of the batch.
+    drop_path: probability to drop an operation.
+    last: index of the last exit to compute; None is that of all.
+
+  Returns:
+    Logits (exits, batch, classes), float32.
+
+  Raises:
+    UsageError: there is no such exit.
+  """
+  carried: Carried = {IMAGES: images}
+  logits = []
+  for step in range(last_exit_of(network.num_exits, last) + 1):
+    carried, answer = network.advance(
+      carried, weights, step=step, train=train, drop_path=drop_path
+    )
+    logits.append(answer)
+  return jnp.stack(logits)
+
+
+def check_images(plan: Plan, images: jax.Array) -> None:
+  """Refuses images of another shape than those planned for.
+
+  Raises:
+    UsageError: they are.
+  """
+  if images.shape[1:] != plan.spec.image_shape:
+    raise UsageError(
+      f'the network is planned for images of shape {plan.spec.image_shape}, '
+      f'not {images.shape[1:]}.'
+    )

@@ -1,0 +1,395 @@
+"""The training stage: from a network to its params."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ms_ranas_jax.data.datasets import Dataset
+from ms_ranas_jax.data.datasets import split_indices
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import batches as batches_lib
+from ms_ranas_jax.runtime import loop
+from ms_ranas_jax.runtime import parallel
+from ms_ranas_jax.runtime.interruption import Interruption
+from ms_ranas_jax.space.protocol import AnytimeNetwork
+from ms_ranas_jax.training import augmentation
+from ms_ranas_jax.training import initialization
+from ms_ranas_jax.training import losses
+from ms_ranas_jax.training import optimizers
+from ms_ranas_jax.training import prediction
+
+Config = Any
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that a training carries from step to step.
+
+  Attributes:
+    step: int32 scalar, steps done.
+    params: the network's.
+    batch_stats: running BN averages.
+    opt_state: of the optimizer.
+    rng: the key that all of the training's randomness is folded from.
+  """
+
+  step: jax.Array
+  params: PyTree
+  batch_stats: PyTree
+  opt_state: optax.OptState
+  rng: jax.Array
+
+  @property
+  def variables(self) -> dict[str, PyTree]:
+    """What the network's `apply` takes."""
+    return {'params': self.params, 'batch_stats': self.batch_stats}
+
+
+def new_state(
+  network: AnytimeNetwork, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+  """Returns the state before the first step."""
+  # Another stream than the search's, which has the same seed.
+  key = jax.random.fold_in(jax.random.key(seed), 1)
+  init_key, rng = jax.random.split(key)
+  variables = initialization.init_variables(network, init_key)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=variables['params'],
+    batch_stats=variables['batch_stats'],
+    # As one program, not one for each shape of a param.
+    opt_state=jax.jit(optimizer.init)(variables['params']),
+    rng=rng,
+  )
+
+
+def train_step(
+  state: TrainState,
+  images: jax.Array,
+  labels: jax.Array,
+  *,
+  network: AnytimeNetwork,
+  optimizer: optax.GradientTransformation,
+  weights: tuple[float, ...],
+  drop_path: jax.Array | float | None = None,
+  axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One update of all params on the loss of all exits, eq. (3).
+
+  Args:
+    state: before the step.
+    images: (batch, height, width, channels), normalised.
+    labels: (batch,) int.
+    network: of any family.
+    optimizer: updates params.
+    weights: w_k, one per exit.
+    drop_path: probability to drop an operation; None is never.
+    axis_name: the device axis to average over.
+
+  Returns:
+    The state after the step, and the metrics `train_loss`, `train_accuracy`
+    (one per exit) and `train_gradient_norm`.
+  """
+  key = jax.random.fold_in(state.rng, state.step)
+  if axis_name is not None:
+    key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+  def loss(params):
+    logits, updates = network.apply(
+      {'params': params, 'batch_stats': state.batch_stats},
+      images,
+      train=True,
+      drop_path=drop_path,
+      mutable=['batch_stats'],
+      rngs={'drop_path': key},
+    )
+    value = losses.weighted_loss(logits, labels, weights)
+    accuracy = losses.exit_accuracies(logits, labels)
+    return value, (updates['batch_stats'], accuracy)
+
+  (value, (batch_stats, accuracy)), gradient = jax.value_and_grad(
+    loss, has_aux=True
+  )(state.params)
+  gradient, batch_stats, metrics = parallel.mean_over_devices(
+    (
+      gradient,
+      batch_stats,
+      {'train_loss': value, 'train_accuracy': accuracy},
+    ),
+    axis_name,
+  )
+  metrics['train_gradient_norm'] = optimizers.global_norm(gradient)
+  updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+  return (
+    state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+    ),
+    metrics,
+  )
+
+
+def split_training_images(
+  config: Config, dataset: Dataset
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the indices of the images to train on, and of those held out.
+
+  Args:
+    config: `dataset.holdout` images are held out, chosen by `seed`.
+    dataset: the dataset.
+
+  Raises:
+    UsageError: nothing would be left to train on.
+  """
+  count = len(dataset.train_images)
+  if config.dataset.holdout >= count:
+    raise UsageError(
+      f'dataset.holdout = {config.dataset.holdout}, but there are {count} '
+      'training images; hold out fewer.'
+    )
+  return split_indices(count, (None, config.dataset.holdout), config.seed)
+
+
+def plan_epochs(
+  config: Config, dataset: Dataset
+) -> tuple[np.ndarray, np.ndarray, int]:
+  """Splits the training images for the training.
+
+  Args:
+    config: the whole config.
+    dataset: the dataset.
+
+  Returns:
+    The indices of the images to train on and of those held out, and the steps
+    of an epoch.
+
+  Raises:
+    UsageError: nothing would be left to train on, or no whole batch.
+  """
+  fitted, held_out = split_training_images(config, dataset)
+  steps = batches_lib.steps_per_epoch(
+    len(fitted), config.train.batch_size, 'train.batch_size'
+  )
+  return fitted, held_out, steps
+
+
+def build_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
+  """Returns the optimizer of `config.train`.
+
+  Args:
+    config: the whole config.
+    steps: steps of an epoch.
+  """
+  train = config.train
+  return optimizers.sgd(
+    _schedule(config, steps), train.momentum, train.weight_decay, train.clip
+  )
+
+
+def _schedule(config: Config, steps: int) -> Callable[[jax.Array], jax.Array]:
+  train = config.train
+  if train.schedule == 'step':
+    return optimizers.epoch_steps(train.learning_rate, train.epochs, steps)
+  return optimizers.epoch_cosine(
+    train.learning_rate, train.final_learning_rate, train.epochs, steps
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What a training computes, apart from when and where it is kept.
+
+  Attributes:
+    network: the network, on one device.
+    devices: how many devices the step is for.
+    fitted: indices of the images that are trained on.
+    held_out: indices of the others.
+    steps: steps of an epoch.
+    weights: of the exits in the loss.
+    new_state: makes the state before the first step.
+    step: (state, data, indices (batch,)) -> (state, metrics), see
+      `parallel.compile_chunk`; data holds all training `images` and `labels`.
+    metrics: name -> shape of what the step returns.
+  """
+
+  network: AnytimeNetwork
+  devices: int
+  fitted: np.ndarray
+  held_out: np.ndarray
+  steps: int
+  weights: tuple[float, ...]
+  new_state: Callable[[], TrainState]
+  step: parallel.Step
+  metrics: Mapping[str, tuple[int, ...]]
+
+
+def build_program(
+  config: Config, dataset: Dataset, network: AnytimeNetwork
+) -> Program:
+  """Returns the program of a training.
+
+  Args:
+    config: the whole config.
+    dataset: trained on but for the held-out images.
+    network: of any family; its `axis_name` is set here.
+
+  Raises:
+    UsageError: the config does not fit the data or the machine.
+  """
+  train = config.train
+  devices = parallel.choose_devices(
+    config.num_devices, train.batch_size, 'train.batch_size'
+  )
+  axis = parallel.axis_name(devices)
+  network = network.clone(axis_name=axis)
+  fitted, held_out, num_steps = plan_epochs(config, dataset)
+  optimizer = build_optimizer(config, num_steps)
+  weights = losses.exit_weights(
+    train.exit_weights, network.num_exits, 'train.exit_weights'
+  )
+  settings = augmentation.Augmentation(
+    dataset.mean,
+    dataset.std,
+    config.dataset.crop_padding,
+    config.dataset.flip,
+    train.cutout,
+  )
+
+  def step(state, data, indices):
+    key = jax.random.fold_in(state.rng, state.step)
+    positions = parallel.global_positions(indices.shape[-1], axis)
+    images = augmentation.augment(
+      data['images'][indices], key, positions, settings
+    )
+    drop_path = None
+    if train.drop_path:
+      drop_path = train.drop_path * (state.step // num_steps) / train.epochs
+    return train_step(
+      state,
+      images,
+      data['labels'][indices],
+      network=network,
+      optimizer=optimizer,
+      weights=weights,
+      drop_path=drop_path,
+      axis_name=axis,
+    )
+
+  return Program(
+    network=network.clone(axis_name=None),
+    devices=devices,
+    fitted=fitted,
+    held_out=held_out,
+    steps=num_steps,
+    weights=weights,
+    new_state=functools.partial(new_state, network, optimizer, config.seed),
+    step=step,
+    metrics=_metrics(network),
+  )
+
+
+def _metrics(network: AnytimeNetwork) -> dict[str, tuple[int, ...]]:
+  return {
+    'train_loss': (),
+    'train_accuracy': (network.num_exits,),
+    'train_gradient_norm': (),
+  }
+
+
+def run_training(
+  config: Config,
+  dataset: Dataset,
+  network: AnytimeNetwork,
+  workdir: str,
+  interruption: Interruption | None = None,
+) -> TrainState:
+  """Trains, or goes on where an earlier call was interrupted.
+
+  Writes `train/metrics.jsonl` and checkpoints, see `loop.run`.
+
+  Args:
+    config: the whole config.
+    dataset: trained on but for the held-out images.
+    network: of any family; its `axis_name` is set here.
+    workdir: the work directory.
+    interruption: may ask to stop.
+
+  Returns:
+    The state after the last epoch.
+
+  Raises:
+    UsageError: the config does not fit the data or the machine.
+    Interrupted: see `loop.run`.
+  """
+  train = config.train
+  program = build_program(config, dataset, network)
+  # One object for all epochs, so that prediction compiles once.
+  apply = functools.partial(program.network.apply, train=False)
+
+  def batches(epoch: int) -> np.ndarray:
+    seed = (config.seed, epoch, 2)
+    return batches_lib.epoch_batches(
+      program.fitted, train.batch_size, program.steps, seed
+    )
+
+  def end_line(done: int) -> dict[str, Any]:
+    rate = _schedule(config, program.steps)(jnp.int32(done - 1))
+    return {'learning_rate': float(rate)}
+
+  def end_epoch(state: TrainState, epoch: int) -> dict[str, Any]:
+    del epoch
+    return _holdout_metrics(config, dataset, apply, state, program)
+
+  return loop.run(
+    loop.build_work(config, 'train', dataset, program, batches),
+    loop.Hooks(lambda *_: None, end_line, end_epoch, _shown),
+    workdir,
+    interruption or Interruption(),
+  )
+
+
+def _holdout_metrics(
+  config: Config,
+  dataset: Dataset,
+  apply: Callable[..., jax.Array],
+  state: TrainState,
+  program: Program,
+) -> dict[str, Any]:
+  rows = program.held_out
+  logits = jnp.asarray(
+    prediction.predict(
+      apply,
+      state.variables,
+      dataset.train_images[rows],
+      dataset.mean,
+      dataset.std,
+      config.evaluate.batch_size,
+    )
+  )
+  labels = jnp.asarray(dataset.train_labels[rows])
+  return {
+    'holdout_loss': float(
+      losses.weighted_loss(logits, labels, program.weights)
+    ),
+    'holdout_accuracy': losses.exit_accuracies(logits, labels).tolist(),
+  }
+
+
+def _shown(record: Mapping[str, Any]) -> dict[str, float]:
+  return {
+    'loss': record['train_loss'],
+    'first exit': record['train_accuracy'][0],
+    'last exit': record['train_accuracy'][-1],
+  }

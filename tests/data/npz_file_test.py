@@ -1,0 +1,120 @@
+import pathlib
+import zipfile
+
+import numpy as np
+import pytest
+
+from ms_ranas_jax.data import npz_file
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import files
+
+
+def _arrays(**changes):
+  rng = np.random.default_rng(0)
+  return {
+    'x_train': rng.integers(0, 256, (5, 4, 6, 3), dtype=np.uint8),
+    'y_train': np.array([0, 1, 2, 0, 1]),
+    'x_test': rng.integers(0, 256, (2, 4, 6, 3), dtype=np.uint8),
+    'y_test': np.array([2, 0]),
+    **changes,
+  }
+
+
+def _save(tmp_path, **changes):
+  path = tmp_path / 'mine.npz'
+  np.savez(path, **_arrays(**changes))
+  return str(path)
+
+
+def test_reads_images_as_they_are(tmp_path):
+  arrays = npz_file.read(_save(tmp_path))
+  for name, expected in _arrays().items():
+    np.testing.assert_array_equal(getattr(arrays, name), expected)
+  assert arrays.y_train.dtype == arrays.y_test.dtype == np.int32
+
+
+def test_adds_a_channel_and_drops_the_axis_of_labels(tmp_path):
+  path = _save(
+    tmp_path,
+    x_train=np.zeros((5, 4, 6), np.uint8),
+    x_test=np.zeros((2, 4, 6), np.uint8),
+    y_train=np.array([[0], [1], [2], [0], [1]], np.uint8),
+  )
+  arrays = npz_file.read(path)
+  assert arrays.x_train.shape == (5, 4, 6, 1)
+  assert arrays.x_test.shape == (2, 4, 6, 1)
+  assert arrays.y_train.tolist() == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'x_train': np.zeros((5, 4, 6, 3))}, 'x_train is float64'),
+    ({'x_test': np.zeros((2, 4), np.uint8)}, r'x_test is uint8 \(2, 4\)'),
+    ({'x_test': np.zeros((0, 4, 6, 3), np.uint8)}, r'x_test is uint8 \(0, '),
+    ({'x_test': np.uint8(1)}, r'x_test is uint8 \(\)'),
+    ({'x_train': np.zeros((5, 3, 32, 32), np.uint8)}, 'channels first'),
+    ({'x_test': np.zeros((2, 4, 6, 1), np.uint8)}, r'x_test are \(4, 6, 1\)'),
+    ({'y_train': np.arange(4)}, r'y_train is int64 \(4,\)'),
+    ({'y_train': np.zeros(5)}, 'y_train is float64'),
+    ({'y_train': np.array([-1, 0, 0, 0, 0])}, 'y_train runs from -1'),
+    ({'y_test': np.array([0, 3])}, 'y_test has the label 3, y_train none abov'),
+    ({'y_test': np.array([{}, {}], object)}, 'cannot be read'),
+  ],
+)
+def test_an_array_that_does_not_fit_is_named(tmp_path, changes, message):
+  with pytest.raises(UsageError, match=f'mine.npz.*{message}'):
+    npz_file.read(_save(tmp_path, **changes))
+
+
+def test_a_missing_array_is_named(tmp_path):
+  arrays = _arrays()
+  del arrays['y_test']
+  np.savez(tmp_path / 'mine.npz', **arrays)
+  with pytest.raises(UsageError, match=r"no array 'y_test' \(it has x_train, "):
+    npz_file.read(str(tmp_path / 'mine.npz'))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+  path = tmp_path / 'mine.npz'
+  for content in (b'', b'text'):
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match='not a whole .npz file'):
+      npz_file.read(str(path))
+  np.save(tmp_path / 'mine.npy', np.arange(3))
+  with pytest.raises(UsageError, match='not a whole .npz file'):
+    npz_file.read(str(tmp_path / 'mine.npy'))
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+  path = tmp_path / 'mine.npz'
+  np.savez_compressed(path, **_arrays())
+  raw = bytearray(path.read_bytes())
+  raw[200:260] = bytes(60)
+  path.write_bytes(raw)
+  with pytest.raises(UsageError, match='mine.npz cannot be read'):
+    npz_file.read(str(path))
+  path.write_bytes(raw[:-10])
+  with pytest.raises(UsageError, match='not a whole .npz file'):
+    npz_file.read(str(path))
+
+
+@pytest.mark.parametrize('path', ['', '.', 'absent.npz'])
+def test_a_missing_file_is_named(path):
+  with pytest.raises(UsageError, match='dataset.dir is .*not a file'):
+    npz_file.read(path)
+
+
+@pytest.mark.parametrize('flag', [1, 1 << 5, 1 << 6])
+@pytest.mark.parametrize('read', [npz_file.read, files.read_npz])
+def test_a_file_that_claims_to_be_encrypted_is_refused(tmp_path, flag, read):
+  path = tmp_path / 'mine.npz'
+  path.write_bytes(pathlib.Path(_save(tmp_path)).read_bytes())
+  data = bytearray(path.read_bytes())
+  with zipfile.ZipFile(path) as archive:
+    at = archive.start_dir + 8  # the flags of the first entry
+  data[at] |= flag
+  data[6] |= flag
+  path.write_bytes(data)
+  with pytest.raises(UsageError, match='mine.npz cannot be read'):
+    read(str(path))

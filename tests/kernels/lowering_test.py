@@ -1,0 +1,251 @@
+"""The choice of lowering, and the calls in compiled programs."""
+
+import re
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.kernels import convolution
+from ms_ranas_jax.kernels import depthwise
+from ms_ranas_jax.kernels import lowering
+from ms_ranas_jax.kernels import normalization
+from ms_ranas_jax.kernels import pooling
+
+
+@pytest.fixture(name='cpu')
+def _cpu():
+  if jax.default_backend() != 'cpu':
+    pytest.skip('calls stay calls on CPUs only')
+
+
+def _lowered(function, *args, platform):
+  traced = jax.jit(function).trace(*args)
+  return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize(
+  ('operation', 'plain'),
+  [
+    (
+      lambda x, choice: depthwise.relu_depthwise(
+        x, [jnp.ones((1, 3, 3, 4))], [depthwise.KernelShape(3)], 1, choice
+      )[0],
+      'stablehlo.convolution',
+    ),
+    (
+      lambda x, choice: convolution.convolution(
+        x[0], jnp.ones((3, 3, 4, 8)), (2, 2), choice
+      ),
+      'stablehlo.convolution',
+    ),
+    (
+      lambda x, choice: pooling.max_pool(x, 1, choice),
+      'stablehlo.reduce_window',
+    ),
+    (
+      lambda x, choice: pooling.average_pool(x, 2, choice),
+      'stablehlo.reduce_window',
+    ),
+  ],
+  ids=['depthwise', 'dense', 'max', 'average'],
+)
+def test_auto_goes_by_the_platform_of_the_program_not_of_the_tracing(
+  operation, plain
+):
+  """Forward and back, lowered here for machines that are not here."""
+  x = jnp.ones((1, 2, 6, 6, 4))
+
+  def both_ways(choice):
+    def compute(x):
+      y, pull = jax.vjp(lambda x: operation(x, choice), x)
+      return y, pull(y)
+
+    return compute
+
+  def uses_plain(choice, platform):
+    return plain in _lowered(both_ways(choice), x, platform=platform)
+
+  assert not uses_plain('auto', 'cpu')
+  assert not uses_plain('auto', 'cuda')
+  assert uses_plain('auto', 'tpu')
+  for platform in ('cpu', 'tpu'):
+    assert not uses_plain('taps', platform)
+    assert not uses_plain('fused', platform)
+    assert uses_plain('conv', platform)
+
+
+def test_auto_is_differentiated_by_the_rule_of_its_platform():
+  def gradient(choice):
+    def loss(x):
+      y = pooling.max_pool(x, 1, choice)
+      return jnp.sum(y * jnp.arange(y.size, dtype=y.dtype).reshape(y.shape))
+
+    return jax.grad(loss)(jnp.zeros((1, 1, 3, 3, 1)))
+
+  # Of equal maxima the first one gets the gradient, as in PyTorch.
+  chosen = lowering.resolve('auto')
+  np.testing.assert_array_equal(gradient('auto'), gradient(chosen))
+
+
+@pytest.mark.parametrize(
+  'operation',
+  [
+    lambda x: depthwise.relu_depthwise(
+      x, [jnp.ones((1, 3, 3, 4))], [depthwise.KernelShape(3)], 1, 'fast'
+    ),
+    lambda x: convolution.convolution(
+      x[0], jnp.ones((3, 3, 4, 8)), (1, 1), 'fast'
+    ),
+    lambda x: pooling.max_pool(x, 1, 'fast'),
+    lambda x: pooling.average_pool(x, 1, 'fast'),
+  ],
+)
+def test_an_unknown_lowering_is_refused(operation):
+  with pytest.raises(UsageError, match="lowering = 'fast'.*'taps'"):
+    operation(jnp.ones((1, 2, 6, 6, 4)))
+
+
+def test_a_noinline_function_computes_what_it_says():
+  @lowering.noinline(static_argnums=(1,))
+  def scaled(x, factor):
+    """Scales."""
+    return x * factor
+
+  assert (scaled.__name__, scaled.__doc__) == ('scaled', 'Scales.')
+  np.testing.assert_array_equal(scaled(jnp.arange(3.0), 2.0), [0.0, 2.0, 4.0])
+  gradient = jax.grad(lambda x: jnp.sum(lax.sin(scaled(x, 3.0))))(jnp.ones(2))
+  np.testing.assert_allclose(gradient, 3 * np.cos([3.0, 3.0]), rtol=1e-6)
+
+
+def test_auto_keeps_calls_in_programs_for_cpus_only():
+  @lowering.noinline()
+  def double(x):
+    return x + x
+
+  x = jnp.ones(2)
+
+  def not_inlined(choice, platform):
+    text = _lowered(lambda x: double(x, choice=choice), x, platform=platform)
+    return 'inlineable = "false"' in text
+
+  assert not_inlined('auto', 'cpu')
+  assert not not_inlined('auto', 'cuda')
+  assert not not_inlined('auto', 'tpu')
+  assert not_inlined('taps', 'cpu')
+  assert not not_inlined('fused', 'cpu')
+  assert not not_inlined('conv', 'cpu')
+
+
+def test_programs_for_gpus_have_no_loops():
+  """Each iteration would be a few calls of the device, one after the other."""
+
+  def both_ways(choice):
+    def compute(x, kernel):
+      def total(x, kernel):
+        (y,) = depthwise.relu_depthwise(
+          x, [kernel], [depthwise.KernelShape(3)], 1, choice
+        )
+        y, _ = normalization.normalized_sum(
+          (y,), jnp.ones((1, 1, 4)), choice=choice
+        )
+        return jnp.sum(jnp.cos(y))
+
+      return jax.grad(total, (0, 1))(x, kernel)
+
+    return compute
+
+  # So large that sums are loops on CPUs.
+  args = jnp.ones((1, 128, 32, 32, 4)), jnp.ones((1, 3, 3, 4))
+
+  def loops(choice, platform):
+    text = _lowered(both_ways(choice), *args, platform=platform)
+    return text.count('stablehlo.while')
+
+  assert loops('auto', 'cpu') >= 2
+  assert loops('auto', 'cuda') == 0
+  assert loops('fused', 'cpu') == 0
+
+
+@pytest.mark.parametrize(
+  ('backend', 'expected'), [('cpu', 'taps'), ('gpu', 'fused'), ('tpu', 'conv')]
+)
+def test_resolve(backend, expected, monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  assert lowering.resolve() == expected
+  for choice in ('taps', 'fused', 'conv'):
+    assert lowering.resolve(choice) == choice
+  with pytest.raises(UsageError, match="lowering = 'fast'"):
+    lowering.resolve('fast')
+
+
+def _noinline_calls(function, *args):
+  """Names of the functions that the compiled program calls, in its order."""
+  text = jax.jit(function).lower(*args).compile().as_text()
+  entry = text[text.index('\nENTRY ') :]
+  names = re.findall(
+    r' call\(.*to_apply=%?([a-z_]+)[^,]*,.*inlineable="false"', entry
+  )
+  # XLA appends `_` and a number to the names of repeated calls.
+  return [name.rstrip('_') for name in names]
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'at_the_end'), [((3,), []), ((3, 5), ['_through_relu'])]
+)
+def test_the_compiled_gradients_of_convolutions_keep_their_calls(
+  cpu, sizes, at_the_end
+):
+  """If a new jaxlib drops the attribute, all is right but much slower."""
+
+  def both_ways(x, kernels):
+    shapes = [depthwise.KernelShape(size) for size in sizes]
+    outputs, pull = jax.vjp(
+      lambda x, kernels: depthwise.relu_depthwise(
+        x, kernels, shapes, 1, lowering.TAPS
+      ),
+      x,
+      kernels,
+    )
+    return outputs, pull(outputs)
+
+  kernels = [jnp.ones((2, size, size, 4)) for size in sizes]
+  calls = _noinline_calls(both_ways, jnp.ones((1, 2, 5, 6, 4)), kernels)
+  count = len(sizes)
+  assert sorted(calls) == [
+    *['_input_gradient'] * count,
+    *['_kernel_gradient'] * count,
+    '_padded_inputs',
+    *['_taps'] * count,
+    *at_the_end,
+  ]
+
+
+def test_the_compiled_mixture_of_pools_keeps_its_calls(cpu):
+  def both_ways(x, scale):
+    def mixture(x, scale):
+      terms = (
+        pooling.max_pool(x, 1, lowering.TAPS),
+        pooling.average_pool(x, 1, lowering.TAPS),
+      )
+      return normalization.normalized_sum(terms, jnp.stack([scale] * 2))[0]
+
+    y, pull = jax.vjp(mixture, x, scale)
+    return y, pull(y)
+
+  calls = _noinline_calls(
+    both_ways, jnp.ones((1, 2, 5, 6, 4)), jnp.ones((1, 4))
+  )
+  assert sorted(calls) == [
+    '_average',
+    '_average_input_gradient',
+    '_gradient_in_terms',
+    '_in_one_loop',
+    '_in_one_loop',
+    '_max_and_winner',
+    '_max_input_gradient',
+    '_weigh',
+  ]

@@ -1,0 +1,136 @@
+"""Networks step by step: what every family has to keep to."""
+
+import jax
+import numpy as np
+import pytest
+
+from ms_ranas_jax.baselines import msdnet
+from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.space import genotype
+from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import network as network_lib
+from ms_ranas_jax.space import protocol
+
+SHAPE = (8, 8, 2)
+EDGES = (('sep_conv_3x3', 0), ('skip_connect', 1))
+CELLS = genotype.Genotype(EDGES, (2,), EDGES, (2,))
+
+
+def _grid(**fields):
+  sizes = {'channels': 4, 'layers': 4, 'nodes': 1, 'image_shape': SHAPE}
+  return network_lib.derived_network(
+    grid.NetworkSpec(**(sizes | fields)), CELLS, lowering='conv'
+  )
+
+
+def _msdnet(**fields):
+  sizes = {'channels': 4, 'blocks': 3, 'base': 2, 'step': 1, 'scales': 2}
+  sizes |= {'growth': 2, 'image_shape': SHAPE}
+  return msdnet.build_msdnet(
+    msdnet_plan.MSDNetSpec(**(sizes | fields)), lowering='conv'
+  )
+
+
+NETWORKS = {
+  'one scale': _grid(),
+  'two scales': _grid(scales=2),
+  'three scales, late exits': _grid(
+    scales=3, exits=(2,), image_shape=(16, 16, 2)
+  ),
+  'one exit': _grid(exits='last', scales=2),
+  'msdnet': _msdnet(),
+  'msdnet, pruned from the start': _msdnet(prune='min', base=3),
+  'msdnet, imagenet stem': _msdnet(
+    stem='imagenet', image_shape=(32, 32, 2), bottleneck_factors=(0, 1)
+  ),
+}
+
+
+@pytest.fixture(params=NETWORKS, ids=str)
+def network(request):
+  return NETWORKS[request.param]
+
+
+def _images(network, count):
+  shape = (count, *network.plan.spec.image_shape)
+  return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+def _advance(network, step):
+  return lambda variables, carried: network.apply(
+    variables, carried, step=step, train=False, method='advance'
+  )
+
+
+def _of_step(network, variables, step):
+  """The variables of the modules that a step says it computes with."""
+  names = network.modules_of_step(step)
+  return {
+    collection: {n: v for n, v in entries.items() if n in names}
+    for collection, entries in variables.items()
+  }
+
+
+def test_steps_one_after_another_are_the_network(network, fill, quick_jit):
+  images = _images(network, 3)
+  variables = fill(network, images, train=False)
+  whole = quick_jit(lambda v, x: network.apply(v, x, train=False))(
+    variables, images
+  )
+  carried, found = {protocol.IMAGES: images}, []
+  for step in range(network.num_exits):
+    needed = _of_step(network, variables, step)
+    carried, logits = quick_jit(_advance(network, step))(needed, carried)
+    found.append(logits)
+    for value in carried.values():
+      assert value.shape[network.batch_axis] == 3
+  assert carried == {}  # nobody reads on
+  np.testing.assert_allclose(np.stack(found), whole, rtol=1e-6, atol=1e-6)
+
+
+def test_every_module_belongs_to_one_step(network):
+  variables = jax.eval_shape(
+    lambda: network.init(jax.random.key(0), _images(network, 1), train=False)
+  )
+  steps = [network.modules_of_step(k) for k in range(network.num_exits)]
+  assert sum(map(len, steps)) == len(frozenset().union(*steps))
+  assert frozenset().union(*steps) == set(variables['params'])
+
+
+def test_nothing_is_carried_that_no_step_reads(network):
+  """The gradient of the rest in it is not zero throughout."""
+  variables = jax.eval_shape(
+    lambda: network.init(jax.random.key(0), _images(network, 1), train=False)
+  )
+  carried = {protocol.IMAGES: _images(network, 1)}
+  shapes = jax.eval_shape(_advance(network, 0), variables, carried)[0]
+  for step in range(1, network.num_exits):
+    jaxpr = jax.make_jaxpr(_advance(network, step))(variables, shapes).jaxpr
+    read = {id(v) for equation in jaxpr.eqns for v in equation.invars}
+    after = jax.eval_shape(_advance(network, step), variables, shapes)[0]
+    leaves = jax.tree.leaves(variables)
+    inputs = jaxpr.invars[len(leaves) :]
+    for name, variable in zip(sorted(shapes), inputs, strict=True):
+      assert id(variable) in read or name in after, name
+    shapes = after
+
+
+@pytest.mark.parametrize('name', ['two scales', 'msdnet'])
+def test_steps_take_no_more_operations_than_the_network(name, fill):
+  network = NETWORKS[name]
+  images = _images(network, 1)
+  variables = fill(network, images, train=False)
+
+  def flops(function, *args):
+    compiled = jax.jit(function).lower(*args).compile()
+    return compiled.cost_analysis()['flops']
+
+  carried, total = {protocol.IMAGES: images}, 0
+  for step in range(network.num_exits):
+    needed = _of_step(network, variables, step)
+    total += flops(_advance(network, step), needed, carried)
+    carried = jax.eval_shape(_advance(network, step), needed, carried)[0]
+  whole = flops(
+    lambda v, x: network.apply(v, x, train=False), variables, images
+  )
+  assert whole > 0 and total <= 1.01 * whole

@@ -1,0 +1,456 @@
+"""The training stage on a tiny network and a few real digits.
+
+All runs of this file are of one compiled step (one more for two devices).
+"""
+
+import dataclasses
+import json
+import os
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ms_ranas_jax import default_config
+from ms_ranas_jax.data.datasets import load_dataset
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import metrics
+from ms_ranas_jax.runtime import parallel
+from ms_ranas_jax.runtime.interruption import Interrupted
+from ms_ranas_jax.space import genotype
+from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import network as network_lib
+from ms_ranas_jax.training import stage
+
+EPOCHS, BATCH, STEPS, HOLDOUT = 3, 16, 40, 20
+# One image more than the steps of an epoch need.
+COUNT = STEPS * BATCH + 1 + HOLDOUT
+EDGES = (('skip_connect', 0), ('dil_conv_3x3', 1))
+CELLS = genotype.Genotype(EDGES, (2,), EDGES, (2,))
+NETWORK = network_lib.derived_network(
+  grid.NetworkSpec(
+    channels=4,
+    layers=3,
+    nodes=1,
+    exits=(1, 2),
+    image_shape=(8, 8, 1),
+    num_classes=10,
+  ),
+  CELLS,
+)
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
+def _config(**changes):
+  config = default_config.get_config()
+  config.num_devices = 1
+  config.dataset.holdout = HOLDOUT
+  config.train.update(
+    epochs=EPOCHS, batch_size=BATCH, chunk_steps=25, learning_rate=0.1
+  )
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+@pytest.fixture(scope='module')
+def dataset():
+  digits = load_dataset('digits')
+  return dataclasses.replace(
+    digits,
+    train_images=digits.train_images[:COUNT],
+    train_labels=digits.train_labels[:COUNT],
+  )
+
+
+def _train(dataset, workdir, **changes):
+  return stage.run_training(_config(**changes), dataset, NETWORK, str(workdir))
+
+
+def _metrics(workdir):
+  """The records without the times that they took."""
+  records = metrics.read_metrics(workdir / 'train' / 'metrics.jsonl')
+  return [{k: v for k, v in r.items() if k != 'seconds'} for r in records]
+
+
+def _assert_same(state, expected):
+  states = (
+    s.replace(rng=jax.random.key_data(s.rng)) for s in (state, expected)
+  )
+  jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  workdir: os.PathLike
+  state: stage.TrainState
+  batches: np.ndarray  # (steps, batch), all that the steps were given
+
+
+@pytest.fixture(scope='module')
+def finished(dataset, tmp_path_factory, quick_compilation):
+  """An undisturbed run."""
+  workdir = tmp_path_factory.mktemp('finished')
+  batches = []
+  compile_chunk = parallel.compile_chunk
+
+  def watched(*args):
+    chunk = compile_chunk(*args)
+
+    def run(state, sums, data, indices, wishes):
+      batches.append(np.array(indices))
+      return chunk(state, sums, data, indices, wishes)
+
+    return run
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(parallel, 'compile_chunk', watched)
+    state = _train(dataset, workdir)
+  return _Run(workdir, state, np.concatenate(batches))
+
+
+def test_the_loss_falls(finished):
+  losses = [r['train_loss'] for r in _metrics(finished.workdir)]
+  # Two exits of ten classes: about 2 log 10 at first.
+  assert losses[0] > 4
+  assert losses[-1] < 0.8 * losses[0]
+  last = _metrics(finished.workdir)[-1]
+  assert max(last['train_accuracy']) > 0.3
+  assert max(last['holdout_accuracy']) > 0.4
+  assert int(finished.state.step) == EPOCHS * STEPS
+
+
+def test_there_is_a_line_of_metrics_per_chunk(finished):
+  path = finished.workdir / 'train' / 'metrics.jsonl'
+  records = [json.loads(line) for line in path.read_text().splitlines()]
+  # 40 steps in an epoch, in chunks of 25 and 15.
+  assert [r['step'] for r in records] == [25, 40, 65, 80, 105, 120]
+  assert [r['epoch'] for r in records] == [0, 0, 1, 1, 2, 2]
+  always = {
+    'step',
+    'epoch',
+    'train_loss',
+    'train_gradient_norm',
+    'train_accuracy',
+    'learning_rate',
+    'seconds',
+  }
+  for record in records:
+    # The held-out images are looked at after an epoch.
+    ends = record['step'] % STEPS == 0
+    held_out = {'holdout_loss', 'holdout_accuracy'} if ends else set()
+    assert set(record) == always | held_out
+    for name in {'train_accuracy', 'holdout_accuracy'} & set(record):
+      assert len(record[name]) == 2
+    # The rate of the chunk's last step, a cosine over three epochs.
+    rate = 0.05 * (1 + np.cos(np.pi * record['epoch'] / EPOCHS))
+    np.testing.assert_allclose(record['learning_rate'], rate, rtol=1e-5)
+
+
+def test_held_out_images_are_never_trained_on(finished, dataset):
+  fitted, held_out = stage.split_training_images(_config(), dataset)
+  assert len(held_out) == HOLDOUT
+  assert sorted([*fitted, *held_out]) == list(range(COUNT))
+  assert finished.batches.shape == (EPOCHS * STEPS, BATCH)
+  trained = set(finished.batches.ravel())
+  assert not trained & set(held_out)
+  assert trained <= set(fitted)
+  orders = finished.batches.reshape(EPOCHS, -1)
+  for order in orders:
+    assert len(set(order)) == STEPS * BATCH
+  assert list(orders[0]) != list(orders[1])
+
+
+def test_the_holdout_metrics_are_those_of_the_held_out_images(
+  finished, dataset
+):
+  _, held_out = stage.split_training_images(_config(), dataset)
+  images = dataset.train_images[held_out].astype(np.float32) / 255
+  images = (images - np.float32(dataset.mean)) / np.float32(dataset.std)
+  logits = jax.jit(lambda v, x: NETWORK.apply(v, x, train=False))(
+    finished.state.variables, images
+  )
+  labels = dataset.train_labels[held_out]
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    logits, jnp.stack([labels, labels])
+  )
+  last = _metrics(finished.workdir)[-1]
+  np.testing.assert_allclose(
+    last['holdout_loss'], losses.mean(1).sum(), rtol=1e-4
+  )
+  np.testing.assert_allclose(
+    last['holdout_accuracy'],
+    (logits.argmax(-1) == labels[None]).mean(1),
+    rtol=1e-6,
+  )
+
+
+def test_an_interrupted_training_goes_on_bit_for_bit(
+  finished, dataset, tmp_path, stop_at_call
+):
+  with pytest.raises(Interrupted):
+    stage.run_training(
+      _config(), dataset, NETWORK, str(tmp_path), stop_at_call(4)
+    )
+  before = _metrics(tmp_path)
+  assert 0 < len(before) < len(_metrics(finished.workdir))
+  _assert_same(_train(dataset, tmp_path), finished.state)
+  assert _metrics(tmp_path) == _metrics(finished.workdir)
+  assert _metrics(tmp_path)[: len(before)] == before
+
+
+def test_a_finished_training_only_answers(finished, dataset, monkeypatch):
+  def forbidden(*_):
+    raise AssertionError('nothing is left to do')
+
+  before = _metrics(finished.workdir)
+  monkeypatch.setattr(parallel, 'compile_chunk', forbidden)
+  _assert_same(_train(dataset, finished.workdir), finished.state)
+  assert _metrics(finished.workdir) == before
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one_does(finished, dataset, tmp_path):
+  state = _train(dataset, tmp_path, num_devices=2)
+  found, expected = _metrics(tmp_path), _metrics(finished.workdir)
+  assert [r['step'] for r in found] == [r['step'] for r in expected]
+  # Later, rounding has grown: a ReLU that changes sides is enough.
+  np.testing.assert_allclose(
+    found[0]['train_loss'], expected[0]['train_loss'], rtol=2e-3
+  )
+  assert jax.tree.structure(state) == jax.tree.structure(finished.state)
+  shapes = (jax.tree.map(jnp.shape, s) for s in (state, finished.state))
+  assert next(shapes) == next(shapes)
+  assert int(state.step) == EPOCHS * STEPS
+
+
+def test_another_seed_is_another_training(dataset, finished):
+  states = [
+    stage.new_state(NETWORK, stage.build_optimizer(_config(), STEPS), seed)
+    for seed in (0, 0, 1)
+  ]
+  _assert_same(states[0], states[1])
+  kernels = [s.params['stem_0']['kernel'] for s in states]
+  assert (kernels[0] != kernels[2]).any()
+  assert (
+    jax.random.key_data(states[0].rng) != jax.random.key_data(states[2].rng)
+  ).any()
+  splits = [
+    stage.split_training_images(_config(seed=seed), dataset)[1]
+    for seed in (0, 1)
+  ]
+  assert set(splits[0]) != set(splits[1])
+
+
+def _watch_steps(monkeypatch, observe):
+  """Replaces the step by one that writes down a number, as the loss."""
+
+  def step(state, images, labels, **fields):
+    return state.replace(step=state.step + 1), {
+      'train_loss': observe(state, images, labels, fields),
+      'train_accuracy': jnp.zeros(2),
+      'train_gradient_norm': jnp.float32(0),
+    }
+
+  monkeypatch.setattr(stage, 'train_step', step)
+  monkeypatch.setattr(stage, '_holdout_metrics', lambda *_: {})
+
+
+def test_drop_path_grows_with_the_epoch(dataset, tmp_path, monkeypatch):
+  _watch_steps(monkeypatch, lambda s, x, y, fields: fields['drop_path'])
+  _train(dataset, tmp_path, **{'train.drop_path': 0.6})
+  # 0.6 * epoch / 3, as in the reference code.
+  rates = [r['train_loss'] for r in _metrics(tmp_path)]
+  np.testing.assert_allclose(rates, [0, 0, 0.2, 0.2, 0.4, 0.4], atol=1e-6)
+
+
+def test_there_is_no_drop_path_by_default(dataset, tmp_path, monkeypatch):
+  rates = []
+
+  def observe(state, images, labels, fields):
+    rates.append(fields['drop_path'])
+    assert fields['axis_name'] is None
+    assert fields['weights'] == (1.0, 0.5)
+    assert images.shape == (BATCH, 8, 8, 1)
+    assert labels.shape == (BATCH,)
+    return jnp.zeros(())
+
+  _watch_steps(monkeypatch, observe)
+  _train(dataset, tmp_path, **{'train.exit_weights': (1.0, 0.5)})
+  assert rates and set(rates) == {None}
+
+
+def test_every_step_is_augmented_anew(dataset, tmp_path, monkeypatch):
+  def augment(images, key, positions, settings):
+    assert settings.cutout == 3 and settings.crop_padding == 1
+    assert settings.mean == dataset.mean and settings.std == dataset.std
+    assert not settings.flip
+    assert positions.shape == (BATCH,)
+    return jnp.full(images.shape, jax.random.uniform(key))
+
+  monkeypatch.setattr(stage.augmentation, 'augment', augment)
+  _watch_steps(monkeypatch, lambda s, images, y, f: images.mean())
+  _train(dataset, tmp_path, **{'train.chunk_steps': 1, 'train.cutout': 3})
+  drawn = [r['train_loss'] for r in _metrics(tmp_path)]
+  assert len(set(np.round(drawn, 5))) == EPOCHS * STEPS
+
+
+class _FakeNetwork:
+  """Linear, with two exits, and drop-path that leaves out whole images."""
+
+  num_exits = 2
+
+  def apply(self, variables, images, *, train, drop_path, mutable, rngs):
+    assert train and mutable == ['batch_stats']
+    flat = images.reshape(len(images), -1)
+    if drop_path is not None:
+      keep = jax.random.bernoulli(
+        rngs['drop_path'], 1 - drop_path, (len(images), 1)
+      )
+      flat = flat * keep
+    logits = jnp.stack([flat @ w for w in variables['params']['w']])
+    mean = 0.9 * variables['batch_stats']['mean'] + 0.1 * images.mean()
+    return logits, {'batch_stats': {'mean': mean}}
+
+
+def _fake_state():
+  rng = np.random.default_rng(0)
+  params = {'w': [jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)] * 2}
+  return stage.TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    batch_stats={'mean': jnp.ones(())},
+    opt_state=optax.sgd(0.1).init(params),
+    rng=jax.random.key(0),
+  )
+
+
+def _fake_batch():
+  rng = np.random.default_rng(1)
+  images = rng.normal(size=(6, 2, 2, 1)).astype(np.float32)
+  return jnp.asarray(images), jnp.asarray([0, 1, 2, 0, 1, 2])
+
+
+def _fake_step(state, images, labels, **fields):
+  return stage.train_step(
+    state,
+    images,
+    labels,
+    network=_FakeNetwork(),
+    optimizer=optax.sgd(0.1),
+    weights=(1.0, 0.25),
+    **fields,
+  )
+
+
+def test_a_step_descends_the_weighted_loss():
+  state, (images, labels) = _fake_state(), _fake_batch()
+  after, found = jax.jit(_fake_step)(state, images, labels)
+  flat = np.asarray(images).reshape(6, 4)
+  total = 0.0
+  for exit_, (w, weight) in enumerate(zip(state.params['w'], (1.0, 0.25))):
+    logits = flat @ np.asarray(w)
+    odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    total -= weight * np.log(odds[np.arange(6), labels]).mean()
+    slope = flat.T @ (odds - np.eye(3)[np.asarray(labels)]) / 6
+    np.testing.assert_allclose(
+      after.params['w'][exit_], w - 0.1 * weight * slope, rtol=1e-4, atol=1e-6
+    )
+  np.testing.assert_allclose(found['train_loss'], total, rtol=1e-5)
+  assert found['train_accuracy'].shape == (2,)
+  np.testing.assert_allclose(
+    after.batch_stats['mean'], 0.9 + 0.1 * images.mean(), rtol=1e-6
+  )
+  assert int(after.step) == 1
+
+
+def test_drop_path_is_drawn_anew_every_step_and_on_every_device():
+  state, (images, labels) = _fake_state(), _fake_batch()
+  images, labels = jnp.tile(images, (8, 1, 1, 1)), jnp.tile(labels, 8)
+
+  def loss(step, rate):
+    at = state.replace(step=jnp.int32(step))
+    return float(
+      jax.jit(_fake_step)(at, images, labels, drop_path=rate)[1]['train_loss']
+    )
+
+  assert loss(0, 0.5) == loss(0, 0.5)
+  assert loss(0, 0.5) != loss(1, 0.5)
+  np.testing.assert_allclose(loss(0, 0.0), loss(1, 0.0), rtol=1e-6)
+
+  # All devices get the same images: were their draws the same too, the mean
+  # of their losses would be the loss of one.
+  def on_devices(count):
+    losses = jax.pmap(
+      lambda x, y: _fake_step(state, x, y, drop_path=0.5, axis_name='devices')[
+        1
+      ]['train_loss'],
+      axis_name='devices',
+      devices=jax.local_devices()[:count],
+    )(jnp.stack([images] * count), jnp.stack([labels] * count))
+    return float(losses[0])
+
+  assert on_devices(1) == on_devices(1)
+  assert abs(on_devices(1) - on_devices(2)) > 1e-4
+
+
+def test_devices_share_their_means():
+  state, (images, labels) = _fake_state(), _fake_batch()
+  expected, found = jax.jit(_fake_step)(state, images, labels)
+  after, both = jax.pmap(
+    lambda x, y: _fake_step(state, x, y, axis_name='devices'),
+    axis_name='devices',
+    devices=jax.local_devices()[:2],
+  )(images.reshape(2, 3, 2, 2, 1), labels.reshape(2, 3))
+  for device in range(2):
+    np.testing.assert_allclose(
+      after.params['w'][0][device], expected.params['w'][0], rtol=1e-4
+    )
+    np.testing.assert_allclose(
+      after.batch_stats['mean'][device], expected.batch_stats['mean'], rtol=1e-5
+    )
+    for name, value in found.items():
+      np.testing.assert_allclose(both[name][device], value, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'dataset.holdout': COUNT}, f'dataset.holdout = {COUNT}, .* {COUNT}'),
+    ({'train.batch_size': 800}, 'train.batch_size = 800, .* 641 images'),
+    ({'train.exit_weights': (1.0,)}, 'train.exit_weights has 1 .* 2 exits'),
+    ({'num_devices': 3}, 'num_devices = 3'),
+    (
+      {'num_devices': 2, 'train.batch_size': 5},
+      'train.batch_size = 5 cannot be split',
+    ),
+  ],
+)
+def test_impossible_configs_are_refused(changes, message, dataset, tmp_path):
+  with pytest.raises(UsageError, match=message):
+    _train(dataset, tmp_path, **changes)
+  assert not os.listdir(tmp_path)
+
+
+def test_the_holdout_loss_is_weighted_as_the_training_loss_is(
+  dataset, monkeypatch
+):
+  rows = np.array([3, 5])
+  labels = dataset.train_labels[rows]
+  logits = np.zeros((2, 2, dataset.num_classes), np.float32)
+  logits[1, np.arange(2), labels] = 4.0  # The second exit is sure and right.
+  monkeypatch.setattr(stage.prediction, 'predict', lambda *_: logits)
+  state = types.SimpleNamespace(variables=None)
+
+  def loss(weights):
+    program = types.SimpleNamespace(held_out=rows, weights=weights)
+    record = stage._holdout_metrics(_config(), dataset, None, state, program)
+    return record['holdout_loss']
+
+  first, second = loss((1.0, 0.0)), loss((0.0, 1.0))
+  np.testing.assert_allclose(first, np.log(dataset.num_classes), rtol=1e-6)
+  assert second < first
+  np.testing.assert_allclose(loss((0.5, 3.0)), 0.5 * first + 3.0 * second)
