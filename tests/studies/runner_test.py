@@ -10,13 +10,13 @@ import pathlib
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import interruption
 from ms_ranas_jax.runtime import lock
+from ms_ranas_jax.studies import results
 from ms_ranas_jax.studies import runner
 
 _JOBS = [
@@ -183,9 +183,28 @@ def test_a_failed_run_is_named(study, pretend):
     study(pretend(before=fail))
 
 
-def test_several_workers_share_the_runs(study, pretend, tmp_path):
+def test_several_workers_share_the_runs(study, pretend, tmp_path, monkeypatch):
   """Threads here: the locks know no difference."""
-  stages = [pretend(before=lambda run: time.sleep(0.02)) for _ in range(4)]
+  # What is drawn is styled by settings that belong to a process, not a thread.
+  drawing = threading.RLock()
+  for name in ('write_table', 'write_results'):
+    write = getattr(results, name)
+
+    def alone(*args, write=write):
+      with drawing:
+        return write(*args)
+
+    monkeypatch.setattr(results, name, alone)
+  # No run ends before a second worker has one too.
+  busy, two_are_busy = set(), threading.Event()
+
+  def meet(run):
+    busy.add(threading.get_ident())
+    if len(busy) > 1:
+      two_are_busy.set()
+    assert two_are_busy.wait(timeout=60)
+
+  stages = [pretend(before=meet) for _ in range(4)]
   errors = []
 
   def work(run_stages):
@@ -235,6 +254,7 @@ _PROGRAM = """
 import importlib.util
 import sys
 from ms_ranas_jax.runtime import interruption
+from ms_ranas_jax.studies import results
 from ms_ranas_jax.studies import runner
 spec = importlib.util.spec_from_file_location('conftest', sys.argv[1])
 conftest = importlib.util.module_from_spec(spec)
