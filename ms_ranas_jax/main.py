@@ -14,7 +14,6 @@ from absl import flags
 import jax
 from ml_collections import config_flags
 
-from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
@@ -48,12 +47,12 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 _BAD_INPUT = 2
 _FIELD_FLAG = re.compile(r'--?(?:no)?config\.([^=]*)')
-_FIELDS_FILE = 'ms_ranas_jax/default_config.py'
+_FIELDS_FILE = 'ms_ranas_jax/sections.py'
 
 
 def _check_field_names(argv: Sequence[str]) -> None:
   """Refuses fields that there are not; absl would not say what there is."""
-  fields = settings.flatten(default_config.get_config().to_dict())
+  fields = settings.known_fields()
   for name in (m[1] for m in map(_FIELD_FLAG.match, argv) if m):
     if name not in fields:
       close = difflib.get_close_matches(name, fields, n=1)

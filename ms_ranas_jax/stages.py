@@ -11,10 +11,11 @@ import os
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 
-from ms_ranas_jax import default_config
 from ms_ranas_jax import families
+from ms_ranas_jax import fields
 from ms_ranas_jax import settings
 from ms_ranas_jax import text_tables
 from ms_ranas_jax.anytime import evaluation
@@ -36,41 +37,24 @@ from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.runtime.interruption import Interruption
-from ms_ranas_jax.search import alphas
 from ms_ranas_jax.search import candidates
-from ms_ranas_jax.search import options
 from ms_ranas_jax.search import seeds
 from ms_ranas_jax.search import selection
 from ms_ranas_jax.search import stage as search_stage
-from ms_ranas_jax.search.cost_term import build_cost_term
+from ms_ranas_jax.sections import STAGES
+from ms_ranas_jax.sections import Config
 from ms_ranas_jax.space import cost
-from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import load_genotype
 from ms_ranas_jax.space.protocol import AnytimeNetwork
 from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import stage as train_stage
 
-Config = Any
 CONFIG_FILE = 'config.json'
 _IMAGE_STAGES = frozenset({'search', 'train', 'evaluate'})
-# Fields that may change from one call to the next in a work directory.
-FREE_FIELDS = (
-  'stages',
-  'dataset.dir',
-  'num_devices',
-  'lowering',
-  'checkpoint_seconds',
-  'search.remat',
-  'search.seeds_at_once',
-  'train.remat',
-  'evaluate.dataset.name',
-  'evaluate.dataset.dir',
-  'study.seeds',
-  'study.published',
-)
 # Fields that had another name -> what they are called now. Work directories of
 # before hold the old names.
 RENAMED_FIELDS: Mapping[str, str] = {}
@@ -81,7 +65,7 @@ _LISTED = 6
 
 
 def run_stages(
-  config: Config,
+  config: ConfigDict,
   workdir: str,
   say: Callable[[str], None],
   interruption: Interruption | None = None,
@@ -89,7 +73,7 @@ def run_stages(
   """Runs the stages that the config names, in the program's order.
 
   Args:
-    config: the whole config, a `ConfigDict`.
+    config: the whole config.
     workdir: the work directory; made where it is not there.
     say: told in a few lines what came out.
     interruption: may ask to stop.
@@ -98,14 +82,14 @@ def run_stages(
     UsageError: bad input; nothing was started or lost.
     Interrupted: it was asked for; the same call goes on.
   """
-  values = config.to_dict()
-  settings.check_config(values)
+  values = settings.complete(config)
+  typed = settings.parse(values)
   if files.is_file(workdir):
     raise UsageError(f'--workdir={workdir} is a file; name a directory.')
   check_same_run(values, workdir)
-  run = Run(config, workdir, say, interruption or Interruption())
+  run = Run(typed, workdir, say, interruption or Interruption())
   _check_networks(run)
-  if _IMAGE_STAGES & set(config.stages):
+  if _IMAGE_STAGES & set(typed.stages):
     check_images(run)
     run.tell(
       f'{run.dataset.name}: {len(run.dataset.train_images)} training and '
@@ -119,7 +103,7 @@ def run_stages(
       files.write_json(os.path.join(workdir, CONFIG_FILE), values)
     _check_shared(workdir)
     run.tell(f'work directory: {workdir}')
-    chosen = [stage for stage in settings.STAGES if stage in config.stages]
+    chosen = [stage for stage in STAGES if stage in typed.stages]
     for stage in chosen:
       # A signal in the last step of a stage stops the ones that follow.
       if processes.any_of(run.interruption.requested):
@@ -175,11 +159,7 @@ class Run:
   @property
   def family(self) -> families.Family:
     """The family of the network to train."""
-    return families.FAMILIES[self.config.train.network.family]
-
-  def spec(self, network: Any) -> grid.NetworkSpec:
-    """Returns the sizes of a grid in a section of the config."""
-    return settings.network_spec(network, *self.image_format)
+    return families.named(self.config.train.network.family)
 
   @property
   def model_folder(self) -> str:
@@ -214,16 +194,13 @@ class Run:
       path = os.path.join(self.workdir, selection.GENOTYPE_FILE)
       if not files.is_file(path):
         return None
-    return load_genotype(
-      path, {n for n, o in ops.OPERATIONS.items() if alphas.is_real(o)}
-    )
+    return load_genotype(path, ops.REAL)
 
   def search_network(self) -> network_lib.Network:
     """Returns the network of the search."""
-    return options.search_network(
+    return search_stage.build_network(
       self.config.search,
-      self.spec(self.config.search.network),
-      ops.PRIMITIVES,
+      *self.image_format,
       dtype=self.config.dtype,
       lowering=lowering.resolve(self.config.lowering),
     )
@@ -250,18 +227,40 @@ class Run:
         description,
         self.model_folder,
         lowering=lowering.resolve(self.config.lowering),
-        **self.family.fields(self.config),
+        **families.options(self.config.train),
       )
     genotype = self.genotype()
     if genotype is None and self.family.takes_genotype:
       return None
     return families.train_network(
-      self.config,
+      self.config.train,
       self.image_format,
       genotype,
       dtype=self.config.dtype,
       lowering=lowering.resolve(self.config.lowering),
     )
+
+
+def project(
+  config: ConfigDict,
+  workdir: str = '',
+  say: Callable[[str], None] = lambda _: None,
+  interruption: Interruption | None = None,
+) -> Run:
+  """Returns what a config asks for, to look at its networks and images.
+
+  Args:
+    config: the whole config.
+    workdir: the work directory; '' where there is none.
+    say: told in a few lines what came out.
+    interruption: may ask to stop.
+
+  Raises:
+    UsageError: the config is impossible.
+  """
+  return Run(
+    settings.parse(config), workdir, say, interruption or Interruption()
+  )
 
 
 def check_same_run(values: Mapping[str, Any], workdir: str) -> None:
@@ -280,18 +279,17 @@ def check_same_run(values: Mapping[str, Any], workdir: str) -> None:
   old = files.read_json(path)
   if not isinstance(old, dict):
     raise UsageError(f'{path} holds no config; name another --workdir.')
-  # Fields that are newer than the work directory had their defaults.
-  defaults = json.loads(json.dumps(default_config.get_config().to_dict()))
-  old = settings.flatten(defaults) | {
-    RENAMED_FIELDS.get(name, name): value
-    for name, value in settings.flatten(old).items()
-  }
-  # Through JSON and back, where tuples become lists.
-  new = settings.flatten(json.loads(json.dumps(values)))
+  new = fields.flatten(json.loads(json.dumps(values)))
+  old = _translated(fields.flatten(old))
+  known = settings.known_fields()
+  for name in new:
+    # Fields that are newer than the work directory had their defaults.
+    if name in known:
+      old.setdefault(name, json.loads(json.dumps(known[name].default)))
   differing = sorted(
     name
     for name in old.keys() | new.keys()
-    if name not in FREE_FIELDS and old.get(name) != new.get(name)
+    if name not in free_fields() and old.get(name) != new.get(name)
   )
   if differing:
     listed = ', '.join(
@@ -306,6 +304,21 @@ def check_same_run(values: Mapping[str, Any], workdir: str) -> None:
     )
 
 
+def free_fields() -> frozenset[str]:
+  """Returns what may change from one call to the next in a work directory."""
+  return frozenset(
+    name for name, entry in settings.known_fields().items() if entry.field.free
+  )
+
+
+def _translated(old: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the fields of a work directory of before, as they are now."""
+  found = {RENAMED_FIELDS.get(name, name): old[name] for name in old}
+  if found.get('search.order') == 0:  # was random search
+    found |= {'search.order': 1, 'search.method': 'random'}
+  return found
+
+
 def _check_networks(run: Run) -> None:
   """Refuses impossible networks before anything long is started."""
   config = run.config
@@ -315,11 +328,11 @@ def _check_networks(run: Run) -> None:
       "config.stages has 'search', but config.train.network.family = "
       f'{config.train.network.family!r} takes no genotype; remove the stage.'
     )
-  if {'search', 'describe'} & chosen and run.family.takes_genotype:
-    run.search_network()
   if 'search' in chosen:
-    options.check(config.search, ops.PRIMITIVES)
-    build_cost_term(config, run.spec(config.train.network), ops.PRIMITIVES)
+    # Traced later and with more than one device; refused here already.
+    search_stage.build_method(config, *run.image_format, steps=1)
+  elif 'describe' in chosen and run.family.takes_genotype:
+    run.search_network()
   if 'evaluate' in chosen and 'train' not in chosen:
     description = run.description()
     if description is None or description.tensors is None:
@@ -339,9 +352,10 @@ def _check_networks(run: Run) -> None:
       f'cells of config.search.network.nodes = {searched.nodes} nodes; make '
       'them equal, or set config.train.genotype.'
     )
-  families.train_plan(config, run.image_format)
-  if any(config.train.budget.values()) or derived.channels == settings.AUTO:
-    families.check_budget(config, run.image_format, derived.nodes)
+  families.train_plan(config.train, run.image_format)
+  budget = dataclasses.asdict(config.train.budget)
+  if any(budget.values()) or derived.channels == protocol.AUTO:
+    families.check_budget(config.train, run.image_format, derived.nodes)
 
 
 def check_images(run: Run) -> None:
@@ -359,21 +373,20 @@ def check_images(run: Run) -> None:
     _check_same_images(run, held_out)
   if 'evaluate' in config.stages:
     _judged_images(run)
-  loops = {'search': search_stage, 'train': train_stage}
+  plans = {}
   if 'search' in config.stages:
-    candidates.check_selection(config, run.dataset)
-  for stage, loop in loops.items():
-    if stage not in config.stages:
-      continue
-    section = config[stage]
+    search_stage.plan_epochs(
+      config.search, len(run.dataset.train_images), config.seed
+    )
+    plans['search'] = run.search_network().plan
+  if 'train' in config.stages:
+    train_stage.plan_epochs(config, run.dataset)
+    plans['train'] = families.train_plan(config.train, run.image_format)
+  for stage, plan in plans.items():
+    section = getattr(config, stage)
     parallel.choose_devices(
       config.num_devices, section.batch_size, f'{stage}.batch_size'
     )
-    loop.plan_epochs(config, run.dataset)
-    if stage == 'train':
-      plan = families.train_plan(config, run.image_format)
-    else:
-      plan = run.search_network().plan
     losses.exit_weights(
       section.exit_weights, len(plan.exits), f'{stage}.exit_weights'
     )
@@ -458,7 +471,7 @@ def _describe(run: Run) -> None:
 
 def _tell_width(run: Run, network: AnytimeNetwork) -> None:
   """Says which width was chosen, where it was."""
-  if run.config.train.network.channels == settings.AUTO:
+  if run.config.train.network.channels == protocol.AUTO:
     run.tell(
       f'train.network.channels: {network.plan.spec.channels}, the widest in '
       'train.budget'
@@ -534,7 +547,12 @@ def _begin_model(
   _, held_out = train_stage.split_training_images(run.config, dataset)
   description = dataclasses.replace(
     model_lib.build_model(
-      network, {}, dataset.mean, dataset.std, dataset.class_names
+      network,
+      {},
+      dataset.mean,
+      dataset.std,
+      dataset.class_names,
+      family=run.config.train.network.family,
     ).description,
     data={'name': dataset.name, **fingerprint.of_dataset(dataset, held_out)},
   )
@@ -572,7 +590,7 @@ def _evaluate(run: Run) -> None:
   dataset = _judged_images(run)
   _, held_out = train_stage.split_training_images(run.config, dataset)
   anytime, budgeted = evaluation.evaluate_exits(
-    run.config,
+    run.config.evaluate,
     dataset,
     CompiledSteps(
       run.train_network(),
@@ -626,7 +644,7 @@ def _report(run: Run) -> None:
     run.workdir,
     run.search_network().plan if run.family.takes_genotype else None,
     trained,
-    tuple(ops.PRIMITIVES),
+    run.config.search.primitives,
   )
   run.tell(f'report: {path}')
 

@@ -20,14 +20,13 @@ from ms_ranas_jax.anytime.early_exit import CompiledSteps
 from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import processes
+from ms_ranas_jax.sections import EvaluateConfig
 from ms_ranas_jax.space import cost as cost_lib
 from ms_ranas_jax.training import losses
 
-Config = Any
-
 
 def evaluate_exits(
-  config: Config,
+  config: EvaluateConfig,
   dataset: Dataset,
   steps: CompiledSteps,
   held_out: np.ndarray,
@@ -35,7 +34,7 @@ def evaluate_exits(
   """Judges a network on the test images.
 
   Args:
-    config: the whole config; the section `evaluate` is read.
+    config: `config.evaluate`.
     dataset: the dataset.
     steps: of the network, any family with named exits and a plan.
     held_out: indices of the training images that temperatures and thresholds
@@ -44,7 +43,7 @@ def evaluate_exits(
   Returns:
     The contents of `anytime.json` and `budgeted.json`.
   """
-  batch_size = config.evaluate.batch_size
+  batch_size = config.batch_size
   logits = steps.logits(dataset.test_images, batch_size)
   holdout_logits = steps.logits(dataset.train_images[held_out], batch_size)
   holdout_labels = dataset.train_labels[held_out]
@@ -83,7 +82,7 @@ def evaluate_exits(
     )
   ]
   costs = [e['macs'] for e in exits]
-  low, high = config.evaluate.budget_range or (0, costs[-1])
+  low, high = config.budget_range or (0, costs[-1])
   anytime = {
     'dataset': dataset.name,
     'num_examples': len(labels),

@@ -395,7 +395,7 @@ def _bottleneck_name(conv: msdnet_plan.Convolution) -> str:
 
 
 def build_msdnet(
-  spec: msdnet_plan.MSDNetSpec, *, field: str = 'network', **fields
+  spec: msdnet_plan.MSDNetSpec, *, field: str = 'spec', **fields
 ) -> MSDNet:
   """Returns the network of some sizes.
 

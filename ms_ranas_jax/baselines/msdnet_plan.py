@@ -22,6 +22,13 @@ from collections.abc import Sequence
 import dataclasses
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.fields import Rule
+from ms_ranas_jax.fields import field
+from ms_ranas_jax.fields import is_sequence_of
+from ms_ranas_jax.fields import is_whole
+from ms_ranas_jax.fields import one_of
+from ms_ranas_jax.fields import whole
+from ms_ranas_jax.space import protocol
 
 STEM_LAYER = -1
 STEP_MODES = ('even', 'lin_grow')
@@ -83,6 +90,74 @@ class MSDNetSpec:
   def layers(self) -> int:
     """The number of layers, the stem apart."""
     return sum(self.block_layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class MSDNetConfig(protocol.NetworkConfig):
+  """What an MSDNet is asked for in a config, see `MSDNetSpec`."""
+
+  scales: int = protocol.scales_field()
+  blocks: int = field(3, whole(1), 'of layers; an exit stands after each')
+  base: int = field(2, whole(1), 'layers of the first block')
+  step: int = field(
+    1, whole(1), 'layers of each other block, or what they grow by'
+  )
+  step_mode: str = field(
+    'even', one_of(*STEP_MODES), "'lin_grow': block i has step * i + 1 layers"
+  )
+  growth: int = field(
+    6, whole(1), 'new channels of a layer at the finest scale'
+  )
+  growth_factors: tuple[int, ...] = field(
+    (),
+    Rule(
+      is_sequence_of(lambda v: is_whole(v) and v >= 1),
+      'a tuple of whole numbers of at least 1',
+    ),
+    'of channels, one per scale; () is 1, 2, 4, ...',
+  )
+  bottleneck_factors: tuple[int, ...] = field(
+    (),
+    Rule(
+      is_sequence_of(lambda v: is_whole(v) and v >= 0),
+      'a tuple of whole numbers of at least 0',
+    ),
+    '1x1 over 3x3 convolution, one per scale; 0 is no 1x1 convolution, () is '
+    'the growth factors',
+  )
+  prune: str = field('max', one_of(*PRUNES), 'how the finest scales end')
+  stem: str = field(
+    'cifar',
+    one_of(*STEMS),
+    "3x3; 'imagenet': 7x7 of stride 2, max pool, wide heads",
+  )
+
+
+def msdnet_spec(
+  config: MSDNetConfig, image_shape: tuple[int, int, int], num_classes: int
+) -> MSDNetSpec:
+  """Returns the sizes that a config asks for.
+
+  Args:
+    config: where its width is still to be chosen, a nominal one is taken.
+    image_shape: (height, width, channels) of the images.
+    num_classes: how many classes there are.
+  """
+  return MSDNetSpec(
+    channels=config.width,
+    scales=config.scales,
+    blocks=config.blocks,
+    base=config.base,
+    step=config.step,
+    step_mode=config.step_mode,
+    growth=config.growth,
+    growth_factors=config.growth_factors,
+    bottleneck_factors=config.bottleneck_factors,
+    prune=config.prune,
+    stem=config.stem,
+    image_shape=image_shape,
+    num_classes=num_classes,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,7 +412,7 @@ def _stem_features(
   return found
 
 
-def build_plan(spec: MSDNetSpec, field: str = 'network') -> Plan:
+def build_plan(spec: MSDNetSpec, field: str = 'spec') -> Plan:
   """Plans an MSDNet.
 
   Args:

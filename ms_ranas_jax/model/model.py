@@ -319,15 +319,18 @@ def build_model(
   mean: Sequence[float],
   std: Sequence[float],
   class_names: Sequence[str] = (),
+  family: str | None = None,
 ) -> Model:
   """Makes a model of a network that was trained elsewhere.
 
   Args:
-    network: of a family of the package, on one device.
+    network: on one device.
     variables: {'params': ..., 'batch_stats': ...}.
     mean: per channel, of images / 255, that images are normalised by.
     std: the same.
     class_names: one per class; () is their numbers.
+    family: of the network, 'my_module:my_family' where it is one of your own;
+      None is that of the package.
 
   Returns:
     The model; probabilities are not calibrated, and there is no `q`.
@@ -352,7 +355,7 @@ def build_model(
     network,
     variables,
     Description(
-      network=families.network_to_json(network),
+      network=families.network_to_json(network, family),
       dtype=network.dtype,
       image_shape=tuple(spec.image_shape),
       mean=tuple(map(float, mean)),

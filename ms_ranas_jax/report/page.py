@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ms_ranas_jax import settings
+from ms_ranas_jax import fields
 from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import alphas
@@ -235,6 +235,8 @@ def _grid_figure(
   what: str,
   cost: Mapping[str, Any] | None,
 ) -> None:
+  if not isinstance(plan, AnyPlan):
+    return  # of a family of one's own, which has no picture here
   caption = (
     f'The network {what}: layers to the right, scales downwards. Numbers: '
     'height × width, and channels. Colours tell the step of computation, '
@@ -367,7 +369,7 @@ def _config(page: html_page.Page, config: Any) -> None:
   rows = ''.join(
     f'<tr><th scope="row">{html.escape(name)}</th>'
     f'<td>{html.escape(json.dumps(value, ensure_ascii=False))}</td></tr>'
-    for name, value in settings.flatten(config).items()
+    for name, value in fields.flatten(config).items()
   )
   page.raw(
     '<details><summary>All fields of the config that ran</summary>'

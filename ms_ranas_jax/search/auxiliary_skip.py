@@ -23,13 +23,13 @@ import jax
 import jax.numpy as jnp
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.sections import COSINE
+from ms_ranas_jax.sections import DECAYS
+from ms_ranas_jax.sections import LINEAR
 from ms_ranas_jax.space import network
 from ms_ranas_jax.space import operations as ops
 
 NAME = 'auxiliary_skip'
-LINEAR, COSINE = 'linear', 'cosine'
-# How the factor fades.
-DECAYS = (LINEAR, COSINE)
 
 
 def with_auxiliary_skip(primitives: ops.Primitives) -> ops.Primitives:

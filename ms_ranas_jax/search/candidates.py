@@ -16,7 +16,7 @@ Exits pair with costs so: where the networks of `config.train.network` and
 `config.search.network` have as many exits, the accuracy of exit k stands over
 the macs of exit k of the former, derived; else over those of the latter,
 derived. Budgets are in these macs. Where the width to train is left open, they
-are of a nominal one, see `settings.network_spec`.
+are of a nominal one, see `grid.network_spec`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from ms_ranas_jax import settings
 from ms_ranas_jax.anytime import curves
 from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.errors import UsageError
@@ -39,9 +38,12 @@ from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import constrained
+from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import options
 from ms_ranas_jax.search import random_search
 from ms_ranas_jax.search.cost_term import CostTerm
+from ms_ranas_jax.sections import AREA
+from ms_ranas_jax.sections import SearchConfig
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import linear_cost
@@ -51,15 +53,12 @@ from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.training import augmentation
 from ms_ranas_jax.training import losses
 
-Config = Any
 CANDIDATES_FILE = 'search/candidates.json'
-LAST, AREA = 'last', 'area'
-SELECTIONS = (LAST, AREA)
 
-# (params and batch_stats, one-hot weights, images to score) -> accuracy and
+# (state of a search, one-hot weights, images to score) -> accuracy and
 # cross-entropy of each exit.
 Score = Callable[
-  [Mapping[str, Any], alphas_lib.Alphas, np.ndarray],
+  [Any, alphas_lib.Alphas, np.ndarray],
   tuple[np.ndarray, np.ndarray],
 ]
 
@@ -98,7 +97,7 @@ class Judged:
   chance: float
   cost_term: CostTerm
   primitives: ops.Primitives
-  search: Config
+  search: SearchConfig
 
   def one_hot_weights(self, genotype: Genotype) -> dict[str, jax.Array]:
     """Returns the weights that make the search network that of a genotype."""
@@ -125,42 +124,46 @@ class Judged:
     return low <= self.cost_term.cost(genotype) <= high
 
 
-def is_by_area(config: Config) -> bool:
-  """Returns whether a search chooses by area; a random one always does."""
-  return config.search.select == AREA or config.search.order == 0
+def is_by_area(search: SearchConfig) -> bool:
+  """Returns whether a search chooses by area, as those without alphas do.
+
+  Args:
+    search: `config.search`.
+  """
+  has_alphas = methods.named(search.method).has_alphas
+  return search.select == AREA or not has_alphas
 
 
-def check_selection(config: Config, dataset: Dataset) -> None:
+def check_selection(search: SearchConfig, total: int) -> None:
   """Refuses a choice of candidates that cannot be made.
 
   Args:
-    config: the whole config.
-    dataset: its training images are split in two halves.
+    search: `config.search`.
+    total: how many training images are split in two halves.
 
   Raises:
     UsageError: names the field.
   """
-  search, section = config.search, config.search.candidates
-  if search.order == 0:
+  section = search.candidates
+  if not methods.named(search.method).has_alphas:
     if not section.random:
       raise UsageError(
-        'search.candidates.random = 0, but a random search (search.order = 0) '
+        f'search.candidates.random = 0, but search.method = {search.method!r} '
         'has no other candidates; give how many to draw.'
       )
     if search.cost.weight:
       raise UsageError(
-        f'search.cost.weight = {search.cost.weight:g}, but a random search '
-        '(search.order = 0) has no alphas that a cost could pull; set it to 0, '
+        f'search.cost.weight = {search.cost.weight:g}, but search.method = '
+        f'{search.method!r} has no alphas that a cost could pull; set it to 0, '
         'or set search.cost.target.'
       )
-  if not is_by_area(config):
+  if not is_by_area(search):
     return
   if not section.last_epochs and not section.random:
     raise UsageError(
       'search.candidates.last_epochs and search.candidates.random are both 0: '
       'there is nothing to choose among; set one of them.'
     )
-  total = len(dataset.train_images)
   half = total - int(search.train_fraction * total)
   if section.images and not search.batch_size <= section.images <= half:
     raise UsageError(
@@ -171,34 +174,26 @@ def check_selection(config: Config, dataset: Dataset) -> None:
 
 
 def what_is_judged(
-  config: Config,
-  dataset: Dataset,
-  cost_term: CostTerm,
-  primitives: ops.Primitives = ops.PRIMITIVES,
+  problem: methods.Problem, derived: grid.NetworkSpec
 ) -> Judged:
   """Returns what all candidates of a search share.
 
   Args:
-    config: the whole config.
-    dataset: its shape and classes are read.
-    cost_term: the cost of what is searched for.
-    primitives: name -> operation, the choices on every edge.
+    problem: what is searched in.
+    derived: sizes of the network to be derived; the nodes are the search's.
   """
+  search, primitives = problem.search, problem.primitives
+  searched = problem.network.plan.spec
   specs = {
-    name: dataclasses.replace(
-      settings.network_spec(
-        config[name].network, dataset.image_shape, dataset.num_classes
-      ),
-      nodes=config.search.network.nodes,
-    )
-    for name in ('search', 'train')
+    'search': searched,
+    'train': dataclasses.replace(derived, nodes=searched.nodes),
   }
   exits = {
     name: len(grid.build_plan(spec, field=f'{name}.network').exits)
     for name, spec in specs.items()
   }
   name = 'train' if exits['train'] == exits['search'] else 'search'
-  budget_range = tuple(config.search.candidates.budget_range)
+  budget_range = tuple(search.candidates.budget_range)
   if not budget_range:
     tables = linear_cost.cost_tables(specs[name], primitives)
     budget_range = 0.0, constrained.cost_range(tables, primitives)[1]
@@ -206,43 +201,43 @@ def what_is_judged(
     specs[name],
     name,
     budget_range,
-    1.0 / dataset.num_classes,
-    cost_term,
+    1.0 / searched.num_classes,
+    problem.cost_term,
     primitives,
-    config.search,
+    search,
   )
 
 
 def gather(
-  config: Config,
+  seed: int,
   histories: Mapping[int, Sequence[alphas_lib.Alphas]],
   judged: Judged,
 ) -> list[Candidate]:
   """Returns the candidates, none of them twice.
 
   Args:
-    config: the whole config.
+    seed: of the random ones.
     histories: seed -> its alphas at the start and after each epoch; none of a
-      random search.
+      search without alphas.
     judged: what may be chosen.
 
   Returns:
     Seed after seed, the last epoch first, then those drawn at random. Random
     ones that cost what they may are preferred.
   """
-  section = config.search.candidates
+  section = judged.search.candidates
   found: list[tuple[Genotype, Mapping[str, int]]] = []
-  for seed, history in histories.items():
+  for number, history in histories.items():
     last = len(history) - 1
     for epoch in range(last, max(last - section.last_epochs, 0), -1):
       weights = alphas_lib.softmax_weights(history[epoch])
       found.append(
-        (judged.cost_term.derive(weights), {'seed': seed, 'epoch': epoch})
+        (judged.cost_term.derive(weights), {'seed': number, 'epoch': epoch})
       )
   drawn = random_search.random_genotypes(
-    config.seed,
+    seed,
     section.random,
-    config.search.network.nodes,
+    judged.spec.nodes,
     judged.primitives,
     judged.is_allowed,
   )
@@ -270,21 +265,23 @@ def _key(genotype: Genotype) -> Any:
   )
 
 
-def build_score(network: network_lib.Network, dataset: Dataset) -> Score:
+def build_score(method: methods.Method, dataset: Dataset) -> Score:
   """Returns the function that judges a genotype; it compiles once.
 
   Args:
-    network: the search network.
+    method: of the search; gives the variables that judge.
     dataset: its training images are read.
 
   Returns:
     See `Score`; the images are given as indices (batches, batch).
   """
-  network = network.clone(axis_name=None)
+  network = method.problem.network.clone(axis_name=None)
   data = jax.tree.map(jnp.asarray, (dataset.train_images, dataset.train_labels))
 
   @jax.jit
-  def score(variables, weights, data, batches):
+  def score(state, weights, data, batches):
+    variables = method.variables(state, weights)
+
     def one(rows):
       images, labels = data[0][rows], data[1][rows]
       images = augmentation.normalize(images, dataset.mean, dataset.std)
@@ -296,24 +293,24 @@ def build_score(network: network_lib.Network, dataset: Dataset) -> Score:
 
     return jax.tree.map(lambda x: x.mean(axis=0), lax.map(one, batches))
 
-  return lambda variables, weights, batches: jax.device_get(
-    score(variables, weights, data, batches)
+  return lambda state, weights, batches: jax.device_get(
+    score(state, weights, data, batches)
   )
 
 
-def validation_batches(config: Config, half: np.ndarray) -> np.ndarray:
+def validation_batches(search: SearchConfig, half: np.ndarray) -> np.ndarray:
   """Returns the images that judge, as indices (batches, batch).
 
   Args:
-    config: the whole config.
+    search: `config.search`.
     half: indices of the images that train alphas, in random order.
 
   Returns:
     Whole batches of the search's size, since BNs see the batch; the rest is
     left out.
   """
-  batch = config.search.batch_size
-  count = (config.search.candidates.images or len(half)) // batch
+  batch = search.batch_size
+  count = (search.candidates.images or len(half)) // batch
   return half[: count * batch].reshape(count, batch)
 
 
@@ -321,7 +318,7 @@ def choose(
   candidates: Sequence[Candidate],
   judged: Judged,
   score: Score,
-  judges: Mapping[int, tuple[Mapping[str, Any], np.ndarray]],
+  judges: Mapping[int, tuple[Any, np.ndarray]],
   path: str,
 ) -> dict[str, Any]:
   """Judges candidates and chooses the best one.
@@ -332,8 +329,8 @@ def choose(
     candidates: see `gather`.
     judged: what they share.
     score: see `build_score`.
-    judges: seed -> its params and batch_stats, and the images that judge, as
-      indices (batches, batch).
+    judges: seed -> its state, and the images that judge, as indices
+      (batches, batch).
     path: of `candidates.json`.
 
   Returns:
@@ -383,8 +380,8 @@ def choose(
     if is_new:
       weights = judged.one_hot_weights(candidate.genotype)
       by_seed = []
-      for seed, (variables, batches) in judges.items():
-        accuracy, loss = score(variables, weights, batches)
+      for seed, (state, batches) in judges.items():
+        accuracy, loss = score(state, weights, batches)
         by_seed.append(
           {'seed': seed, 'accuracy': accuracy.tolist(), 'loss': loss.tolist()}
         )

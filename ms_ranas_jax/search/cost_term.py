@@ -18,7 +18,6 @@ prefer anything, and could not bring them back.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +28,14 @@ from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import constrained
 from ms_ranas_jax.search import derived_cost
 from ms_ranas_jax.search import options
+from ms_ranas_jax.sections import CostConfig
+from ms_ranas_jax.sections import SearchConfig
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 
-Config = Any
 # How fast the multiplier ascends, per step, and k.
 _MULTIPLIER_RATE = 0.1
 _DAMPING = 10.0
@@ -55,7 +55,7 @@ class CostTerm:
     max_skips: the most skip connections in a cell; None is any number.
   """
 
-  config: Config
+  config: CostConfig
   tables: linear_cost.CostTables
   primitives: ops.Primitives
   cheapest: float
@@ -115,26 +115,30 @@ class CostTerm:
 
 
 def build_cost_term(
-  config: Config, spec: grid.NetworkSpec, primitives: ops.Primitives
+  search: SearchConfig,
+  spec: grid.NetworkSpec,
+  primitives: ops.Primitives,
+  known_width: bool = True,
 ) -> CostTerm:
   """Returns the cost term of a search.
 
   Args:
-    config: the whole config.
+    search: `config.search`.
     spec: sizes of the network to be derived; the nodes are the search's.
     primitives: name -> operation, the choices on every edge.
+    known_width: whether the channels of `spec` are those that will be trained.
 
   Raises:
     UsageError: there is no such exit, or no network costs what it should.
   """
-  section = config.search.cost
-  if section.target and config.train.network.channels == 'auto':
+  section = search.cost
+  if section.target and not known_width:
     raise UsageError(
       f'search.cost.target = {section.target:,.0f}, but '
       "config.train.network.channels = 'auto' leaves open what a genotype "
       'costs; set the channels, or search without a target.'
     )
-  spec = dataclasses.replace(spec, nodes=config.search.network.nodes)
+  spec = dataclasses.replace(spec, nodes=search.network.nodes)
   exits = len(grid.build_plan(spec, field='train.network').exits)
   if not -exits <= section.exit < exits:
     raise UsageError(
@@ -144,7 +148,7 @@ def build_cost_term(
   tables = linear_cost.cost_tables(
     spec, primitives, section.metric, section.exit % exits
   )
-  max_skips = options.max_skips(config.search)
+  max_skips = options.max_skips(search)
   cheapest, dearest = constrained.cost_range(tables, primitives, max_skips)
   uniform = derived_cost.expected_derived_cost(
     {kind: np.zeros_like(getattr(tables, kind)) for kind in network_lib.KINDS},

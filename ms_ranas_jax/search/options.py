@@ -27,19 +27,19 @@ from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import auxiliary_skip
 from ms_ranas_jax.search import constrained
 from ms_ranas_jax.search import early_stop
+from ms_ranas_jax.sections import SearchConfig
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.training import augmentation
 
-Config = Any
 PyTree = Any
 EIGENVALUE = 'hessian_eigenvalue'
 
 
 def search_network(
-  search: Config,
+  search: SearchConfig,
   spec: grid.NetworkSpec,
   primitives: ops.Primitives = ops.PRIMITIVES,
   **fields,
@@ -70,11 +70,15 @@ def search_network(
       f'divide search.network.channels = {spec.channels}; change one of them.'
     )
   return network_lib.search_network(
-    spec, primitives, partial_channels=guards.partial_channels, **fields
+    spec,
+    primitives,
+    field='search.network',
+    partial_channels=guards.partial_channels,
+    **fields,
   )
 
 
-def max_skips(search: Config) -> int | None:
+def max_skips(search: SearchConfig) -> int | None:
   """Returns the cap on skip connections in a cell, None where there is none.
 
   Args:
@@ -84,7 +88,7 @@ def max_skips(search: Config) -> int | None:
   return None if cap < 0 else cap
 
 
-def edge_normalization(search: Config) -> bool:
+def edge_normalization(search: SearchConfig) -> bool:
   """Returns whether edges have logits: they go with partial channels.
 
   Args:
@@ -93,7 +97,7 @@ def edge_normalization(search: Config) -> bool:
   return search.guards.partial_channels > 1
 
 
-def factor_of(search: Config, epoch: jax.Array | int) -> jax.Array:
+def factor_of(search: SearchConfig, epoch: jax.Array | int) -> jax.Array:
   """Returns the factor of the auxiliary skip in an epoch."""
   return auxiliary_skip.factor_at(
     epoch,
@@ -104,7 +108,7 @@ def factor_of(search: Config, epoch: jax.Array | int) -> jax.Array:
 
 
 def weights_in(
-  search: Config, epoch: jax.Array | int
+  search: SearchConfig, epoch: jax.Array | int
 ) -> Callable[[alphas_lib.Alphas], dict[str, jax.Array]]:
   """Returns what makes the weights that the search network takes.
 
@@ -121,7 +125,7 @@ def weights_in(
 
 
 def one_hot_weights(
-  search: Config, genotype: Genotype, primitives: ops.Primitives
+  search: SearchConfig, genotype: Genotype, primitives: ops.Primitives
 ) -> dict[str, jax.Array]:
   """Returns the weights that make the search network that of a genotype.
 
@@ -141,7 +145,7 @@ def one_hot_weights(
   return auxiliary_skip.with_auxiliary_weights(weights, 0.0)
 
 
-def line_metrics(search: Config, epoch: int) -> dict[str, float]:
+def line_metrics(search: SearchConfig, epoch: int) -> dict[str, float]:
   """Returns what a line of metrics has of the guards.
 
   Args:
@@ -195,7 +199,7 @@ def read_eigenvalues(path: str, epochs: int) -> list[float]:
 
 
 def epoch_before_rise(
-  search: Config, eigenvalues: Sequence[float]
+  search: SearchConfig, eigenvalues: Sequence[float]
 ) -> int | None:
   """Returns the epoch whose genotype counts, None while it is the last one.
 
@@ -210,7 +214,7 @@ def epoch_before_rise(
 
 
 def eigenvalue_function(
-  search: Config,
+  search: SearchConfig,
   dataset: Dataset,
   rows: np.ndarray,
   loss_in: Callable[[jax.Array], Callable[..., Any]],
@@ -261,12 +265,15 @@ def eigenvalue_function(
   return measure
 
 
-def check(search: Config, primitives: ops.Primitives) -> None:
+def check(
+  search: SearchConfig, primitives: ops.Primitives, has_alphas: bool = True
+) -> None:
   """Refuses guards that could never act.
 
   Args:
     search: `config.search`.
     primitives: name -> operation, those that can be chosen.
+    has_alphas: whether the method has alphas to guard.
 
   Raises:
     UsageError: names the field and the mend.
@@ -291,10 +298,10 @@ def check(search: Config, primitives: ops.Primitives) -> None:
     ('early_stop', False),
   ):
     value = getattr(guards, name)
-    if search.order == 0 and value != off:
+    if not has_alphas and value != off:
       raise UsageError(
-        f'search.guards.{name} = {value!r}, but a random search (search.order '
-        f'= 0) has no alphas to guard; leave it at {off!r}.'
+        f'search.guards.{name} = {value!r}, but search.method = '
+        f'{search.method!r} has no alphas to guard; leave it at {off!r}.'
       )
   cap = max_skips(search)
   real = [o for o in primitives.values() if alphas_lib.is_real(o)]

@@ -1,6 +1,6 @@
 """Several seeds of one search: their states side by side, and how they compare.
 
-Seed number i of a search is what a search of its own with `config.seed + i`
+Seed number i of a search is what a search of its own with `seed + i`
 would be: its params, alphas, halves of the images, their order and their
 augmentation.
 """
@@ -9,36 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.runtime import parallel
-from ms_ranas_jax.search import bilevel
+from ms_ranas_jax.sections import SearchConfig
 from ms_ranas_jax.space import network
 from ms_ranas_jax.space.genotype import Genotype
 
-Config = Any
+State = TypeVar('State')
 SEEDS_FILE = 'search/seeds.json'
 
 
-def numbers(config: Config) -> tuple[int, ...]:
-  """Returns the seeds of a search."""
-  return tuple(range(config.seed, config.seed + config.search.num_seeds))
+def numbers(seed: int, num_seeds: int) -> tuple[int, ...]:
+  """Returns the seeds of a search, from the first one on."""
+  return tuple(range(seed, seed + num_seeds))
 
 
-def side_by_side(config: Config) -> parallel.Seeds | None:
-  """Returns how the seeds run, None where there is one."""
-  if config.search.num_seeds == 1:
+def side_by_side(search: SearchConfig) -> parallel.Seeds | None:
+  """Returns how the seeds of `config.search` run, None where there is one."""
+  if search.num_seeds == 1:
     return None
-  return parallel.Seeds(config.search.num_seeds, config.search.seeds_at_once)
+  return parallel.Seeds(search.num_seeds, search.seeds_at_once)
 
 
 def new_states(
-  new_state: Callable[[Any], bilevel.SearchState], seeds: Sequence[int]
-) -> bilevel.SearchState:
+  new_state: Callable[[Any], State], seeds: Sequence[int]
+) -> State:
   """Returns the states of all seeds before the first step.
 
   Args:
@@ -51,7 +51,7 @@ def new_states(
   return jax.vmap(new_state)(np.asarray(seeds, np.int32))
 
 
-def of_seed(state: bilevel.SearchState, index: int) -> bilevel.SearchState:
+def of_seed(state: State, index: int) -> State:
   """Returns the state of one seed of those side by side."""
   return jax.tree.map(lambda x: x[index], state)
 

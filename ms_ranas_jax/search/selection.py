@@ -18,29 +18,25 @@ from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.search import alphas as alphas_lib
-from ms_ranas_jax.search import bilevel
 from ms_ranas_jax.search import candidates as candidates_lib
 from ms_ranas_jax.search import history as history_lib
+from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import seeds as seeds_lib
 from ms_ranas_jax.search.cost_term import CostTerm
-from ms_ranas_jax.space import network as network_lib
-from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space import grid
 from ms_ranas_jax.space.genotype import Genotype
 
-Config = Any
 GENOTYPE_FILE = 'search/genotype.json'
 
 
 def select(
-  config: Config,
+  method: methods.Method,
+  derived: grid.NetworkSpec,
   dataset: Dataset,
-  network: network_lib.Network,
-  cost_term: CostTerm,
-  state: bilevel.SearchState,
+  state: Any,
   history: Sequence[history_lib.Moment],
   valid_halves: Mapping[int, np.ndarray],
   workdir: str,
-  primitives: ops.Primitives = ops.PRIMITIVES,
 ) -> Genotype:
   """Chooses the genotype of a finished search and writes it.
 
@@ -48,16 +44,14 @@ def select(
   several seeds `search/seeds.json`, and `search/alphas.npz` of one of them.
 
   Args:
-    config: the whole config.
-    dataset: the dataset.
-    network: the search network.
-    cost_term: the cost of what is searched for.
+    method: of the search.
+    derived: sizes of the network to be derived.
+    dataset: its training images judge.
     state: after the last step; with an axis of seeds where there are several.
     history: the alphas at the start and after every epoch, the same; empty for
-      a random search.
+      a search without alphas.
     valid_halves: seed -> indices of the images that train its alphas.
     workdir: the work directory.
-    primitives: name -> operation, the choices on every edge.
 
   Returns:
     The genotype.
@@ -65,6 +59,7 @@ def select(
   Raises:
     UsageError: no genotype costs what it may.
   """
+  problem = method.problem
   seeds = list(valid_halves)
   several = len(seeds) > 1
   histories = {}
@@ -74,26 +69,24 @@ def select(
       for index, seed in enumerate(seeds)
     }
   found = {
-    seed: cost_term.derive(alphas_lib.softmax_weights(moments[-1]))
+    seed: problem.cost_term.derive(alphas_lib.softmax_weights(moments[-1]))
     for seed, moments in histories.items()
   }
   records = None
-  if candidates_lib.is_by_area(config):
-    judged = candidates_lib.what_is_judged(
-      config, dataset, cost_term, primitives
-    )
+  if candidates_lib.is_by_area(problem.search):
+    judged = candidates_lib.what_is_judged(problem, derived)
     states = {
       seed: seeds_lib.of_seed(state, index) if several else state
       for index, seed in enumerate(seeds)
     }
     records = candidates_lib.choose(
-      candidates_lib.gather(config, histories, judged),
+      candidates_lib.gather(seeds[0], histories, judged),
       judged,
-      candidates_lib.build_score(network, dataset),
+      candidates_lib.build_score(method, dataset),
       {
         seed: (
-          {'params': one.params, 'batch_stats': one.batch_stats},
-          candidates_lib.validation_batches(config, valid_halves[seed]),
+          one,
+          candidates_lib.validation_batches(problem.search, valid_halves[seed]),
         )
         for seed, one in states.items()
       },
@@ -109,7 +102,7 @@ def select(
       found = candidates_lib.best_of_each_seed(records)
   if several:
     chosen = _compare_seeds(
-      seeds, found, chosen, records, cost_term, primitives, workdir
+      seeds, found, chosen, records, problem.cost_term, workdir
     )
     if history and processes.is_first():
       history_lib.write(
@@ -128,7 +121,6 @@ def _compare_seeds(
   chosen: int | None,
   records: Sequence[Mapping[str, Any]] | None,
   cost_term: CostTerm,
-  primitives: ops.Primitives,
   workdir: str,
 ) -> int:
   """Writes `seeds.json` and returns the seed that the search goes with."""

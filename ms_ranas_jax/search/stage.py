@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from ms_ranas_jax import settings
 from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.data.datasets import split_indices
 from ms_ranas_jax.kernels import lowering
@@ -21,71 +20,34 @@ from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import alphas as alphas_lib
-from ms_ranas_jax.search import bilevel
 from ms_ranas_jax.search import candidates
 from ms_ranas_jax.search import history
+from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import options
-from ms_ranas_jax.search import random_search
 from ms_ranas_jax.search import seeds as seeds_lib
 from ms_ranas_jax.search import selection
 from ms_ranas_jax.search.cost_term import CostTerm
 from ms_ranas_jax.search.cost_term import build_cost_term
-from ms_ranas_jax.search.optimizers import adam_with_l2
+from ms_ranas_jax.sections import Config
+from ms_ranas_jax.sections import SearchConfig
+from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.training import augmentation
-from ms_ranas_jax.training import initialization
 from ms_ranas_jax.training import losses
-from ms_ranas_jax.training import optimizers
-
-Config = Any
-
-
-def exit_loss(
-  network: network_lib.Network,
-  weights: tuple[float, ...],
-  weigh: Callable[
-    [alphas_lib.Alphas], network_lib.Weights
-  ] = alphas_lib.softmax_weights,
-) -> bilevel.Loss:
-  """Returns eq. (3) for a search network, as the bilevel step takes it.
-
-  Every forward normalises with the statistics of its batch; the updated
-  running averages are returned, and which of them are kept is the step's
-  decision.
-
-  Args:
-    network: a search network.
-    weights: w_k, one per exit.
-    weigh: alphas -> the weights that the network takes.
-  """
-
-  def loss(params, alphas, batch_stats, batch):
-    images, labels = batch
-    logits, updates = network.apply(
-      {'params': params, 'batch_stats': batch_stats},
-      images,
-      weigh(alphas),
-      train=True,
-      mutable=['batch_stats'],
-    )
-    value = losses.weighted_loss(logits, labels, weights)
-    metrics = {'accuracy': losses.exit_accuracies(logits, labels)}
-    return value, (updates['batch_stats'], metrics)
-
-  return loss
 
 
 def plan_epochs(
-  config: Config, dataset: Dataset, seed: int | None = None
+  search: SearchConfig, num_images: int, seed: int
 ) -> tuple[tuple[np.ndarray, ...], int]:
   """Splits the training images for the search.
 
   Args:
-    config: the whole config.
-    dataset: all its training images are used.
-    seed: of the split; None is the config's.
+    search: `config.search`.
+    num_images: how many training images there are.
+    seed: of the split.
 
   Returns:
     The indices of the images that train params and of those that train
@@ -94,12 +56,7 @@ def plan_epochs(
   Raises:
     UsageError: a half has not one whole batch.
   """
-  search = config.search
-  halves = split_indices(
-    len(dataset.train_images),
-    (search.train_fraction, None),
-    config.seed if seed is None else seed,
-  )
+  halves = split_indices(num_images, (search.train_fraction, None), seed)
   steps = batches_lib.steps_per_epoch(
     min(map(len, halves)), search.batch_size, 'search.batch_size'
   )
@@ -111,7 +68,7 @@ class Program:
   """What a search computes, apart from when and where it is kept.
 
   Attributes:
-    network: the search network.
+    method: how it searches, and in what.
     devices: how many devices the step is for.
     halves: indices of the images that train params, and of those that train
       alphas.
@@ -121,71 +78,130 @@ class Program:
     step: (state, data, indices (2, batch)) -> (state, metrics), see
       `parallel.compile_chunk`; data holds all training `images` and `labels`.
     metrics: name -> shape of what the step returns.
-    cost_term: the cost of what is searched for.
-    eigenvalue: (state, epoch) -> what early stop follows.
+    derived: sizes of the network to be derived.
   """
 
-  network: network_lib.Network
+  method: methods.Method
   devices: int
   halves: tuple[np.ndarray, ...]
   steps: int
-  new_state: Callable[..., bilevel.SearchState]
+  new_state: Callable[..., methods.State]
   step: parallel.Step
   metrics: Mapping[str, tuple[int, ...]]
-  cost_term: CostTerm
-  eigenvalue: Callable[[bilevel.SearchState, int], jax.Array]
+  derived: grid.NetworkSpec
+
+  @property
+  def network(self) -> network_lib.Network:
+    """The search network."""
+    return self.method.problem.network
+
+  @property
+  def cost_term(self) -> CostTerm:
+    """The cost of what is searched for."""
+    return self.method.problem.cost_term
 
 
-def build_program(
-  config: Config, dataset: Dataset, primitives: ops.Primitives = ops.PRIMITIVES
-) -> Program:
+def build_network(
+  search: SearchConfig,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+  primitives: ops.Primitives | None = None,
+  **attributes: Any,
+) -> network_lib.Network:
+  """Returns the network of a search, with its guards.
+
+  Args:
+    search: `config.search`.
+    image_shape: (height, width, channels) of the images.
+    num_classes: how many classes there are.
+    primitives: name -> operation; None is those of `search.primitives`.
+    **attributes: of the network, beside `remat`.
+
+  Raises:
+    UsageError: there is no such network, or no such operation.
+  """
+  if primitives is None:
+    primitives = ops.named(search.primitives, 'config.search.primitives')
+  return options.search_network(
+    search,
+    grid.network_spec(search.network, image_shape, num_classes),
+    primitives,
+    **attributes,
+  )
+
+
+def build_method(
+  config: Config,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+  steps: int,
+  axis_name: str | None = None,
+) -> methods.Method:
+  """Returns the method of a search with all that it searches in.
+
+  Args:
+    config: the whole config; the network to be derived is one of cells.
+    image_shape: (height, width, channels) of the images.
+    num_classes: how many classes there are.
+    steps: of an epoch.
+    axis_name: of the devices.
+
+  Raises:
+    UsageError: names the field that fits no search.
+  """
+  search, derived = config.search, config.train.network
+  primitives = ops.named(search.primitives, 'config.search.primitives')
+  make = methods.named(search.method)
+  options.check(search, primitives, make.has_alphas)
+  network = build_network(
+    search,
+    image_shape,
+    num_classes,
+    primitives,
+    dtype=config.dtype,
+    remat=search.remat,
+    lowering=lowering.resolve(config.lowering),
+    axis_name=axis_name,
+  )
+  return make(
+    methods.Problem(
+      search,
+      network,
+      primitives,
+      losses.exit_weights(
+        search.exit_weights, network.num_exits, 'search.exit_weights'
+      ),
+      steps,
+      build_cost_term(
+        search,
+        grid.network_spec(derived, image_shape, num_classes),
+        primitives,
+        derived.channels != protocol.AUTO,
+      ),
+    )
+  )
+
+
+def build_program(config: Config, dataset: Dataset) -> Program:
   """Returns the program of a search.
 
   Args:
     config: the whole config.
     dataset: its training images are split in two halves.
-    primitives: name -> operation, the choices on every edge.
 
   Raises:
     UsageError: the config does not fit the data or the machine.
   """
   search = config.search
-  options.check(search, primitives)
   devices = parallel.choose_devices(
     config.num_devices, search.batch_size, 'search.batch_size'
   )
   axis = parallel.axis_name(devices)
-  network = options.search_network(
-    search,
-    settings.network_spec(
-      search.network, dataset.image_shape, dataset.num_classes
-    ),
-    primitives,
-    dtype=config.dtype,
-    remat=search.remat,
-    lowering=lowering.resolve(config.lowering),
-    axis_name=axis,
+  halves, num_steps = plan_epochs(
+    search, len(dataset.train_images), config.seed
   )
-  cost_term = build_cost_term(
-    config,
-    settings.network_spec(
-      config.train.network, dataset.image_shape, dataset.num_classes
-    ),
-    primitives,
-  )
-  halves, num_steps = plan_epochs(config, dataset)
-  schedule = optimizers.epoch_cosine(
-    search.learning_rate, search.final_learning_rate, search.epochs, num_steps
-  )
-  params_optimizer, lookahead_optimizer = (
-    optimizers.sgd(schedule, search.momentum, search.weight_decay, clip)
-    for clip in (search.clip, 0.0)
-  )
-  alphas_optimizer = adam_with_l2(
-    search.alphas_learning_rate, search.alphas_weight_decay
-  )
-  weights = losses.exit_weights(
-    search.exit_weights, network.num_exits, 'search.exit_weights'
+  method = build_method(
+    config, dataset.image_shape, dataset.num_classes, num_steps, axis
   )
   augment = functools.partial(
     augmentation.augment,
@@ -198,38 +214,6 @@ def build_program(
     ),
   )
 
-  def loss_in(epoch, axis_name=axis):
-    return exit_loss(
-      network.clone(axis_name=axis_name),
-      weights,
-      options.weights_in(search, epoch),
-    )
-
-  if search.order == 0:
-    update = functools.partial(
-      random_search.random_search_step,
-      params_optimizer=params_optimizer,
-      nodes=search.network.nodes,
-      primitives=primitives,
-      axis_name=axis,
-    )
-  else:
-    update = functools.partial(
-      bilevel.search_step,
-      params_optimizer=params_optimizer,
-      alphas_optimizer=alphas_optimizer,
-      lookahead_optimizer=lookahead_optimizer,
-      order=search.order,
-      penalty=cost_term.penalty,
-      mixed_derivative=search.mixed_derivative,
-      axis_name=axis,
-    )
-
-  def loss_of(state):
-    if search.order == 0:
-      return exit_loss(network, weights, lambda drawn: drawn)
-    return loss_in(state.step // num_steps)
-
   def step(state, data, indices):
     key = jax.random.fold_in(state.rng, state.step)
     positions = parallel.global_positions(indices.shape[-1], axis)
@@ -240,51 +224,22 @@ def build_program(
       )
       for half, rows in enumerate(indices)
     ]
-    return update(state, *batches, loss=loss_of(state))
+    return method.step(state, *batches)
 
   def new_state(seed=config.seed):
-    keys = jax.random.split(jax.random.key(seed), 3)
-    alphas = alphas_lib.init_alphas(
-      keys[0],
-      search.network.nodes,
-      len(primitives),
-      options.edge_normalization(search),
-    )
-    variables = initialization.init_variables(
-      network, keys[1], options.weights_in(search, 0)(alphas)
-    )
-    return bilevel.init_state(
-      variables['params'],
-      alphas,
-      variables['batch_stats'],
-      params_optimizer,
-      alphas_optimizer,
-      keys[2],
-    )
+    return method.init(jax.random.key(seed))
 
-  exits = (network.num_exits,)
-  shapes = {
-    'train_loss': (),
-    'train_accuracy': exits,
-    'train_gradient_norm': (),
-    'valid_loss': (),
-    'valid_accuracy': exits,
-  }
-  if search.order:  # of alphas, which a random search has none of
-    shapes |= {'valid_gradient_norm': (), 'expected_cost': ()}
-  eigenvalue = options.eigenvalue_function(
-    search, dataset, halves[1], lambda epoch: loss_in(epoch, None)
-  )
   return Program(
-    network,
+    method,
     devices,
     halves,
     num_steps,
     new_state,
     step,
-    shapes,
-    cost_term,
-    eigenvalue,
+    method.metrics(),
+    grid.network_spec(
+      config.train.network, dataset.image_shape, dataset.num_classes
+    ),
   )
 
 
@@ -292,7 +247,6 @@ def run_search(
   config: Config,
   dataset: Dataset,
   workdir: str,
-  primitives: ops.Primitives = ops.PRIMITIVES,
   interruption: Interruption | None = None,
 ) -> Genotype:
   """Searches, or goes on where an earlier call was interrupted.
@@ -304,7 +258,6 @@ def run_search(
     config: the whole config.
     dataset: its training images are split in two halves.
     workdir: the work directory.
-    primitives: name -> operation, the choices on every edge.
     interruption: may ask to stop.
 
   Returns:
@@ -315,14 +268,14 @@ def run_search(
     Interrupted: see `loop.run`.
   """
   search = config.search
-  candidates.check_selection(config, dataset)
-  program = build_program(config, dataset, primitives)
-  numbers = seeds_lib.numbers(config)
-  seeds = seeds_lib.side_by_side(config)
-  halves = {n: plan_epochs(config, dataset, n)[0] for n in numbers}
-  directory = os.path.join(workdir, 'search')
-  eigenvalues: list[float] = []
-  moments: list[history.Moment] = []
+  candidates.check_selection(search, len(dataset.train_images))
+  program = build_program(config, dataset)
+  numbers = seeds_lib.numbers(config.seed, search.num_seeds)
+  seeds = seeds_lib.side_by_side(search)
+  halves = {
+    number: plan_epochs(search, len(dataset.train_images), number)[0]
+    for number in numbers
+  }
   if seeds is not None:
     program = dataclasses.replace(
       program,
@@ -346,71 +299,112 @@ def run_search(
     ]
     return of_each[0] if seeds is None else np.stack(of_each, axis=1)
 
-  def begin(state: bilevel.SearchState, epoch: int) -> None:
-    if not search.order:
-      return
-    if np.any(state.step):
-      moments.extend(history.read(directory, epoch, seeds is not None))
-      if search.guards.early_stop and epoch:
-        path = os.path.join(directory, 'metrics.jsonl')
-        eigenvalues.extend(options.read_eigenvalues(path, epoch))
-    else:
-      moments.append(history.to_host(state.alphas))
-      history.write(directory, moments, seeds is not None)
-
-  def end_epoch(state: bilevel.SearchState, epoch: int) -> dict[str, Any]:
-    if not search.order:
-      return {}
-    moments.append(history.to_host(state.alphas))
-    history.write(directory, moments, seeds is not None)
-    record = _derived_metrics(program, moments[-1], seeds, primitives)
-    if search.guards.early_stop:
-      eigenvalues.append(float(program.eigenvalue(state, epoch)))
-      record[options.EIGENVALUE] = eigenvalues[-1]
-    return record
-
-  def end_line(done: int) -> dict[str, Any]:
-    return options.line_metrics(search, (done - 1) // program.steps)
-
-  def kept_epoch() -> int | None:
-    return options.epoch_before_rise(search, eigenvalues)
-
+  following = None
+  hooks = loop.Hooks(lambda *_: None, lambda _: {}, lambda *_: {}, _shown)
+  if program.method.has_alphas:
+    following = _Following(
+      program, dataset, os.path.join(workdir, 'search'), seeds
+    )
+    hooks = loop.Hooks(
+      following.begin,
+      following.end_line,
+      following.end_epoch,
+      _shown,
+      lambda: following.kept_epoch() is not None,
+    )
   state = loop.run(
     loop.build_work(config, 'search', dataset, program, batches, seeds),
-    loop.Hooks(
-      begin, end_line, end_epoch, _shown, lambda: kept_epoch() is not None
-    ),
+    hooks,
     workdir,
     interruption or Interruption(),
   )
-  kept = kept_epoch()
   return selection.select(
-    config,
+    program.method,
+    program.derived,
     dataset,
-    program.network,
-    program.cost_term,
     state,
-    # The first entry is that before the first epoch.
-    moments if kept is None else moments[: kept + 2],
+    following.kept() if following else (),
     {number: valid for number, (_, valid) in halves.items()},
     workdir,
-    primitives,
   )
 
 
+class _Following:
+  """What is kept and measured of alphas while they are searched."""
+
+  def __init__(
+    self,
+    program: Program,
+    dataset: Dataset,
+    directory: str,
+    seeds: parallel.Seeds | None,
+  ) -> None:
+    self._program = program
+    self._search = program.method.problem.search
+    self._directory = directory
+    self._seeds = seeds
+    self._moments: list[history.Moment] = []
+    self._eigenvalues: list[float] = []
+    if self._search.guards.early_stop:
+      loss_in = functools.partial(program.method.loss_in, alone=True)
+      self._eigenvalue = options.eigenvalue_function(
+        self._search, dataset, program.halves[1], loss_in
+      )
+
+  def begin(self, state: Any, epoch: int) -> None:
+    """Reads what an earlier call has kept, or keeps the first alphas."""
+    if not np.any(state.step):
+      self._keep(state)
+      return
+    self._moments += history.read(
+      self._directory, epoch, self._seeds is not None
+    )
+    if self._search.guards.early_stop and epoch:
+      path = os.path.join(self._directory, 'metrics.jsonl')
+      self._eigenvalues += options.read_eigenvalues(path, epoch)
+
+  def end_line(self, done: int) -> dict[str, Any]:
+    """Returns what a line of metrics has of the guards."""
+    return options.line_metrics(self._search, (done - 1) // self._program.steps)
+
+  def end_epoch(self, state: Any, epoch: int) -> dict[str, Any]:
+    """Keeps the alphas, and returns what would be derived from them."""
+    self._keep(state)
+    record = _derived_metrics(
+      self._program.method.problem, self._moments[-1], self._seeds
+    )
+    if self._search.guards.early_stop:
+      self._eigenvalues.append(float(self._eigenvalue(state, epoch)))
+      record[options.EIGENVALUE] = self._eigenvalues[-1]
+    return record
+
+  def kept_epoch(self) -> int | None:
+    """Returns the epoch whose genotype counts, None while it is the last."""
+    return options.epoch_before_rise(self._search, self._eigenvalues)
+
+  def kept(self) -> list[history.Moment]:
+    """Returns the alphas at the start and after each epoch that counts."""
+    kept = self.kept_epoch()
+    # The first entry is that before the first epoch.
+    return self._moments if kept is None else self._moments[: kept + 2]
+
+  def _keep(self, state: Any) -> None:
+    self._moments.append(history.to_host(state.alphas))
+    history.write(self._directory, self._moments, self._seeds is not None)
+
+
 def _derived_metrics(
-  program: Program,
+  problem: methods.Problem,
   moment: history.Moment,
   seeds: parallel.Seeds | None,
-  primitives: ops.Primitives,
 ) -> dict[str, Any]:
   """Returns what the genotypes cost, and how many skips they have."""
 
   def of(alphas: history.Moment) -> dict[str, float]:
     weights = alphas_lib.softmax_weights(alphas)
     return {
-      'derived_cost': program.cost_term.exact(weights),
-      **options.skip_metrics(weights, primitives),
+      'derived_cost': problem.cost_term.exact(weights),
+      **options.skip_metrics(weights, problem.primitives),
     }
 
   if seeds is None:

@@ -12,10 +12,54 @@ from collections.abc import Sequence
 import dataclasses
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.fields import Rule
+from ms_ranas_jax.fields import field
+from ms_ranas_jax.fields import is_sequence_of
+from ms_ranas_jax.fields import is_whole
+from ms_ranas_jax.fields import whole
+from ms_ranas_jax.space import protocol
 
 STEM_LAYER = -1
 ALL_BUT_FIRST = 'all_but_first'
 LAST = 'last'
+
+
+@dataclasses.dataclass(frozen=True)
+class _GridSizes:
+  layers: int = field(
+    5, whole(1), 'cells in a row; reductions at a third and two thirds'
+  )
+  nodes: int = field(2, whole(1), 'nodes per cell')
+  scales: int = protocol.scales_field()
+  scale_growth: int = field(
+    2, whole(1), 'channels of a scale over those of the finer one'
+  )
+  exits: str | tuple[int, ...] = field(
+    ALL_BUT_FIRST,
+    Rule(
+      lambda v: isinstance(v, str) or is_sequence_of(is_whole)(v),
+      f"'{ALL_BUT_FIRST}', '{LAST}' or a tuple of layers",
+      mixed=True,
+    ),
+    'the layers with a classifier',
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class GridConfig(_GridSizes):
+  """The sizes of the network of a search."""
+
+  channels: int = field(16, whole(1), 'initial ones of the finest scale')
+
+  @property
+  def width(self) -> int:
+    """The channels."""
+    return self.channels
+
+
+@dataclasses.dataclass(frozen=True)
+class DerivedGridConfig(_GridSizes, protocol.NetworkConfig):
+  """The sizes of a network of cells that is trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +88,30 @@ class NetworkSpec:
   image_shape: tuple[int, int, int] = (32, 32, 3)
   num_classes: int = 10
   stem_multiplier: int = 3
+
+
+def network_spec(
+  config: GridConfig | DerivedGridConfig,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+) -> NetworkSpec:
+  """Returns the sizes that a config asks for.
+
+  Args:
+    config: where its width is still to be chosen, a nominal one is taken.
+    image_shape: (height, width, channels) of the images.
+    num_classes: how many classes there are.
+  """
+  return NetworkSpec(
+    channels=config.width,
+    layers=config.layers,
+    nodes=config.nodes,
+    scales=config.scales,
+    scale_growth=config.scale_growth,
+    exits=config.exits,
+    image_shape=image_shape,
+    num_classes=num_classes,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +223,7 @@ def reduction_layers(layers: int) -> tuple[int, ...]:
 
 
 def exit_layers(
-  exits: str | Sequence[int], layers: int, field: str = 'network'
+  exits: str | Sequence[int], layers: int, field: str = 'spec'
 ) -> tuple[int, ...]:
   """Returns the layers that an `exits` choice names, the last one included.
 
@@ -225,7 +293,7 @@ def build_plan(
   spec: NetworkSpec,
   normal_outputs: int | None = None,
   reduction_outputs: int | None = None,
-  field: str = 'network',
+  field: str = 'spec',
 ) -> Plan:
   """Plans a network.
 

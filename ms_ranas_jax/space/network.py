@@ -282,7 +282,7 @@ def search_network(
   spec: grid.NetworkSpec,
   primitives: ops.Primitives = ops.PRIMITIVES,
   *,
-  field: str = 'search.network',
+  field: str = 'spec',
   **fields,
 ) -> Network:
   """Returns the network of the search: mixed cells.
@@ -312,7 +312,7 @@ def derived_network(
   genotype: Genotype,
   operations: ops.Primitives = ops.OPERATIONS,
   *,
-  field: str = 'train.network',
+  field: str = 'spec',
   **fields,
 ) -> Network:
   """Returns the network that a genotype stands for.

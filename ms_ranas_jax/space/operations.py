@@ -12,13 +12,14 @@ here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import types
 
 from flax import linen as nn
 import jax
 
+from ms_ranas_jax import importing
 from ms_ranas_jax.kernels import convolution
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.space import layer_cost
@@ -200,3 +201,33 @@ OPERATIONS: Primitives = types.MappingProxyType(
     'conv_7x1_1x7': Custom(FactorizedConv7, _factorized_conv_layers),
   }
 )
+
+
+def named(names: Iterable[str], field: str = 'operation') -> Primitives:
+  """Returns operations of the package, and those of one's own.
+
+  Args:
+    names: of `OPERATIONS`, or 'my_module:my_operation'.
+    field: where they are named, for the message.
+
+  Returns:
+    name -> operation, in the same order.
+
+  Raises:
+    UsageError: there is none of some name.
+  """
+  return {name: importing.find(name, OPERATIONS, field) for name in names}
+
+
+class _Real:
+  """The names of operations that a derived cell can hold."""
+
+  def __contains__(self, name: object) -> bool:
+    if not isinstance(name, str) or (
+      name not in OPERATIONS and ':' not in name
+    ):
+      return False
+    return not isinstance(named([name], 'genotype')[name], Zero)
+
+
+REAL = _Real()

@@ -20,8 +20,18 @@ import jax
 import jax.numpy as jnp
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.fields import Rule
+from ms_ranas_jax.fields import field
+from ms_ranas_jax.fields import is_whole
+from ms_ranas_jax.fields import named
+from ms_ranas_jax.fields import whole
 from ms_ranas_jax.space import layer_cost
 
+# The width of the network to train is the widest in the budget.
+AUTO = 'auto'
+# Where it is not known yet, costs and plans are those of this width. All that
+# has to be split in halves can be.
+NOMINAL_CHANNELS = 16
 # The name of the normalised images among what is carried to the first step.
 IMAGES = 'images'
 # Features by name, each with an axis of images, see `batch_axis`.
@@ -53,6 +63,41 @@ class CostRow:
   def total(self, metric: str) -> int:
     """Returns the sum of a metric over the layers."""
     return sum(getattr(layer, metric) for layer in self.layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+  """What the networks of all families are asked for in a config.
+
+  A family has a subclass with its own fields.
+  """
+
+  family: str = field(
+    'grid',
+    named('grid', 'msdnet'),
+    'of cells of a genotype, a baseline, or my_module:my_family',
+  )
+  channels: int | str = field(
+    16,
+    Rule(
+      lambda v: v == AUTO or (is_whole(v) and v >= 1),
+      f"a whole number of at least 1, or '{AUTO}'",
+      mixed=True,
+    ),
+    "initial ones of the finest scale; 'auto' is the widest in train.budget",
+  )
+
+  @property
+  def width(self) -> int:
+    """The channels, a nominal number where they are still to be chosen."""
+    if isinstance(self.channels, int):
+      return self.channels
+    return NOMINAL_CHANNELS
+
+
+def scales_field() -> Any:
+  """Returns the field of families that have scales: it is one field."""
+  return field(2, whole(1), 'rows of the grid; 1 is the DARTS network')
 
 
 class Sizes(Protocol):

@@ -7,8 +7,9 @@ import dataclasses
 import types
 from typing import Any
 
-SIZES = PAPER, CPU = 'paper', 'cpu'
-NAMES = ('figure4', 'figure5', 'figure6', 'figure9', 'figure10')
+from ms_ranas_jax.sections import CPU
+from ms_ranas_jax.sections import PAPER
+
 # How far the params of networks that are compared may be apart.
 PARAMS_TOLERANCE = 0.03
 
@@ -239,8 +240,8 @@ def of(name: str, size: str) -> Figure:
   """Returns a figure.
 
   Args:
-    name: one of `NAMES`.
-    size: one of `SIZES`.
+    name: one of `sections.FIGURES`.
+    size: one of `sections.SIZES`.
   """
   if name in ('figure9', 'figure10'):
     return _anytime(name, size)

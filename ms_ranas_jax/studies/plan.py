@@ -12,23 +12,22 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from ms_ranas_jax import default_config
-from ms_ranas_jax import settings
+from ms_ranas_jax import families
+from ms_ranas_jax import fields
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import page
 from ms_ranas_jax.runtime import files
-from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import selection
-from ms_ranas_jax.search.cost_term import build_cost_term
+from ms_ranas_jax.search import stage as search_stage
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
-from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.studies import entries
 
-Config = Any
 FOLDER = 'study'
 SEARCH, TRAIN = 'searches', 'trainings'
 # What a stage writes last; a training is always followed by its evaluation.
@@ -56,7 +55,7 @@ class Job:
   kind: str
   name: str
   label: str
-  config: Config
+  config: ConfigDict
   search: Job | None = None
   params: tuple[float, float] | None = None
 
@@ -95,27 +94,28 @@ class Plan:
   """
 
   figure: entries.Figure
-  config: Config
+  config: ConfigDict
   jobs: tuple[Job, ...]
   trainings: dict[tuple[str, int], Job]
 
 
-def identity(config: Config) -> str:
+def identity(config: ConfigDict) -> str:
   """Returns a hash of all fields that decide what comes out of a run.
 
   Args:
     config: the whole config.
   """
-  fields = {
+  free = stages.free_fields()
+  decisive = {
     name: value
-    for name, value in settings.flatten(config.to_dict()).items()
-    if name not in stages.FREE_FIELDS
+    for name, value in fields.flatten(config.to_dict()).items()
+    if name not in free
   }
-  text = json.dumps(fields, sort_keys=True)
+  text = json.dumps(decisive, sort_keys=True)
   return hashlib.sha256(text.encode('utf-8')).hexdigest()
 
 
-def search_config(config: Config) -> Config:
+def search_config(config: ConfigDict) -> ConfigDict:
   """Returns the config of the search alone.
 
   What a search does not depend on is set to its default, so that searches of
@@ -138,7 +138,7 @@ def search_config(config: Config) -> Config:
   return config
 
 
-def build_plan(config: Config, figure: entries.Figure) -> Plan:
+def build_plan(config: ConfigDict, figure: entries.Figure) -> Plan:
   """Returns all that a study runs.
 
   Args:
@@ -186,8 +186,8 @@ def build_plan(config: Config, figure: entries.Figure) -> Plan:
 
 
 def entry_config(
-  config: Config, figure: entries.Figure, entry: entries.Entry, seed: int
-) -> Config:
+  config: ConfigDict, figure: entries.Figure, entry: entries.Entry, seed: int
+) -> ConfigDict:
   """Returns the config of an entry's search and training with a seed.
 
   Args:
@@ -216,13 +216,14 @@ def entry_config(
   return run
 
 
-def needs_search(config: Config) -> bool:
+def needs_search(config: ConfigDict) -> bool:
   """Returns whether a run's cells are still to be found.
 
   Args:
     config: of the run.
   """
-  return _builder(config).family.takes_genotype and not config.train.genotype
+  family = families.named(config.train.network.family)
+  return family.takes_genotype and not config.train.genotype
 
 
 def check_params(job: Job, workdir: str) -> None:
@@ -247,26 +248,24 @@ def check_params(job: Job, workdir: str) -> None:
     )
 
 
-def _builder(config: Config, workdir: str = '') -> stages.Run:
-  return stages.Run(config, workdir, lambda _: None, Interruption())
+def _network_params(config: ConfigDict, workdir: str = '') -> int:
+  return cost.network_cost(
+    stages.project(config, workdir).train_network()
+  ).params
 
 
-def _network_params(config: Config, workdir: str = '') -> int:
-  return cost.network_cost(_builder(config, workdir).train_network()).params
-
-
-def _params_of(config: Config, figure: entries.Figure, name: str) -> int:
+def _params_of(config: ConfigDict, figure: entries.Figure, name: str) -> int:
   """Returns the params of an entry whose network is known."""
   (entry,) = (entry for entry in figure.entries if entry.name == name)
   return _network_params(entry_config(config, figure, entry, 0))
 
 
-def _with_stages(run: Config, study: Config, kind: str) -> Config:
+def _with_stages(run: ConfigDict, study: ConfigDict, kind: str) -> ConfigDict:
   run.stages = tuple(s for s in _STAGES[kind] if s in study.stages)
   return run
 
 
-def _check_stages(config: Config) -> None:
+def _check_stages(config: ConfigDict) -> None:
   missing = {'search', 'train', 'evaluate'} - set(config.stages)
   if missing:
     raise UsageError(
@@ -275,15 +274,15 @@ def _check_stages(config: Config) -> None:
     )
 
 
-def _check_networks(config: Config, entry: entries.Entry) -> None:
-  settings.check_config(config.to_dict())
-  run = _builder(config)
+def _check_networks(config: ConfigDict, entry: entries.Entry) -> None:
   try:
+    run = stages.project(config)
     if needs_search(config):
-      run.search_network()
-      derived = run.spec(config.train.network)
-      grid.build_plan(derived, field='train.network')
-      build_cost_term(config, derived, ops.PRIMITIVES)
+      derived = run.config.train.network
+      grid.build_plan(
+        grid.network_spec(derived, *run.image_format), field='train.network'
+      )
+      search_stage.build_method(run.config, *run.image_format, steps=1)
     else:
       run.train_network()
   except UsageError as error:

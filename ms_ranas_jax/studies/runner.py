@@ -13,9 +13,9 @@ from collections.abc import Callable
 import contextlib
 import os
 import time
-from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from ms_ranas_jax import settings
 from ms_ranas_jax import stages
@@ -30,17 +30,16 @@ from ms_ranas_jax.studies import entries
 from ms_ranas_jax.studies import plan as plan_lib
 from ms_ranas_jax.studies import results
 
-Config = Any
 Say = Callable[[str], None]
 # `stages.run_stages`, or what stands in for it.
-RunStages = Callable[[Config, str, Say, Interruption], None]
+RunStages = Callable[[ConfigDict, str, Say, Interruption], None]
 # Not the lock of the work directory, which a run of the program takes itself.
 _CLAIM = '.claim'
 _POLL_SECONDS = 2.0
 
 
 def run_study(
-  config: Config,
+  config: ConfigDict,
   workdir: str,
   say: Say,
   interruption: Interruption | None = None,
@@ -65,7 +64,7 @@ def run_study(
     Interrupted: it was asked for; the same call goes on.
   """
   interruption = interruption or Interruption()
-  values = config.to_dict()
+  values = settings.complete(config)
   settings.check_config(values)
   if files.is_file(workdir):
     raise UsageError(f'--workdir={workdir} is a file; name a directory.')
@@ -80,7 +79,7 @@ def run_study(
   )
   # The first job of a kind stands for all: they have one set of images.
   for job in {job.kind: job for job in reversed(plan.jobs)}.values():
-    stages.check_images(stages.Run(job.config, workdir, say, interruption))
+    stages.check_images(stages.project(job.config, workdir, say, interruption))
   files.write_json(os.path.join(workdir, stages.CONFIG_FILE), values)
   _Worker(plan, workdir, say, interruption, run_stages).work(poll_seconds)
   say(f'report: {results.write_results(plan, workdir)}')

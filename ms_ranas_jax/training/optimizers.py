@@ -9,7 +9,6 @@ from jax import flatten_util
 import jax.numpy as jnp
 import optax
 
-SCHEDULES = ('cosine', 'step')
 _DECAY = 0.1
 
 

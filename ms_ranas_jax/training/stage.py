@@ -20,6 +20,8 @@ from ms_ranas_jax.runtime import batches as batches_lib
 from ms_ranas_jax.runtime import loop
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.interruption import Interruption
+from ms_ranas_jax.sections import Config
+from ms_ranas_jax.sections import TrainConfig
 from ms_ranas_jax.space.protocol import AnytimeNetwork
 from ms_ranas_jax.training import augmentation
 from ms_ranas_jax.training import initialization
@@ -27,7 +29,6 @@ from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import optimizers
 from ms_ranas_jax.training import prediction
 
-Config = Any
 PyTree = Any
 
 
@@ -185,21 +186,23 @@ def plan_epochs(
   return fitted, held_out, steps
 
 
-def build_optimizer(config: Config, steps: int) -> optax.GradientTransformation:
-  """Returns the optimizer of `config.train`.
+def build_optimizer(
+  train: TrainConfig, steps: int
+) -> optax.GradientTransformation:
+  """Returns the optimizer of a training.
 
   Args:
-    config: the whole config.
+    train: `config.train`.
     steps: steps of an epoch.
   """
-  train = config.train
   return optimizers.sgd(
-    _schedule(config, steps), train.momentum, train.weight_decay, train.clip
+    _schedule(train, steps), train.momentum, train.weight_decay, train.clip
   )
 
 
-def _schedule(config: Config, steps: int) -> Callable[[jax.Array], jax.Array]:
-  train = config.train
+def _schedule(
+  train: TrainConfig, steps: int
+) -> Callable[[jax.Array], jax.Array]:
   if train.schedule == 'step':
     return optimizers.epoch_steps(train.learning_rate, train.epochs, steps)
   return optimizers.epoch_cosine(
@@ -255,7 +258,7 @@ def build_program(
   axis = parallel.axis_name(devices)
   network = network.clone(axis_name=axis)
   fitted, held_out, num_steps = plan_epochs(config, dataset)
-  optimizer = build_optimizer(config, num_steps)
+  optimizer = build_optimizer(train, num_steps)
   weights = losses.exit_weights(
     train.exit_weights, network.num_exits, 'train.exit_weights'
   )
@@ -345,12 +348,14 @@ def run_training(
     )
 
   def end_line(done: int) -> dict[str, Any]:
-    rate = _schedule(config, program.steps)(jnp.int32(done - 1))
+    rate = _schedule(train, program.steps)(jnp.int32(done - 1))
     return {'learning_rate': float(rate)}
 
   def end_epoch(state: TrainState, epoch: int) -> dict[str, Any]:
     del epoch
-    return _holdout_metrics(config, dataset, apply, state, program)
+    return _holdout_metrics(
+      config.evaluate.batch_size, dataset, apply, state, program
+    )
 
   return loop.run(
     loop.build_work(config, 'train', dataset, program, batches),
@@ -361,7 +366,7 @@ def run_training(
 
 
 def _holdout_metrics(
-  config: Config,
+  batch_size: int,
   dataset: Dataset,
   apply: Callable[..., jax.Array],
   state: TrainState,
@@ -375,7 +380,7 @@ def _holdout_metrics(
       dataset.train_images[rows],
       dataset.mean,
       dataset.std,
-      config.evaluate.batch_size,
+      batch_size,
     )
   )
   labels = jnp.asarray(dataset.train_labels[rows])

@@ -1,0 +1,66 @@
+"""What a config names by 'my_module:my_name', found by an import.
+
+A family of networks, a search method, an operation and a data set of one's own
+are named so; nothing is registered, and the name is what is written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import importlib
+from typing import Any, TypeVar
+
+from ms_ranas_jax.errors import UsageError
+
+T = TypeVar('T')
+
+
+def load(name: str) -> Any:
+  """Imports what a name stands for.
+
+      load('my_module:MyFamily')
+
+  Args:
+    name: of a module that can be imported, and of what stands in it.
+
+  Raises:
+    UsageError: there is no such module, or nothing of that name in it.
+  """
+  module, _, attribute = name.partition(':')
+  try:
+    found = importlib.import_module(module)
+  # A module is code: what it can raise is not a closed list.
+  except Exception as error:
+    raise UsageError(
+      f'{name!r}: {type(error).__name__}: {error}; name a module that Python '
+      'finds from here, as my_module:my_name.'
+    ) from error
+  if not hasattr(found, attribute):
+    raise UsageError(
+      f'{name!r}: {found.__name__} has no {attribute!r}; correct the name.'
+    )
+  return getattr(found, attribute)
+
+
+def find(name: str, known: Mapping[str, T], field: str) -> T:
+  """Returns one of what the package has, or what is imported by its name.
+
+  Args:
+    name: a key of `known`, or 'my_module:my_name'.
+    known: name -> what it stands for.
+    field: of the config, for the message.
+
+  Raises:
+    UsageError: it is neither.
+  """
+  if name in known:
+    return known[name]
+  if ':' in name:
+    try:
+      return load(name)
+    except UsageError as error:
+      raise UsageError(f'{field} = {error}') from error
+  raise UsageError(
+    f'{field} = {name!r}: give one of {", ".join(known)}, or '
+    "'my_module:my_name' of your own."
+  )

@@ -1,0 +1,373 @@
+"""Search methods: what a step does, and with which params genotypes are judged.
+
+A method is made of a `Problem` and gives a state, a step, and variables for
+weights of the search network. One without alphas has no genotype of its own:
+candidates are drawn from the space and judged with its variables, which may
+depend on the genotype. A method of one's own is named in a config as
+'my_module:MyMethod'; it needs what `Method` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+import types
+from typing import Any, ClassVar, Protocol
+
+import jax
+import optax
+
+from ms_ranas_jax import importing
+from ms_ranas_jax.fields import field
+from ms_ranas_jax.fields import number
+from ms_ranas_jax.fields import one_of
+from ms_ranas_jax.search import alphas as alphas_lib
+from ms_ranas_jax.search import bilevel
+from ms_ranas_jax.search import options
+from ms_ranas_jax.search import random_search
+from ms_ranas_jax.search.cost_term import CostTerm
+from ms_ranas_jax.search.optimizers import adam_with_l2
+from ms_ranas_jax.sections import SearchConfig
+from ms_ranas_jax.space import network as network_lib
+from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.training import initialization
+from ms_ranas_jax.training import losses
+from ms_ranas_jax.training import optimizers
+
+PyTree = Any
+Weigh = Callable[[alphas_lib.Alphas], network_lib.Weights]
+
+
+@dataclasses.dataclass(frozen=True)
+class BilevelConfig(SearchConfig):
+  """What the differentiable search is asked for besides."""
+
+  order: int = field(
+    1, one_of(*bilevel.ORDERS), '2 looks ahead: through one step of the params'
+  )
+  mixed_derivative: str = field(
+    'exact',
+    one_of(*bilevel.MIXED_DERIVATIVES),
+    "of order 2; 'difference' is DARTS's",
+  )
+  alphas_learning_rate: float = field(
+    3e-4, number(0, above=True), 'Adam, constant'
+  )
+  alphas_weight_decay: float = field(
+    1e-3, number(0), 'L2 added to the gradient'
+  )
+
+
+def exit_loss(
+  network: network_lib.Network,
+  weights: tuple[float, ...],
+  weigh: Weigh = alphas_lib.softmax_weights,
+) -> bilevel.Loss:
+  """Returns eq. (3) for a search network, as the bilevel step takes it.
+
+  Every forward normalises with the statistics of its batch; the updated
+  running averages are returned, and which of them are kept is the step's
+  decision.
+
+  Args:
+    network: a search network.
+    weights: w_k, one per exit.
+    weigh: alphas -> the weights that the network takes.
+  """
+
+  def loss(params, alphas, batch_stats, batch):
+    images, labels = batch
+    logits, updates = network.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      images,
+      weigh(alphas),
+      train=True,
+      mutable=['batch_stats'],
+    )
+    value = losses.weighted_loss(logits, labels, weights)
+    metrics = {'accuracy': losses.exit_accuracies(logits, labels)}
+    return value, (updates['batch_stats'], metrics)
+
+  return loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """What a method searches in, and with.
+
+  Attributes:
+    search: `config.search`, of the class that the method asks for.
+    network: the search network, on `network.axis_name`.
+    primitives: name -> operation, the choices on every edge.
+    exit_weights: w_k, one per exit.
+    steps: of an epoch.
+    cost_term: the cost of what is searched for.
+  """
+
+  search: SearchConfig
+  network: network_lib.Network
+  primitives: ops.Primitives
+  exit_weights: tuple[float, ...]
+  steps: int
+  cost_term: CostTerm
+
+  @property
+  def axis_name(self) -> str | None:
+    """The device axis to average over."""
+    return self.network.axis_name
+
+  def loss(
+    self, weigh: Weigh = lambda weights: weights, alone: bool = False
+  ) -> bilevel.Loss:
+    """Returns the loss of all exits, see `bilevel.Loss`.
+
+    Args:
+      weigh: what the loss takes in the place of alphas -> weights.
+      alone: on one device, whatever the network is for.
+    """
+    network = self.network.clone(axis_name=None) if alone else self.network
+    return exit_loss(network, self.exit_weights, weigh)
+
+  def sgd(self, clip: float) -> optax.GradientTransformation:
+    """Returns the optimizer of params, at some clip.
+
+    Args:
+      clip: largest gradient norm; 0 is none.
+    """
+    search = self.search
+    schedule = optimizers.epoch_cosine(
+      search.learning_rate,
+      search.final_learning_rate,
+      search.epochs,
+      self.steps,
+    )
+    return optimizers.sgd(schedule, search.momentum, search.weight_decay, clip)
+
+  @functools.cached_property
+  def params_optimizer(self) -> optax.GradientTransformation:
+    """The optimizer of params."""
+    return self.sgd(self.search.clip)
+
+  def init_state(
+    self, key: jax.Array, alphas_optimizer: optax.GradientTransformation
+  ) -> bilevel.SearchState:
+    """Returns a state with params and alphas.
+
+    Args:
+      key: of all that is random in the search.
+      alphas_optimizer: updates alphas.
+    """
+    keys = jax.random.split(key, 3)
+    alphas = alphas_lib.init_alphas(
+      keys[0],
+      self.network.plan.spec.nodes,
+      len(self.primitives),
+      options.edge_normalization(self.search),
+    )
+    variables = initialization.init_variables(
+      self.network, keys[1], options.weights_in(self.search, 0)(alphas)
+    )
+    return bilevel.init_state(
+      variables['params'],
+      alphas,
+      variables['batch_stats'],
+      self.params_optimizer,
+      alphas_optimizer,
+      keys[2],
+    )
+
+  def metrics(self) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of the metrics that every method has."""
+    exits = (self.network.num_exits,)
+    return {
+      'train_loss': (),
+      'train_accuracy': exits,
+      'train_gradient_norm': (),
+      'valid_loss': (),
+      'valid_accuracy': exits,
+    }
+
+
+class State(Protocol):
+  """What is needed of a state: a pytree with these leaves.
+
+  Attributes:
+    step: int32 scalar, steps done.
+    rng: the key that all of the search's randomness is folded from.
+  """
+
+  step: jax.Array
+  rng: jax.Array
+
+
+class Method(Protocol):
+  """A way to search; it is called with a `Problem`.
+
+  Attributes:
+    config: the class of its section, `SearchConfig` or a subclass.
+    has_alphas: whether its states have `alphas`, which genotypes are derived
+      from; else genotypes are drawn, and chosen by area.
+    problem: what it was made of.
+  """
+
+  config: ClassVar[type[SearchConfig]]
+  has_alphas: ClassVar[bool]
+  problem: Problem
+
+  def init(self, key: jax.Array) -> State:
+    """Returns the state before the first step; traced."""
+
+  def step(
+    self, state: State, train_batch: PyTree, valid_batch: PyTree
+  ) -> tuple[State, Mapping[str, jax.Array]]:
+    """Does a step; traced.
+
+    Args:
+      state: before the step.
+      train_batch: normalised images and labels of the half for params.
+      valid_batch: the same of the other half.
+
+    Returns:
+      The state after it, and the metrics, averaged over devices.
+    """
+
+  def metrics(self) -> Mapping[str, tuple[int, ...]]:
+    """Returns name -> shape of what a step measures."""
+
+  def variables(
+    self, state: State, weights: network_lib.Weights
+  ) -> Mapping[str, PyTree]:
+    """Returns what judges a genotype; traced, the genotype is data.
+
+    Args:
+      state: after the last step.
+      weights: that make the search network that of the genotype.
+
+    Returns:
+      {'params': ..., 'batch_stats': ...} of the search network.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Bilevel:
+  """The differentiable search, see `bilevel`.
+
+  Attributes:
+    problem: what it searches in.
+  """
+
+  problem: Problem
+  config: ClassVar[type[SearchConfig]] = BilevelConfig
+  has_alphas: ClassVar[bool] = True
+
+  @functools.cached_property
+  def _alphas_optimizer(self) -> optax.GradientTransformation:
+    search = self.problem.search
+    return adam_with_l2(search.alphas_learning_rate, search.alphas_weight_decay)
+
+  def init(self, key: jax.Array) -> bilevel.SearchState:
+    """Returns the state before the first step."""
+    return self.problem.init_state(key, self._alphas_optimizer)
+
+  def loss_in(
+    self, epoch: jax.Array | int, alone: bool = False
+  ) -> bilevel.Loss:
+    """Returns the loss in an epoch, with its guards, see `Problem.loss`."""
+    return self.problem.loss(
+      options.weights_in(self.problem.search, epoch), alone
+    )
+
+  def step(
+    self, state: bilevel.SearchState, train_batch: PyTree, valid_batch: PyTree
+  ) -> tuple[bilevel.SearchState, dict[str, jax.Array]]:
+    """Does a step of alphas, then one of params."""
+    problem = self.problem
+    return bilevel.search_step(
+      state,
+      train_batch,
+      valid_batch,
+      loss=self.loss_in(state.step // problem.steps),
+      params_optimizer=problem.params_optimizer,
+      alphas_optimizer=self._alphas_optimizer,
+      lookahead_optimizer=problem.sgd(0.0),
+      order=problem.search.order,
+      penalty=problem.cost_term.penalty,
+      mixed_derivative=problem.search.mixed_derivative,
+      axis_name=problem.axis_name,
+    )
+
+  def metrics(self) -> dict[str, tuple[int, ...]]:
+    """Returns name -> shape of what a step measures."""
+    return self.problem.metrics() | {
+      'valid_gradient_norm': (),
+      'expected_cost': (),
+    }
+
+  def variables(
+    self, state: bilevel.SearchState, weights: network_lib.Weights
+  ) -> dict[str, PyTree]:
+    """Returns the params that all genotypes share."""
+    del weights
+    return {'params': state.params, 'batch_stats': state.batch_stats}
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomSearch:
+  """Random search with shared params, see `random_search`.
+
+  Attributes:
+    problem: what it searches in.
+  """
+
+  problem: Problem
+  config: ClassVar[type[SearchConfig]] = SearchConfig
+  has_alphas: ClassVar[bool] = False
+
+  def init(self, key: jax.Array) -> bilevel.SearchState:
+    """Returns the state before the first step; its alphas stay as they are."""
+    return self.problem.init_state(key, adam_with_l2(0.0, 0.0))
+
+  def step(
+    self, state: bilevel.SearchState, train_batch: PyTree, valid_batch: PyTree
+  ) -> tuple[bilevel.SearchState, dict[str, jax.Array]]:
+    """Does a step of params, for a genotype that it draws."""
+    problem = self.problem
+    return random_search.random_search_step(
+      state,
+      train_batch,
+      valid_batch,
+      loss=problem.loss(),
+      params_optimizer=problem.params_optimizer,
+      nodes=problem.network.plan.spec.nodes,
+      primitives=problem.primitives,
+      axis_name=problem.axis_name,
+    )
+
+  def metrics(self) -> dict[str, tuple[int, ...]]:
+    """Returns name -> shape of what a step measures."""
+    return self.problem.metrics()
+
+  def variables(
+    self, state: bilevel.SearchState, weights: network_lib.Weights
+  ) -> dict[str, PyTree]:
+    """Returns the params that all genotypes share."""
+    del weights
+    return {'params': state.params, 'batch_stats': state.batch_stats}
+
+
+METHODS: Mapping[str, type[Method]] = types.MappingProxyType(
+  {'bilevel': Bilevel, 'random': RandomSearch}
+)
+
+
+def named(name: str) -> type[Method]:
+  """Returns a search method.
+
+  Args:
+    name: of `METHODS`, or 'my_module:MyMethod'.
+
+  Raises:
+    UsageError: there is none of that name.
+  """
+  return importing.find(name, METHODS, 'config.search.method')
