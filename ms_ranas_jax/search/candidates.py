@@ -174,16 +174,21 @@ def check_selection(search: SearchConfig, total: int) -> None:
 
 
 def what_is_judged(
-  problem: methods.Problem, derived: grid.NetworkSpec
+  search: SearchConfig,
+  searched: grid.NetworkSpec,
+  derived: grid.NetworkSpec,
+  cost_term: CostTerm,
+  primitives: ops.Primitives = ops.PRIMITIVES,
 ) -> Judged:
   """Returns what all candidates of a search share.
 
   Args:
-    problem: what is searched in.
-    derived: sizes of the network to be derived; the nodes are the search's.
+    search: `config.search`.
+    searched: sizes of the network of the search.
+    derived: those of the network to be derived; the nodes are the search's.
+    cost_term: the cost of what is searched for.
+    primitives: name -> operation, the choices on every edge.
   """
-  search, primitives = problem.search, problem.primitives
-  searched = problem.network.plan.spec
   specs = {
     'search': searched,
     'train': dataclasses.replace(derived, nodes=searched.nodes),
@@ -202,7 +207,7 @@ def what_is_judged(
     name,
     budget_range,
     1.0 / searched.num_classes,
-    problem.cost_term,
+    cost_term,
     primitives,
     search,
   )
@@ -265,22 +270,30 @@ def _key(genotype: Genotype) -> Any:
   )
 
 
-def build_score(method: methods.Method, dataset: Dataset) -> Score:
+def build_score(
+  network: network_lib.Network,
+  dataset: Dataset,
+  variables_of: Callable[[Any, alphas_lib.Alphas], Mapping[str, Any]] = (
+    lambda state, weights: state
+  ),
+) -> Score:
   """Returns the function that judges a genotype; it compiles once.
 
   Args:
-    method: of the search; gives the variables that judge.
+    network: the search network.
     dataset: its training images are read.
+    variables_of: (state, one-hot weights) -> the variables that judge, see
+      `methods.Method.variables`; by default the state is those.
 
   Returns:
     See `Score`; the images are given as indices (batches, batch).
   """
-  network = method.problem.network.clone(axis_name=None)
+  network = network.clone(axis_name=None)
   data = jax.tree.map(jnp.asarray, (dataset.train_images, dataset.train_labels))
 
   @jax.jit
   def score(state, weights, data, batches):
-    variables = method.variables(state, weights)
+    variables = variables_of(state, weights)
 
     def one(rows):
       images, labels = data[0][rows], data[1][rows]

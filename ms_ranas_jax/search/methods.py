@@ -232,6 +232,18 @@ class Method(Protocol):
       The state after it, and the metrics, averaged over devices.
     """
 
+  def loss_in(
+    self, epoch: jax.Array | int, alone: bool = False
+  ) -> bilevel.Loss:
+    """Returns the loss of an epoch, which early stop follows in alphas.
+
+    Only of methods with alphas.
+
+    Args:
+      epoch: from 0.
+      alone: on one device, see `Problem.loss`.
+    """
+
   def metrics(self) -> Mapping[str, tuple[int, ...]]:
     """Returns name -> shape of what a step measures."""
 

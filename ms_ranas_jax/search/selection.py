@@ -74,7 +74,13 @@ def select(
   }
   records = None
   if candidates_lib.is_by_area(problem.search):
-    judged = candidates_lib.what_is_judged(problem, derived)
+    judged = candidates_lib.what_is_judged(
+      problem.search,
+      problem.network.plan.spec,
+      derived,
+      problem.cost_term,
+      problem.primitives,
+    )
     states = {
       seed: seeds_lib.of_seed(state, index) if several else state
       for index, seed in enumerate(seeds)
@@ -82,7 +88,7 @@ def select(
     records = candidates_lib.choose(
       candidates_lib.gather(seeds[0], histories, judged),
       judged,
-      candidates_lib.build_score(method, dataset),
+      candidates_lib.build_score(problem.network, dataset, method.variables),
       {
         seed: (
           one,

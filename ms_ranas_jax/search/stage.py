@@ -79,6 +79,8 @@ class Program:
       `parallel.compile_chunk`; data holds all training `images` and `labels`.
     metrics: name -> shape of what the step returns.
     derived: sizes of the network to be derived.
+    eigenvalue: (state, epoch) -> what early stop follows; of methods with
+      alphas.
   """
 
   method: methods.Method
@@ -89,6 +91,7 @@ class Program:
   step: parallel.Step
   metrics: Mapping[str, tuple[int, ...]]
   derived: grid.NetworkSpec
+  eigenvalue: Callable[[Any, int], jax.Array] | None = None
 
   @property
   def network(self) -> network_lib.Network:
@@ -226,6 +229,15 @@ def build_program(config: Config, dataset: Dataset) -> Program:
     ]
     return method.step(state, *batches)
 
+  eigenvalue = None
+  if method.has_alphas:
+    eigenvalue = options.eigenvalue_function(
+      search,
+      dataset,
+      halves[1],
+      functools.partial(method.loss_in, alone=True),
+    )
+
   def new_state(seed=config.seed):
     return method.init(jax.random.key(seed))
 
@@ -240,6 +252,7 @@ def build_program(config: Config, dataset: Dataset) -> Program:
     grid.network_spec(
       config.train.network, dataset.image_shape, dataset.num_classes
     ),
+    eigenvalue,
   )
 
 
@@ -302,9 +315,7 @@ def run_search(
   following = None
   hooks = loop.Hooks(lambda *_: None, lambda _: {}, lambda *_: {}, _shown)
   if program.method.has_alphas:
-    following = _Following(
-      program, dataset, os.path.join(workdir, 'search'), seeds
-    )
+    following = _Following(program, os.path.join(workdir, 'search'), seeds)
     hooks = loop.Hooks(
       following.begin,
       following.end_line,
@@ -335,7 +346,6 @@ class _Following:
   def __init__(
     self,
     program: Program,
-    dataset: Dataset,
     directory: str,
     seeds: parallel.Seeds | None,
   ) -> None:
@@ -345,11 +355,6 @@ class _Following:
     self._seeds = seeds
     self._moments: list[history.Moment] = []
     self._eigenvalues: list[float] = []
-    if self._search.guards.early_stop:
-      loss_in = functools.partial(program.method.loss_in, alone=True)
-      self._eigenvalue = options.eigenvalue_function(
-        self._search, dataset, program.halves[1], loss_in
-      )
 
   def begin(self, state: Any, epoch: int) -> None:
     """Reads what an earlier call has kept, or keeps the first alphas."""
@@ -374,7 +379,7 @@ class _Following:
       self._program.method.problem, self._moments[-1], self._seeds
     )
     if self._search.guards.early_stop:
-      self._eigenvalues.append(float(self._eigenvalue(state, epoch)))
+      self._eigenvalues.append(float(self._program.eigenvalue(state, epoch)))
       record[options.EIGENVALUE] = self._eigenvalues[-1]
     return record
 
