@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from absl import logging
 import flax.struct
@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import parallel
@@ -41,8 +40,8 @@ _KEPT_CHECKPOINTS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-  """What there is to do.
+class LoopSpec:
+  """The steps of a stage, and how they are run.
 
   Attributes:
     label: 'search' or 'train', also the config section.
@@ -83,7 +82,7 @@ def never() -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Hooks:
+class LoopHooks:
   """What a stage adds. A state that it is given is valid until it returns.
 
   Attributes:
@@ -103,7 +102,7 @@ class Hooks:
 
 
 @flax.struct.dataclass
-class Saved:
+class Checkpoint:
   """What a checkpoint holds.
 
   Attributes:
@@ -117,52 +116,6 @@ class Saved:
   seconds: jax.Array
 
 
-class Program(Protocol):
-  """What the programs of the search and of the training have in common."""
-
-  devices: int
-  steps: int
-  new_state: Callable[[], PyTree]
-  step: parallel.Step
-  metrics: Mapping[str, tuple[int, ...]]
-
-
-def build_work(
-  config: Any,
-  label: str,
-  dataset: Dataset,
-  program: Program,
-  batches: Callable[[int], np.ndarray],
-  seeds: parallel.Seeds | None = None,
-) -> Work:
-  """Returns the work of a stage.
-
-  Args:
-    config: the whole config; its section `label` is read.
-    label: 'search' or 'train'.
-    dataset: whose training images and labels the steps read.
-    program: of the stage.
-    batches: epoch -> indices (steps, ..., batch).
-    seeds: see `Work`.
-  """
-  section = config[label]
-  return Work(
-    label=label,
-    epochs=section.epochs,
-    steps=program.steps,
-    line_steps=section.chunk_steps,
-    devices=program.devices,
-    new_state=program.new_state,
-    step=program.step,
-    metrics=program.metrics,
-    data={'images': dataset.train_images, 'labels': dataset.train_labels},
-    batches=batches,
-    on_nonfinite=section.on_nonfinite,
-    checkpoint_seconds=config.checkpoint_seconds,
-    seeds=seeds,
-  )
-
-
 def checkpoints(workdir: str, label: str) -> str:
   """Returns the folder of a stage's checkpoints."""
   return os.path.join(workdir, label, 'checkpoints')
@@ -173,24 +126,65 @@ def template(
   metrics: Mapping[str, tuple[int, ...]],
   on_nonfinite: str,
   seeds: parallel.Seeds | None = None,
-) -> Saved:
-  """Returns the shapes of what a checkpoint holds, see `Work`."""
-  return Saved(
+) -> Checkpoint:
+  """Returns the shapes of what a checkpoint holds, see `LoopSpec`."""
+  return Checkpoint(
     jax.eval_shape(new_state),
     jax.eval_shape(lambda: parallel.zero_sums(metrics, on_nonfinite, seeds)),
     jax.ShapeDtypeStruct((), jnp.float32),
   )
 
 
+class Call(NamedTuple):
+  """Steps that are done in one call, all of one line of metrics.
+
+  Attributes:
+    epoch: that they are of.
+    batches: indices (steps, ..., batch).
+    line_steps: steps of the whole line.
+    ends_line: whether they are the last of the line.
+    ends_epoch: whether they are the last of the epoch.
+  """
+
+  epoch: int
+  batches: np.ndarray
+  line_steps: int
+  ends_line: bool
+  ends_epoch: bool
+
+
+class Flags(NamedTuple):
+  """What all processes have to do alike.
+
+  Attributes:
+    stop: save and end.
+    save: save and go on.
+    length: most steps of the next call; the shortest of all processes.
+  """
+
+  stop: bool
+  save: bool
+  length: int
+
+  def to_array(self) -> np.ndarray:
+    """Returns numbers of which the largest of all processes win, int32."""
+    return np.array([self.stop, self.save, -self.length], np.int32)
+
+  @classmethod
+  def from_array(cls, array: np.ndarray) -> Flags:
+    """Returns the flags of `to_array`."""
+    return cls(bool(array[0]), bool(array[1]), -int(array[2]))
+
+
 def run(
-  work: Work, hooks: Hooks, workdir: str, interruption: Interruption
+  spec: LoopSpec, hooks: LoopHooks, workdir: str, interruption: Interruption
 ) -> PyTree:
   """Does all steps, or those that an earlier call has left.
 
   Writes `LABEL/metrics.jsonl` and `LABEL/checkpoints`.
 
   Args:
-    work: what to do.
+    spec: what to do.
     hooks: what the stage adds.
     workdir: the work directory.
     interruption: asked after every call.
@@ -202,163 +196,209 @@ def run(
     Interrupted: after saving, where it was asked for.
     UsageError: a metric is not finite, or a checkpoint is of another run.
   """
-  total = work.epochs * work.steps
-  folder = checkpoints(workdir, work.label)
-  with (
+  total = spec.epochs * spec.steps
+  with contextlib.ExitStack() as stack:
+    loop = Loop(spec, hooks, workdir, interruption, stack)
+    hooks.begin(loop.state, loop.done // spec.steps)
+    if loop.done >= total or processes.any_of(hooks.finished()):
+      return loop.state
+    loop.start()
+    while loop.done < total:
+      call = loop.next_call()
+      flags = loop.run_call(call)
+      record = loop.end_line(call) if call.ends_line else {}
+      record |= loop.end_epoch(call) if call.ends_epoch else {}
+      loop.report(call, record)
+      if call.ends_epoch or flags.save or flags.stop:
+        loop.save()
+      if call.ends_epoch and processes.any_of(hooks.finished()):
+        break
+      if flags.stop:
+        raise Interrupted
+    return loop.one_copy()
+
+
+class Loop:
+  """The steps of a stage on the devices, and the files that they leave.
+
+  Attributes:
+    state: of the stage; from `start` on it lies on all devices.
+    sums: of the metrics since the last line, as the state.
+    seconds: that the steps in `sums` took.
+    done: steps that the state has behind it.
+  """
+
+  def __init__(
+    self,
+    spec: LoopSpec,
+    hooks: LoopHooks,
+    workdir: str,
+    interruption: Interruption,
+    stack: contextlib.ExitStack,
+  ) -> None:
+    """Restores the newest checkpoint, or makes the state before the first step.
+
+    Args:
+      spec: see `run`.
+      hooks: see `run`.
+      workdir: see `run`.
+      interruption: see `run`.
+      stack: closes what is opened here.
+    """
+    self._spec = spec
+    self._hooks = hooks
+    self._folder = os.path.join(workdir, spec.label)
+    self._interruption = interruption
+    self._stack = stack
+    self._writer: MetricsWriter | None = None
+    self._progress: Progress | None = None
+    self._epoch, self._batches = -1, np.empty(0)
+    # Calls of one step until the time of one is known; the first one compiles.
+    # What is asked for is agreed on by all processes, and done one call later.
+    self._length = self._wanted = 1
     # Entered once a step is done; ends when all is written.
-    contextlib.ExitStack() as deferral,
-    checkpoint.open_manager(folder, _KEPT_CHECKPOINTS) as manager,
-  ):
-    restored = checkpoint.restore_latest(
-      manager,
-      template(work.new_state, work.metrics, work.on_nonfinite, work.seeds),
+    self._deferral = stack.enter_context(contextlib.ExitStack())
+    self._deferring = False
+    self._manager = stack.enter_context(
+      checkpoint.open_manager(
+        checkpoints(workdir, spec.label), _KEPT_CHECKPOINTS
+      )
     )
+    self._zeros = parallel.zero_sums(
+      spec.metrics, spec.on_nonfinite, spec.seeds
+    )
+    restored = checkpoint.restore_latest(
+      self._manager,
+      template(spec.new_state, spec.metrics, spec.on_nonfinite, spec.seeds),
+    )
+    self._resumed = restored is not None
     if restored is None:
-      zeros = parallel.zero_sums(work.metrics, work.on_nonfinite, work.seeds)
-      saved = Saved(work.new_state(), zeros, np.float32(0))
+      saved = Checkpoint(spec.new_state(), self._zeros, np.float32(0))
     else:
       saved = restored[1]
-    done = _steps_done(saved.state)
-    processes.check_same_step(done)
-    hooks.begin(saved.state, done // work.steps)
-    if done >= total or processes.any_of(hooks.finished()):
-      return saved.state
-    logging.info('%s: %d steps, %d of them done', work.label, total, done)
-    with contextlib.ExitStack() as stack:
-      writer = progress = None
-      if processes.is_first():
-        directory = os.path.join(workdir, work.label)
-        resumed = done if restored else -1
-        writer = stack.enter_context(MetricsWriter(directory, resumed))
-        progress = stack.enter_context(Progress(work.label, total, done))
-      return _proceed(
-        work,
-        hooks,
-        saved,
-        manager,
-        writer,
-        progress,
-        interruption,
-        deferral,
+    self.state, self.sums = saved.state, saved.sums
+    self.seconds = float(saved.seconds)
+    # All seeds have done as many.
+    self.done = int(np.ravel(saved.state.step)[0])
+    processes.check_same_step(self.done)
+
+  def start(self) -> None:
+    """Brings state and data to the devices, and opens what is written to."""
+    spec = self._spec
+    total = spec.epochs * spec.steps
+    logging.info('%s: %d steps, %d of them done', spec.label, total, self.done)
+    if processes.is_first():
+      self._writer = self._stack.enter_context(
+        MetricsWriter(self._folder, self.done if self._resumed else -1)
       )
+      self._progress = self._stack.enter_context(
+        Progress(spec.label, total, self.done)
+      )
+    self._chunk = parallel.compile_chunk(
+      spec.step, spec.devices, spec.line_steps, spec.on_nonfinite, spec.seeds
+    )
+    self._data = parallel.replicate(dict(spec.data), spec.devices)
+    self.state = parallel.replicate(self.state, spec.devices)
+    self.sums = parallel.replicate(dict(self.sums), spec.devices)
+    self._saved_at = time.monotonic()
 
+  def next_call(self) -> Call:
+    """Returns the steps to do next; they end with their line at the latest."""
+    spec = self._spec
+    epoch, start = divmod(self.done, spec.steps)
+    if epoch != self._epoch:
+      self._epoch, self._batches = epoch, spec.batches(epoch)
+    line_start = start - start % spec.line_steps
+    line_end = min(line_start + spec.line_steps, spec.steps)
+    end = min(start + self._length, line_end)
+    return Call(
+      epoch,
+      self._batches[start:end],
+      line_end - line_start,
+      ends_line=end == line_end,
+      ends_epoch=end == spec.steps,
+    )
 
-def _proceed(
-  work: Work,
-  hooks: Hooks,
-  saved: Saved,
-  manager: checkpoint.Manager,
-  writer: MetricsWriter | None,
-  progress: Progress | None,
-  interruption: Interruption,
-  deferral: contextlib.ExitStack,
-) -> PyTree:
-  """Does the steps after those of `saved`; see `run`."""
-  zeros = parallel.zero_sums(work.metrics, work.on_nonfinite, work.seeds)
-  chunk = parallel.compile_chunk(
-    work.step, work.devices, work.line_steps, work.on_nonfinite, work.seeds
-  )
-  data = parallel.replicate(dict(work.data), work.devices)
-  done = _steps_done(saved.state)
-  state = parallel.replicate(saved.state, work.devices)
-  sums = parallel.replicate(dict(saved.sums), work.devices)
-  seconds = float(saved.seconds)
-
-  def save() -> PyTree:
-    """Returns one copy of the state, which the next call may donate."""
-    host = parallel.unreplicate(state, work.devices)
-    host_sums = zeros
-    if sums is not zeros:
-      host_sums = parallel.unreplicate(sums, work.devices)
-    if writer is not None:
-      writer.flush()  # no line may be missing before the checkpoint
-    checkpoint.save(manager, done, Saved(host, host_sums, np.float32(seconds)))
-    return host
-
-  # Calls of one step until the time of one is known; the first one compiles.
-  # What is asked for is agreed on by all processes, and done one call later.
-  length = wanted = 1
-  saved_at = time.monotonic()
-  epoch, batches = -1, None
-  deferring = False  # compiling, there is nothing to save
-  while done < work.epochs * work.steps:
-    if epoch != done // work.steps:
-      epoch = done // work.steps
-      batches = work.batches(epoch)
-    within = done - epoch * work.steps
-    line_start = within - within % work.line_steps
-    line_end = min(line_start + work.line_steps, work.steps)
-    count = min(length, line_end - within)
+  def run_call(self, call: Call) -> Flags:
+    """Does steps, and returns what all processes have to do after them."""
+    spec = self._spec
     began = time.monotonic()
-    due = work.checkpoint_seconds and (
-      began - saved_at > work.checkpoint_seconds
+    is_due = 0 < spec.checkpoint_seconds < began - self._saved_at
+    asked = Flags(self._interruption.requested, is_due, self._wanted)
+    outcome = self._chunk(
+      self.state, self.sums, self._data, call.batches, asked.to_array()
     )
-    outcome = chunk(
-      state,
-      sums,
-      data,
-      batches[within : within + count],
-      _wishes(interruption.requested, bool(due), wanted),
-    )
-    state, sums = outcome.state, outcome.sums
     took = time.monotonic() - began
-    if not deferring:
-      deferral.enter_context(interruption.deferred())
-      deferring = True
-    stops, saves, length = _agreed(outcome.wishes)
+    if not self._deferring:  # while it compiles there is nothing to save
+      self._deferral.enter_context(self._interruption.deferred())
+      self._deferring = True
+    flags = Flags.from_array(outcome.flags)
     if jax.process_count() == 1:
-      stops = interruption.requested
-    wanted = _call_length(took / count, work.line_steps)
-    done += outcome.done
-    seconds += took
+      flags = flags._replace(stop=self._interruption.requested)
+    self._length = flags.length
+    self._wanted = _call_length(took / len(call.batches), spec.line_steps)
+    self.state, self.sums = outcome.state, outcome.sums
+    self.done += outcome.done
+    self.seconds += took
     if not outcome.finite:
-      _refuse_nonfinite(work, done, outcome, manager)
-    record = None
-    if within + count == line_end:
-      record = _mean(
-        parallel.unreplicate(sums, work.devices),
-        line_end - line_start,
-        work.seeds,
-      )
-      record |= {'seconds': round(seconds, 4), **hooks.end_line(done)}
-      sums, seconds = zeros, 0.0
-    at_end = within + count == work.steps
-    if at_end:
-      host = parallel.unreplicate(state, work.devices)
-      record |= hooks.end_epoch(host, epoch)
-    if writer is not None and record is not None:
-      writer.write({'step': done, 'epoch': epoch, **record})
-    if stops or saves or at_end:
-      host = save()
-      saved_at = time.monotonic()
-    if progress is not None:
-      progress.update(count, None if record is None else hooks.shown(record))
-    if at_end and processes.any_of(hooks.finished()):
-      break
-    if stops:
-      raise Interrupted
-  return host
+      self._refuse_nonfinite()
+    return flags
 
+  def end_line(self, call: Call) -> dict[str, Any]:
+    """Returns the record of a line, and begins the next one."""
+    sums = parallel.unreplicate(self.sums, self._spec.devices)
+    record = _mean(sums, call.line_steps, self._spec.seeds)
+    record['seconds'] = round(self.seconds, 4)
+    self.sums, self.seconds = self._zeros, 0.0
+    return record | self._hooks.end_line(self.done)
 
-def _wishes(stop: bool, save: bool, length: int) -> np.ndarray:
-  """What all processes have to do alike, as numbers of which the largest win.
+  def end_epoch(self, call: Call) -> Mapping[str, Any]:
+    """Returns what the stage adds to the last record of an epoch."""
+    return self._hooks.end_epoch(self.one_copy(), call.epoch)
 
-  The shortest call is the largest number.
-  """
-  return np.array([stop, save, -length], np.int32)
+  def report(self, call: Call, record: Mapping[str, Any]) -> None:
+    """Writes the record of a line, if one has ended, and shows the progress."""
+    if self._writer is not None and record:
+      self._writer.write({'step': self.done, 'epoch': call.epoch, **record})
+    if self._progress is not None:
+      shown = self._hooks.shown(record) if record else None
+      self._progress.update(len(call.batches), shown)
 
+  def save(self) -> None:
+    """Saves a checkpoint; what it is of may be donated afterwards."""
+    sums = self.sums
+    if sums is not self._zeros:
+      sums = parallel.unreplicate(sums, self._spec.devices)
+    if self._writer is not None:
+      self._writer.flush()  # no line may be missing before the checkpoint
+    checkpoint.save(
+      self._manager,
+      self.done,
+      Checkpoint(self.one_copy(), sums, np.float32(self.seconds)),
+    )
+    self._saved_at = time.monotonic()
 
-def _agreed(wishes: np.ndarray) -> tuple[bool, bool, int]:
-  return bool(wishes[0]), bool(wishes[1]), -int(wishes[2])
+  def one_copy(self) -> PyTree:
+    """Returns the state of one device, valid until the next call."""
+    return parallel.unreplicate(self.state, self._spec.devices)
+
+  def _refuse_nonfinite(self) -> None:
+    label = self._spec.label
+    sums = jax.device_get(parallel.unreplicate(self.sums, self._spec.devices))
+    names = [k for k, v in sums.items() if not np.all(np.isfinite(v))]
+    steps = checkpoint.steps(self._manager)
+    last = f'step {steps[-1]}' if steps else 'the start'
+    raise UsageError(
+      f'{" and ".join(sorted(names))} is not finite at step {self.done} of '
+      f'{label}; the same command goes on from {last}, to the same end. In '
+      f'another --workdir, lower config.{label}.learning_rate or '
+      f'config.{label}.clip, or leave such steps out with '
+      f"config.{label}.on_nonfinite = '{parallel.SKIP}'."
+    )
 
 
 def _call_length(step_seconds: float, most: int) -> int:
   return min(max(int(_CALL_SECONDS / max(step_seconds, 1e-9)), 1), most)
-
-
-def _steps_done(state: PyTree) -> int:
-  """Returns the steps that a state has behind it, all seeds as many."""
-  return int(np.ravel(state.step)[0])
 
 
 def _mean(
@@ -393,19 +433,3 @@ def _mean(
     if seeds is not None:
       means[f'skipped_steps{BY_SEED}'] = skipped.astype(int).tolist()
   return means
-
-
-def _refuse_nonfinite(
-  work: Work, done: int, outcome: parallel.Outcome, manager: checkpoint.Manager
-) -> None:
-  sums = jax.device_get(parallel.unreplicate(outcome.sums, work.devices))
-  names = [k for k, v in sums.items() if not np.all(np.isfinite(v))]
-  steps = checkpoint.steps(manager)
-  last = f'step {steps[-1]}' if steps else 'the start'
-  raise UsageError(
-    f'{" and ".join(sorted(names))} is not finite at step {done} of '
-    f'{work.label}; the same command goes on from {last}, to the same end. In '
-    f'another --workdir, lower config.{work.label}.learning_rate or '
-    f'config.{work.label}.clip, or leave such steps out with '
-    f"config.{work.label}.on_nonfinite = '{parallel.SKIP}'."
-  )

@@ -144,14 +144,14 @@ class Outcome:
     sums: of the metrics, replicated; to be passed to the next chunk.
     done: how many steps it did: all, unless metrics stopped being finite.
     finite: whether the metrics of the last step are.
-    wishes: the largest of all processes, elementwise.
+    flags: the largest of all processes, elementwise.
   """
 
   state: PyTree
   sums: Metrics
   done: int
   finite: bool
-  wishes: np.ndarray
+  flags: np.ndarray
 
 
 Chunk = Callable[..., Outcome]
@@ -268,9 +268,9 @@ def compile_chunk(
       no such axis.
 
   Returns:
-    (state, sums, data, indices (steps, ..., batch), wishes) -> `Outcome`. State
+    (state, sums, data, indices (steps, ..., batch), flags) -> `Outcome`. State
     and data are replicated by `replicate`; state and sums are donated. `sums`
-    are those of an earlier outcome or `zero_sums`. `wishes` is any array of
+    are those of an earlier outcome or `zero_sums`. `flags` is any array of
     int32, of the same shape in every process.
   """
   given = step
@@ -287,7 +287,7 @@ def compile_chunk(
   if seeds is not None:
     step = _of_seeds(step, seeds)
 
-  def chunk(state, sums, data, indices, count, wishes):
+  def chunk(state, sums, data, indices, count, flags):
     def proceeds(carry):
       index, _, _, finite = carry
       return (index < count) & finite
@@ -302,8 +302,8 @@ def compile_chunk(
       proceeds, body, (jnp.int32(0), state, sums, jnp.bool_(True))
     )
     if num_devices > 1:
-      wishes = lax.pmax(wishes, AXIS_NAME)
-    return state, sums, done, finite, wishes
+      flags = lax.pmax(flags, AXIS_NAME)
+    return state, sums, done, finite, flags
 
   if num_devices == 1:
     compiled = jax.jit(chunk, donate_argnums=(0, 1))
@@ -316,7 +316,7 @@ def compile_chunk(
     )
   executable = None
 
-  def run(state, sums, data, indices, wishes=()):
+  def run(state, sums, data, indices, flags=()):
     nonlocal compiled, executable
     count = len(indices)
     if not 1 <= count <= chunk_steps:
@@ -333,8 +333,8 @@ def compile_chunk(
         else value
         for name, value in sums.items()
       }
-    wishes = np.asarray(wishes, np.int32)
-    args = (state, sums, data, indices, np.int32(count), wishes)
+    flags = np.asarray(flags, np.int32)
+    args = (state, sums, data, indices, np.int32(count), flags)
     if executable is None:
       # Ahead of time, pmap takes no arrays of one of several processes.
       alone = jax.process_count() == 1
@@ -342,8 +342,8 @@ def compile_chunk(
       # What was traced can be hundreds of megabytes, and is not needed again.
       compiled = None
     state, sums, *small = executable(*args)
-    done, finite, wishes = jax.device_get(unreplicate(small, num_devices))
-    return Outcome(state, sums, int(done), bool(finite), wishes)
+    done, finite, flags = jax.device_get(unreplicate(small, num_devices))
+    return Outcome(state, sums, int(done), bool(finite), flags)
 
   return run
 

@@ -313,10 +313,10 @@ def run_search(
     return of_each[0] if seeds is None else np.stack(of_each, axis=1)
 
   following = None
-  hooks = loop.Hooks(lambda *_: None, lambda _: {}, lambda *_: {}, _shown)
+  hooks = loop.LoopHooks(lambda *_: None, lambda _: {}, lambda *_: {}, _shown)
   if program.method.has_alphas:
     following = _Following(program, os.path.join(workdir, 'search'), seeds)
-    hooks = loop.Hooks(
+    hooks = loop.LoopHooks(
       following.begin,
       following.end_line,
       following.end_epoch,
@@ -324,7 +324,21 @@ def run_search(
       lambda: following.kept_epoch() is not None,
     )
   state = loop.run(
-    loop.build_work(config, 'search', dataset, program, batches, seeds),
+    loop.LoopSpec(
+      label='search',
+      epochs=search.epochs,
+      steps=program.steps,
+      line_steps=search.chunk_steps,
+      devices=program.devices,
+      new_state=program.new_state,
+      step=program.step,
+      metrics=program.metrics,
+      data={'images': dataset.train_images, 'labels': dataset.train_labels},
+      batches=batches,
+      on_nonfinite=search.on_nonfinite,
+      checkpoint_seconds=config.checkpoint_seconds,
+      seeds=seeds,
+    ),
     hooks,
     workdir,
     interruption or Interruption(),

@@ -358,8 +358,21 @@ def run_training(
     )
 
   return loop.run(
-    loop.build_work(config, 'train', dataset, program, batches),
-    loop.Hooks(lambda *_: None, end_line, end_epoch, _shown),
+    loop.LoopSpec(
+      label='train',
+      epochs=train.epochs,
+      steps=program.steps,
+      line_steps=train.chunk_steps,
+      devices=program.devices,
+      new_state=program.new_state,
+      step=program.step,
+      metrics=program.metrics,
+      data={'images': dataset.train_images, 'labels': dataset.train_labels},
+      batches=batches,
+      on_nonfinite=train.on_nonfinite,
+      checkpoint_seconds=config.checkpoint_seconds,
+    ),
+    loop.LoopHooks(lambda *_: None, end_line, end_epoch, _shown),
     workdir,
     interruption or Interruption(),
   )

@@ -53,8 +53,8 @@ def _step(state, data, indices):
   return after, {'loss': value, 'weight': after.weight}
 
 
-def _work(**changes):
-  work = loop.Work(
+def _spec(**changes):
+  spec = loop.LoopSpec(
     label='train',
     epochs=EPOCHS,
     steps=STEPS,
@@ -70,7 +70,7 @@ def _work(**changes):
     on_nonfinite='stop',
     checkpoint_seconds=0,
   )
-  return dataclasses.replace(work, **changes)
+  return dataclasses.replace(spec, **changes)
 
 
 class _Stage:
@@ -82,7 +82,7 @@ class _Stage:
 
   @property
   def hooks(self):
-    return loop.Hooks(
+    return loop.LoopHooks(
       begin=lambda state, epoch: self.began.append((int(state.step), epoch)),
       end_line=lambda done: {'rate': 1 / done},
       end_epoch=self._end_epoch,
@@ -94,10 +94,10 @@ class _Stage:
     return {'norm': float(jnp.sum(state.weight**2))}
 
 
-def _run(workdir, work=None, interruption=None):
+def _run(workdir, spec=None, interruption=None):
   stage = _Stage()
   state = loop.run(
-    work or _work(), stage.hooks, str(workdir), interruption or Interruption()
+    spec or _spec(), stage.hooks, str(workdir), interruption or Interruption()
   )
   return state, stage
 
@@ -134,7 +134,7 @@ def test_lines_are_means_over_their_steps(finished):
   weights, losses = [], []
   current = _new_state()
   for epoch in range(EPOCHS):
-    for rows in _work().batches(epoch):
+    for rows in _spec().batches(epoch):
       current, found = jax.jit(_step)(current, {'x': DATA}, rows)
       weights.append(found['weight'])
       losses.append(found['loss'])
@@ -165,7 +165,7 @@ def test_a_finished_run_only_answers(finished):
   def forbidden(*_):
     raise AssertionError('nothing is left to do')
 
-  state, stage = _run(workdir, _work(batches=forbidden))
+  state, stage = _run(workdir, _spec(batches=forbidden))
   _assert_same(state, expected)
   assert stage.began == [(21, 3)]
   assert _records(workdir) == before
@@ -205,11 +205,11 @@ def test_it_saves_at_an_interval(finished, tmp_path, monkeypatch):
     'save',
     lambda m, step, s: saved.append(step) or save(m, step, s),
   )
-  state, _ = _run(tmp_path, _work(checkpoint_seconds=1e-9))
+  state, _ = _run(tmp_path, _spec(checkpoint_seconds=1e-9))
   _assert_same(state, finished[1])
   assert saved == [1, 2, 3, 5, 6, 7, 9, 10, 12, 13, 14, 16, 17, 19, 20, 21]
   saved.clear()
-  _run(tmp_path / 'rare', _work(checkpoint_seconds=1e9))
+  _run(tmp_path / 'rare', _spec(checkpoint_seconds=1e9))
   assert saved == [7, 14, 21]
 
 
@@ -221,7 +221,7 @@ def _unstable(state, data, indices):
 
 def test_a_loss_that_is_not_finite_stops_it(tmp_path):
   with pytest.raises(UsageError, match='loss is not finite at step 12 .*') as e:
-    _run(tmp_path, _work(step=_unstable))
+    _run(tmp_path, _spec(step=_unstable))
   assert 'goes on from step 7' in str(e.value)
   assert "config.train.on_nonfinite = 'skip'" in str(e.value)
   assert _saved(tmp_path) == [7]
@@ -229,8 +229,8 @@ def test_a_loss_that_is_not_finite_stops_it(tmp_path):
 
 
 def test_a_step_that_is_not_finite_can_be_skipped(finished, tmp_path):
-  work = _work(step=_unstable, on_nonfinite='skip')
-  state, _ = _run(tmp_path, work)
+  spec = _spec(step=_unstable, on_nonfinite='skip')
+  state, _ = _run(tmp_path, spec)
   records, usual = _records(tmp_path), _records(finished[0])
   assert [r['step'] for r in records] == LINES
   assert [r['skipped_steps'] for r in records] == [0, 0, 0, 0, 1] + [0] * 4
@@ -248,7 +248,7 @@ def _never_finite(state, data, indices):
 def test_lines_of_several_seeds(tmp_path):
   """The means over seeds, and the value of each at the last of many."""
   seeds = loop.parallel.Seeds(2, 2)
-  alone = _work(step=_unstable, on_nonfinite='skip')
+  alone = _spec(step=_unstable, on_nonfinite='skip')
 
   def new_states():
     return jax.tree.map(lambda x: jnp.stack([x, x]), _new_state())
@@ -258,16 +258,16 @@ def test_lines_of_several_seeds(tmp_path):
     own = alone.batches(epoch)
     return np.stack([own, own[::-1]], axis=1)
 
-  work = dataclasses.replace(
+  spec = dataclasses.replace(
     alone, new_state=new_states, batches=batches, seeds=seeds
   )
-  hooks = loop.Hooks(
+  hooks = loop.LoopHooks(
     begin=lambda state, epoch: None,
     end_line=lambda done: {},
     end_epoch=lambda state, epoch: {},
     shown=lambda record: {'loss': record['loss']},
   )
-  state = loop.run(work, hooks, str(tmp_path / 'both'), Interruption())
+  state = loop.run(spec, hooks, str(tmp_path / 'both'), Interruption())
   _, _ = _run(tmp_path / 'own', alone)
   np.testing.assert_array_equal(state.step, [EPOCHS * STEPS] * 2)
   records = _records(tmp_path / 'both')
@@ -287,9 +287,9 @@ def test_lines_of_several_seeds(tmp_path):
 
 
 def test_nothing_but_skipped_steps_ends_it(tmp_path):
-  work = _work(step=_never_finite, on_nonfinite='skip')
+  spec = _spec(step=_never_finite, on_nonfinite='skip')
   with pytest.raises(UsageError, match='has diverged for good'):
-    _run(tmp_path, work)
+    _run(tmp_path, spec)
   assert not _records(tmp_path)
 
 
@@ -301,7 +301,7 @@ def test_it_stops_after_the_call_in_which_it_is_asked(tmp_path, monkeypatch):
 
   def observed(epoch):
     seen.append(listener._deferred)
-    return _work().batches(epoch)
+    return _spec().batches(epoch)
 
   chunk_of = loop.parallel.compile_chunk
 
@@ -319,7 +319,7 @@ def test_it_stops_after_the_call_in_which_it_is_asked(tmp_path, monkeypatch):
 
   monkeypatch.setattr(loop.parallel, 'compile_chunk', compile_chunk)
   with pytest.raises(Interrupted):
-    _run(tmp_path, _work(batches=observed), listener)
+    _run(tmp_path, _spec(batches=observed), listener)
   # The first batches and the first call, which compiles, are not deferred.
   assert seen == [0, 0, 1, 1, 1]
   assert _saved(tmp_path) == [4]
@@ -328,17 +328,17 @@ def test_it_stops_after_the_call_in_which_it_is_asked(tmp_path, monkeypatch):
 
 def test_a_checkpoint_of_another_run_is_refused(finished, tmp_path):
   with pytest.raises(UsageError, match='sums/other .absent there'):
-    _run(finished[0], _work(metrics={'loss': (), 'other': ()}))
+    _run(finished[0], _spec(metrics={'loss': (), 'other': ()}))
 
 
 _PROGRAM = """
 import sys, time
 sys.path.insert(0, {folder!r})
-import steps_test
+import loop_test
 from ms_ranas_jax.runtime import interruption
 
-steps_test.steps._call_length = lambda *_: 1
-usual = steps_test.steps.parallel.compile_chunk
+loop_test.loop._call_length = lambda *_: 1
+usual = loop_test.loop.parallel.compile_chunk
 
 def slow(*args):
   chunk = usual(*args)
@@ -347,10 +347,10 @@ def slow(*args):
     return chunk(*args)
   return run
 
-steps_test.steps.parallel.compile_chunk = slow
+loop_test.loop.parallel.compile_chunk = slow
 with interruption.listen() as listener:
   try:
-    steps_test._run({workdir!r}, steps_test._work(checkpoint_seconds=0.05),
+    loop_test._run({workdir!r}, loop_test._spec(checkpoint_seconds=0.05),
                     listener)
   except interruption.Interrupted:
     sys.exit(interruption.EXIT_CODE)
@@ -371,7 +371,7 @@ def _start(workdir):
 
 def _final(workdir):
   folder = loop.checkpoints(str(workdir), 'train')
-  template = loop.template(_new_state, _work().metrics, 'stop')
+  template = loop.template(_new_state, _spec().metrics, 'stop')
   with checkpoint.open_manager(folder, read_only=True) as manager:
     return checkpoint.restore_latest(manager, template)[1].state
 

@@ -230,7 +230,7 @@ def test_a_seed_that_is_not_finite_is_left_out_alone(at_once):
 
 
 @pytest.mark.parametrize('devices', [1, 2])
-def test_wishes_come_back(devices):
+def test_flags_come_back(devices):
   step = functools.partial(_step, axis=parallel.axis_name(devices))
   chunk = parallel.compile_chunk(step, devices, CHUNK)
   outcome = chunk(
@@ -240,7 +240,7 @@ def test_wishes_come_back(devices):
     _indices(1),
     [1, -5],
   )
-  np.testing.assert_array_equal(outcome.wishes, [1, -5])
+  np.testing.assert_array_equal(outcome.flags, [1, -5])
 
 
 @pytest.mark.parametrize('devices', [1, 2])

@@ -100,9 +100,9 @@ def finished(dataset, tmp_path_factory, quick_compilation):
   def watched(*args):
     chunk = compile_chunk(*args)
 
-    def run(state, sums, data, indices, wishes):
+    def run(state, sums, data, indices, flags):
       batches.append(np.array(indices))
-      return chunk(state, sums, data, indices, wishes)
+      return chunk(state, sums, data, indices, flags)
 
     return run
 
