@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import settings
 from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.runtime import metrics
@@ -109,14 +110,14 @@ def run(case: Case, guard: str, args: argparse.Namespace) -> str:
     section = config.search.network if name == 'layers' else config.search
     if getattr(args, name) is not None:
       section[name] = getattr(args, name)
+  config.search.primitives = tuple(primitives)
   config.search.guards.update(_GUARDS[guard])
   began = time.monotonic()
   with tempfile.TemporaryDirectory() as workdir:
     genotype = stage.run_search(
-      config,
+      settings.parse(config),
       _with_noise(load_dataset('digits'), case.noise),
       workdir,
-      primitives,
     )
     records = metrics.read_metrics(
       os.path.join(workdir, 'search', 'metrics.jsonl')

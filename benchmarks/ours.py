@@ -57,7 +57,7 @@ def _config(case: Case, section: str):
   part.cutout = case.get('cutout', 0)
   # The case holds fields of the network, and others.
   part.network.update({n: case[n] for n in part.network if n in case})
-  if case.get('family') == settings.MSDNET:
+  if case.get('family') == families.MSDNET:
     part.update(learning_rate=0.1, schedule='step', clip=0.0, weight_decay=1e-4)
   return config
 
@@ -117,8 +117,9 @@ def search_step(case: Case) -> Served:
   config.search.num_seeds = case.get('seeds', 1)
   config.search.seeds_at_once = case.get('seeds_at_once', 1)
   dataset = _dataset(case['image'], case['batch'])
-  program = search_stage.build_program(config, dataset)
-  seeds = seeds_lib.side_by_side(config)
+  typed = settings.parse(config)
+  program = search_stage.build_program(typed, dataset)
+  seeds = seeds_lib.side_by_side(typed.search)
   return _steps(program, dataset, (2, case['batch']), seeds)
 
 
@@ -128,8 +129,8 @@ def _network(case: Case, config) -> AnytimeNetwork:
     cells = genotype.load_genotype(case['genotype'])
     config.train.network.nodes = cells.nodes
   size = case['image']
-  return families.FAMILIES[config.train.network.family].build(
-    config,
+  return families.train_network(
+    settings.parse(config).train,
     ((size, size, 3), 10),
     cells,
     dtype=config.dtype,
@@ -143,7 +144,7 @@ def train_step(case: Case) -> Served:
   config.train.drop_path = case['drop_path']
   dataset = _dataset(case['image'], case['batch'])
   network = _network(case, config)
-  program = train_stage.build_program(config, dataset, network)
+  program = train_stage.build_program(settings.parse(config), dataset, network)
   return _steps(program, dataset, (case['batch'],))
 
 

@@ -43,6 +43,10 @@ _BUDGET_RANGE = Rule(
 )
 
 
+def _names_operation(name: object) -> bool:
+  return isinstance(name, str) and (name in ops.OPERATIONS or ':' in name)
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetConfig:
   """Which images there are, and how they are augmented."""
@@ -184,11 +188,12 @@ class SearchConfig(OptimisationConfig):
     tuple(ops.PRIMITIVES),
     Rule(
       lambda v: (
-        is_sequence_of(lambda name: isinstance(name, str))(v)
+        is_sequence_of(_names_operation)(v)
         and len(v) > 0
         and len(set(v)) == len(v)
       ),
-      'a tuple of names of operations, none of them twice',
+      'a tuple of names of operations, each of the package or '
+      'my_module:my_operation, none of them twice',
     ),
     'the choices on every edge; my_module:my_operation is one of your own',
   )

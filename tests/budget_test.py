@@ -10,6 +10,7 @@ from ms_ranas_jax import settings
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import genotype as genotype_lib
+from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space import width
 
 
@@ -18,7 +19,7 @@ def _config(**fields):
   config.stages = ('describe',)
   config.train.genotype = 'DARTS_V2'
   config.train.network.nodes = 4
-  config.train.network.channels = settings.AUTO
+  config.train.network.channels = protocol.AUTO
   config.update_from_flattened_dict(fields)
   return config
 
@@ -37,7 +38,10 @@ def _network(config, channels):
     config.train.network.channels = channels
     config.train.budget.update(macs=0, params=0, bytes=0)
   return families.train_network(
-    config, ((8, 8, 1), 10), genotype_lib.DARTS_V2, dtype='float32'
+    settings.parse(config).train,
+    ((8, 8, 1), 10),
+    genotype_lib.DARTS_V2,
+    dtype='float32',
   )
 
 
@@ -63,7 +67,10 @@ def test_every_family_has_a_widest(family):
     fields['train.genotype'] = ''
   config = _config(**fields)
   found = families.train_network(
-    config, ((8, 8, 1), 10), genotype_lib.DARTS_V2, dtype='float32'
+    settings.parse(config).train,
+    ((8, 8, 1), 10),
+    genotype_lib.DARTS_V2,
+    dtype='float32',
   )
   assert width.measured(found)['params'] <= 600_000
   wider = _network(config, found.plan.spec.channels + 2)

@@ -1,10 +1,7 @@
 """The shipped configs: they load, are locked and documented, and say facts."""
 
 import ast
-import inspect
-import io
 import pathlib
-import tokenize
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -12,8 +9,10 @@ from ml_collections import config_flags
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import sections
 from ms_ranas_jax import settings
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.space import grid
 
 # ml_collections loads config files by a method that is on its way out.
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
@@ -132,8 +131,8 @@ def test_the_header_says_the_command(path):
 )
 def test_exits_can_be_given_on_the_command_line(load, section, text, exits):
   config = load('default', f'--config.{section}.network.exits={text}')
-  settings.check_config(config.to_dict())
-  spec = settings.network_spec(config[section].network, (32, 32, 3), 10)
+  typed = getattr(settings.parse(config), section)
+  spec = grid.network_spec(typed.network, (32, 32, 3), 10)
   assert spec.exits == exits
 
 
@@ -229,7 +228,7 @@ def test_darts(load):
 def test_cifar10_on_a_cpu_has_scales_and_exits(load):
   config = load('cifar10_cpu')
   assert config.dataset.name == 'cifar10'
-  assert config.stages == settings.STAGES
+  assert config.stages == sections.STAGES
   for network in (config.search.network, config.train.network):
     assert network.scales > 1 and network.exits == 'all_but_first'
 
@@ -285,45 +284,18 @@ def test_a_study_of_what_is_no_figure(load, argument, field):
 def test_digits_needs_no_path_and_runs_every_stage(load):
   config = load('digits')
   assert (config.dataset.name, config.dataset.dir) == ('digits', '')
-  assert config.stages == settings.STAGES
+  assert config.stages == sections.STAGES
 
 
-def _commented_lines(source):
-  """Numbers of the lines with a comment, and of those that are nothing else."""
-  lines = source.splitlines()
-  own, any_ = set(), set()
-  for token in tokenize.generate_tokens(io.StringIO(source).readline):
-    if token.type == tokenize.COMMENT:
-      number = token.start[0]
-      any_.add(number)
-      if lines[number - 1].strip().startswith('#'):
-        own.add(number)
-  return any_, own
-
-
-def _fields_of_source(tree):
-  """Yields (name, first line, last line) of each field that is set there."""
-  functions = {
-    node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)
-  }
-  for node in ast.walk(functions['get_config']):
-    if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Call):
-      yield ast.unparse(node.targets[0]), node.lineno, node.end_lineno
-  for function in ('_network', '_train_network'):
-    for node in ast.walk(functions[function]):
-      if isinstance(node, ast.Dict):
-        for key, value in zip(node.keys, node.values):
-          yield key.value, key.lineno, value.end_lineno
-
-
-def test_every_field_is_commented():
-  source = inspect.getsource(default_config)
-  commented, alone = _commented_lines(source)
-  fields = list(_fields_of_source(ast.parse(source)))
-  for name, first, last in fields:
-    assert first - 1 in alone or commented & set(range(first, last + 1)), (
-      f'{name} has no comment'
-    )
-  found = {name.split('.')[-1] for name, _, _ in fields}
-  flat = settings.flatten(default_config.get_config().to_dict())
-  assert found == {name.split('.')[-1] for name in flat}
+def test_every_field_is_explained():
+  known = settings.known_fields()
+  assert set(known) == set(
+    fields.flatten(default_config.get_config().to_dict())
+  )
+  for name, entry in known.items():
+    assert len(entry.field.meaning) > 5, name
+    assert set(entry.field.stages) <= set(sections.STAGES), name
+    assert entry.field.stages or not name.startswith(
+      ('dataset', 'search', 'train', 'evaluate')
+    ), name
+    assert entry.field.rule.holds(entry.default), name

@@ -421,7 +421,7 @@ def test_describe_of_exits_after_chosen_layers(tmp_path):
 def test_a_random_search_of_two_seeds(tmp_path):
   """Through the program, on digits: what is written, said and shown."""
   config = _config(stages=('search', 'report'))
-  config.search.update(order=0, num_seeds=2, batch_size=256)
+  config.search.update(method='random', num_seeds=2, batch_size=256)
   config.search.candidates.update(random=3, images=256)
   config.search.network.scales = 1
   said = _run(config, tmp_path)
@@ -451,7 +451,7 @@ def test_a_random_search_of_two_seeds(tmp_path):
 
 def test_a_choice_that_cannot_be_made_is_refused_before_the_search(tmp_path):
   config = _config()
-  config.search.order = 0
+  config.search.method = 'random'
   config.search.candidates.random = 0
   with pytest.raises(UsageError, match='search.candidates.random = 0'):
     _run(config, tmp_path)

@@ -249,7 +249,7 @@ def test_test_images_of_other_classes_are_refused(finished, monkeypatch):
   """CIFAR-10's labels would pass for the first ones of CIFAR-100."""
   config = _config(finished, 'msdnet', **{'evaluate.dataset.name': 'npz'})
   config.evaluate.dataset.dir = str(finished / 'data.npz')
-  run = stages.Run(config, str(finished / 'run'), print, None)
+  run = stages.project(config, str(finished / 'run'))
   named = dataclasses.replace(run.dataset, class_names=('a', 'b', 'c'))
   others = dataclasses.replace(run.dataset, class_names=('c', 'b', 'a'))
   object.__setattr__(run, 'dataset', named)

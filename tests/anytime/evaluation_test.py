@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import settings
 from ms_ranas_jax.anytime import budgets
 from ms_ranas_jax.anytime import calibration
 from ms_ranas_jax.anytime import evaluation
@@ -43,7 +44,7 @@ def _config(**changes):
   config.train.update(epochs=EPOCHS, batch_size=BATCH)
   config.evaluate.batch_size = 16
   config.update_from_flattened_dict(changes)
-  return config
+  return settings.parse(config)
 
 
 @pytest.fixture(scope='module')
@@ -94,7 +95,9 @@ def fake(network):
 def _evaluate(fake, dataset, config=None):
   config = config or _config()
   _, held_out = stage.split_training_images(config, dataset)
-  return evaluation.evaluate_exits(config, dataset, fake.steps, held_out)
+  return evaluation.evaluate_exits(
+    config.evaluate, dataset, fake.steps, held_out
+  )
 
 
 def _probabilities(logits):

@@ -16,6 +16,7 @@ from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import candidates
 from ms_ranas_jax.search import cost_term
 from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
@@ -54,8 +55,9 @@ def _config(**changes):
   config.search.candidates.update(last_epochs=2, random=3)
   for section in (config.search, config.train):
     section.network.update(channels=4, layers=3, nodes=2, scales=1)
+  config.search.primitives = tuple(FEW)
   config.update_from_flattened_dict(changes)
-  return config
+  return settings.parse(config)
 
 
 @pytest.fixture(scope='module')
@@ -69,14 +71,15 @@ def dataset():
 
 
 def _spec(config, dataset, name):
-  return settings.network_spec(
-    config[name].network, dataset.image_shape, dataset.num_classes
+  return grid.network_spec(
+    getattr(config, name).network, dataset.image_shape, dataset.num_classes
   )
 
 
 def _judged(config, dataset):
-  term = cost_term.build_cost_term(config, _spec(config, dataset, 'train'), FEW)
-  return candidates.what_is_judged(config, dataset, term, FEW)
+  searched, derived = (_spec(config, dataset, n) for n in ('search', 'train'))
+  term = cost_term.build_cost_term(config.search, derived, FEW)
+  return candidates.what_is_judged(config.search, searched, derived, term, FEW)
 
 
 def _params_alone(params, shapes):
@@ -163,11 +166,11 @@ def test_all_candidates_share_one_program(dataset, monkeypatch):
 
 def test_the_images_are_whole_batches_of_the_validation_half():
   half = np.arange(100, 121)
-  batches = candidates.validation_batches(_config(), half)
+  batches = candidates.validation_batches(_config().search, half)
   np.testing.assert_array_equal(batches, np.arange(100, 116).reshape(2, BATCH))
   few = _config(**{'search.candidates.images': 15})
   np.testing.assert_array_equal(
-    candidates.validation_batches(few, half), [np.arange(100, 108)]
+    candidates.validation_batches(few.search, half), [np.arange(100, 108)]
   )
 
 
@@ -188,7 +191,7 @@ def test_candidates_are_of_the_last_epochs_and_random(dataset):
     0: [_alphas_of(g) for g in (first, first, second, CELLS)],
     1: [_alphas_of(g) for g in (first, second, second, CELLS)],
   }
-  found = candidates.gather(config, histories, _judged(config, dataset))
+  found = candidates.gather(0, histories, _judged(config, dataset))
   by_hand, drawn = found[:2], found[2:]
   # None twice: both seeds came to the same two.
   assert [[dict(s) for s in c.sources] for c in by_hand] == [
@@ -201,11 +204,13 @@ def test_candidates_are_of_the_last_epochs_and_random(dataset):
   )
   assert [c.sources for c in drawn] == [({'random': n},) for n in range(3)]
   # The alphas that a search starts from are no epoch's.
-  config.search.candidates.update(last_epochs=9, random=0)
+  config = _config(
+    **{'search.candidates.last_epochs': 9, 'search.candidates.random': 0}
+  )
   epochs = [
     source['epoch']
     for candidate in candidates.gather(
-      config, {0: histories[0]}, _judged(config, dataset)
+      0, {0: histories[0]}, _judged(config, dataset)
     )
     for source in candidate.sources
   ]
@@ -281,7 +286,7 @@ JUDGES = {7: ('params of 7', np.zeros((1, 2), int))}
 def _choose(dataset, path, best, calls, most=10**9, judges=None, **changes):
   config = _config(**changes)
   judged = _judged(config, dataset)
-  found = candidates.gather(config, {}, judged)
+  found = candidates.gather(0, {}, judged)
   found.append(candidates.Candidate(CELLS, ({'seed': 7, 'epoch': 2},)))
   score = _fake_score(best or found[1].genotype, calls, most)
   content = candidates.choose(found, judged, score, judges or JUDGES, str(path))
@@ -416,10 +421,13 @@ def test_a_broken_file_is_refused(text, dataset, tmp_path):
   ('changes', 'message'),
   [
     (
-      {'search.order': 0, 'search.candidates.random': 0},
-      'search.candidates.random = 0, but a random search',
+      {'search.method': 'random', 'search.candidates.random': 0},
+      "search.candidates.random = 0, but search.method = 'random'",
     ),
-    ({'search.order': 0, 'search.cost.weight': 0.5}, 'search.cost.weight'),
+    (
+      {'search.method': 'random', 'search.cost.weight': 0.5},
+      'search.cost.weight',
+    ),
     (
       {
         'search.candidates.random': 0,
@@ -433,7 +441,9 @@ def test_a_broken_file_is_refused(text, dataset, tmp_path):
 )
 def test_choices_that_cannot_be_made_are_refused(changes, message, dataset):
   with pytest.raises(UsageError, match=message):
-    candidates.check_selection(_config(**changes), dataset)
+    candidates.check_selection(
+      _config(**changes).search, len(dataset.train_images)
+    )
 
 
 def test_choices_that_can_be_made(dataset):
@@ -441,8 +451,10 @@ def test_choices_that_can_be_made(dataset):
     {},
     {'search.candidates.images': 24},
     {'search.select': 'last', 'search.candidates.images': 7},
-    {'search.order': 0, 'search.select': 'last'},
+    {'search.method': 'random', 'search.select': 'last'},
   ):
-    candidates.check_selection(_config(**changes), dataset)
-  assert candidates.is_by_area(_config(**{'search.order': 0}))
-  assert not candidates.is_by_area(_config(**{'search.select': 'last'}))
+    candidates.check_selection(
+      _config(**changes).search, len(dataset.train_images)
+    )
+  assert candidates.is_by_area(_config(**{'search.method': 'random'}).search)
+  assert not candidates.is_by_area(_config(**{'search.select': 'last'}).search)

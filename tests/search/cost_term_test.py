@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import settings
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import metrics
@@ -31,11 +32,13 @@ def _config(**changes):
   config = default_config.get_config()
   config.search.network.nodes = 2
   config.search.cost.update(changes)
-  return config
+  return settings.parse(config)
 
 
 def _term(**changes):
-  return cost_term.build_cost_term(_config(**changes), SPEC, ops.PRIMITIVES)
+  return cost_term.build_cost_term(
+    _config(**changes).search, SPEC, ops.PRIMITIVES
+  )
 
 
 def _alphas(seed=0, scale=0.5):
@@ -127,8 +130,11 @@ def test_a_search_finds_what_it_was_asked_for(tmp_path):
   config.search.update(epochs=2, batch_size=64, alphas_learning_rate=0.05)
   config.search.network.update(channels=4, layers=2, nodes=1, scales=1)
   config.train.network.update(channels=4, layers=3, nodes=1, scales=1)
-  spec = stage.settings.network_spec(
-    config.train.network, dataset.image_shape, dataset.num_classes
+  config.search.primitives = tuple(FEW)
+  spec = grid.network_spec(
+    settings.parse(config).train.network,
+    dataset.image_shape,
+    dataset.num_classes,
   )
   cheapest, dearest = cost_term.constrained.cost_range(
     linear_cost.cost_tables(spec, FEW), FEW
@@ -138,7 +144,7 @@ def test_a_search_finds_what_it_was_asked_for(tmp_path):
     target = cheapest + share * (dearest - cheapest)
     config.search.cost.update(target=target, tolerance=0.2)
     workdir = tmp_path / str(share)
-    genotype = stage.run_search(config, dataset, str(workdir), FEW)
+    genotype = stage.run_search(settings.parse(config), dataset, str(workdir))
     network = network_lib.derived_network(spec, genotype)
     exact = cost.network_cost(network).macs
     assert abs(exact / target - 1) <= 0.2

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import settings
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.search import stage
@@ -26,7 +27,8 @@ def _searched(dataset, **changes):
   config.search.update(batch_size=4, alphas_learning_rate=1e-2)
   config.search.network.update(channels=4, layers=2, nodes=1, scales=1)
   config.update_from_flattened_dict(changes)
-  program = stage.build_program(config, dataset, KINDS)
+  config.search.primitives = tuple(KINDS)
+  program = stage.build_program(settings.parse(config), dataset)
   chunk = parallel.compile_chunk(program.step, 1, STEPS)
   data = {'images': dataset.train_images, 'labels': dataset.train_labels}
   rows = np.random.default_rng(0).integers(

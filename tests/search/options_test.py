@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import settings
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import loop as loop_lib
@@ -16,6 +17,7 @@ from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import early_stop
+from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import options
 from ms_ranas_jax.search import ranking
 from ms_ranas_jax.search import stage
@@ -43,14 +45,16 @@ ALL = {
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
-def _config(epochs=EPOCHS, **changes):
+def _config(epochs=EPOCHS, search=None, **changes):
   config = default_config.get_config()
   config.num_devices = 1
   config.search.update(epochs=epochs, batch_size=BATCH, chunk_steps=STEPS)
   config.search.alphas_learning_rate = 0.05
   config.search.network.update(channels=4, layers=3, nodes=1, scales=1)
   config.search.guards.update(changes)
-  return config
+  config.search.primitives = tuple(FEW)
+  config.search.update(search or {})
+  return settings.parse(config)
 
 
 @pytest.fixture(scope='module')
@@ -67,7 +71,7 @@ def dataset():
 @pytest.fixture(scope='module')
 def program(dataset, quick_compilation):
   """Compiled once for all searches, which differ in their eigenvalues."""
-  return stage.build_program(_config(**ALL), dataset, FEW)
+  return stage.build_program(_config(**ALL), dataset)
 
 
 @pytest.fixture
@@ -79,9 +83,7 @@ def search(dataset, program, monkeypatch):
       program, eigenvalue=lambda state, epoch: eigenvalues[epoch]
     )
     monkeypatch.setattr(stage, 'build_program', lambda *_: made)
-    return stage.run_search(
-      _config(**ALL), dataset, str(workdir), FEW, interruption
-    )
+    return stage.run_search(_config(**ALL), dataset, str(workdir), interruption)
 
   return run
 
@@ -176,7 +178,7 @@ def test_lost_eigenvalues_are_refused(tmp_path):
 def test_the_eigenvalue_is_that_of_the_mean_over_batches(dataset, program):
   state = program.new_state()
   weigh = options.weights_in(_config(**ALL).search, 1)
-  loss = stage.exit_loss(program.network, (1.0,) * 2, weigh)
+  loss = methods.exit_loss(program.network, (1.0,) * 2, weigh)
 
   def batch(rows):
     images = (dataset.train_images[rows] / 255.0 - np.array(dataset.mean)) / (
@@ -222,7 +224,7 @@ def test_without_guards_the_network_is_the_plain_one():
 )
 def test_guards_that_do_not_fit_are_refused(changes, message, dataset):
   with pytest.raises(UsageError, match=message):
-    stage.build_program(_config(**changes), dataset, FEW)
+    stage.build_program(_config(**changes), dataset)
 
 
 @pytest.mark.parametrize(
@@ -233,17 +235,18 @@ def test_guards_that_do_not_fit_are_refused(changes, message, dataset):
       {'num_seeds': 2},
       'search.num_seeds = 2',
     ),
-    ({'auxiliary_skip': 1.0}, {'order': 0}, 'no alphas to guard'),
-    ({'partial_channels': 2}, {'order': 0}, 'no alphas to guard'),
+    ({'auxiliary_skip': 1.0}, {'method': 'random'}, 'no alphas to guard'),
+    ({'partial_channels': 2}, {'method': 'random'}, 'no alphas to guard'),
   ],
 )
 def test_guards_that_do_not_go_with_a_search_are_refused(
   guard, search, message
 ):
-  config = _config(**guard)
-  config.search.update(search)
+  config = _config(search=search, **guard)
   with pytest.raises(UsageError, match=message):
-    options.check(config.search, FEW)
+    options.check(
+      config.search, FEW, methods.named(config.search.method).has_alphas
+    )
 
 
 def test_one_hot_weights_leave_the_auxiliary_skip_out():

@@ -71,9 +71,9 @@ def test_compare():
 def test_one_seed_has_no_axis():
   config = default_config.get_config()
   config.seed = 3
-  assert seeds.numbers(config) == (3,)
-  assert seeds.side_by_side(config) is None
+  assert seeds.numbers(config.seed, config.search.num_seeds) == (3,)
+  assert seeds.side_by_side(config.search) is None
   config.search.update(num_seeds=6, seeds_at_once=4)
-  assert seeds.numbers(config) == (3, 4, 5, 6, 7, 8)
+  assert seeds.numbers(3, 6) == (3, 4, 5, 6, 7, 8)
   # Groups of one size: one program.
-  assert seeds.side_by_side(config).group == 3
+  assert seeds.side_by_side(config.search).group == 3

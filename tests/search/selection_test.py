@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import settings
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import loop as loop_lib
@@ -43,8 +44,9 @@ def _config(**changes):
   config.search.alphas_learning_rate = 1e-2
   for section in (config.search, config.train):
     section.network.update(channels=4, layers=3, nodes=1, scales=1)
+  config.search.primitives = tuple(FEW)
   config.update_from_flattened_dict(changes)
-  return config
+  return settings.parse(config)
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +62,7 @@ def dataset():
 
 def _search(dataset, workdir, interruption=None, **changes):
   return stage.run_search(
-    _config(**changes), dataset, str(workdir), FEW, interruption
+    _config(**changes), dataset, str(workdir), interruption
   )
 
 
@@ -79,12 +81,14 @@ def _records(workdir):
 
 def _state(workdir, config, dataset):
   """The state of the last checkpoint."""
-  program = stage.build_program(config, dataset, FEW)
-  seeds = seeds_lib.side_by_side(config)
+  program = stage.build_program(config, dataset)
+  seeds = seeds_lib.side_by_side(config.search)
   new_state = program.new_state
   if seeds is not None:
     new_state = functools.partial(
-      seeds_lib.new_states, program.new_state, seeds_lib.numbers(config)
+      seeds_lib.new_states,
+      program.new_state,
+      seeds_lib.numbers(config.seed, config.search.num_seeds),
     )
   template = loop_lib.template(new_state, program.metrics, 'stop', seeds)
   folder = loop_lib.checkpoints(str(workdir), 'search')
@@ -245,9 +249,11 @@ def test_by_area_the_best_candidate_is_kept(alone, dataset):
   # Judged with the params that the search ended with, on validation images.
   config = _config(**ALONE)
   state = _state(workdir, config, dataset)
-  half = stage.plan_epochs(config, dataset)[0][1]
+  half = stage.plan_epochs(
+    config.search, len(dataset.train_images), config.seed
+  )[0][1]
   accuracy, loss = candidates.build_score(
-    stage.build_program(config, dataset, FEW).network, dataset
+    stage.build_program(config, dataset).network, dataset
   )(
     {'params': state.params, 'batch_stats': state.batch_stats},
     alphas_lib.one_hot_weights(Genotype(**best['genotype']), FEW),
@@ -270,7 +276,7 @@ def test_a_finished_choice_only_answers(alone, dataset, monkeypatch):
 
 
 RANDOM = {
-  'search.order': 0,
+  'search.method': 'random',
   'search.num_seeds': SEEDS,
   'search.candidates.random': 6,
 }

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import settings
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import loop as loop_lib
@@ -22,6 +23,7 @@ from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.search import alphas as alphas_lib
+from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import stage
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import load_genotype
@@ -43,8 +45,9 @@ def _config(**changes):
   config.search.update(epochs=EPOCHS, batch_size=BATCH, chunk_steps=3, cutout=2)
   config.search.alphas_learning_rate = 1e-2
   config.search.network.update(channels=4, layers=3, nodes=1, scales=1)
+  config.search.primitives = tuple(FEW)
   config.update_from_flattened_dict(changes)
-  return config
+  return settings.parse(config)
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +63,7 @@ def dataset():
 
 
 def _search(dataset, workdir, **changes):
-  return stage.run_search(_config(**changes), dataset, str(workdir), FEW)
+  return stage.run_search(_config(**changes), dataset, str(workdir))
 
 
 def _alphas(workdir):
@@ -177,7 +180,7 @@ def test_an_interrupted_search_goes_on_bit_for_bit(
   """In the middle of a line of the second epoch."""
   monkeypatch.setattr(loop_lib, '_call_length', lambda *_: 1)
   with pytest.raises(Interrupted):
-    stage.run_search(_config(), dataset, str(tmp_path), FEW, stop_at_call(5))
+    stage.run_search(_config(), dataset, str(tmp_path), stop_at_call(5))
   assert not (tmp_path / 'search' / 'genotype.json').exists()
   written = [r['step'] for r in _metrics(tmp_path)]
   assert written == [3, 4]
@@ -274,7 +277,7 @@ def test_the_config_reaches_the_bilevel_step(
   def capture(state, train_batch, valid_batch, **fields):
     raise _Captured(state, train_batch, valid_batch, fields)
 
-  monkeypatch.setattr(stage.bilevel, 'search_step', capture)
+  monkeypatch.setattr(methods.bilevel, 'search_step', capture)
   with pytest.raises(_Captured) as caught:
     _search(
       dataset,
@@ -342,7 +345,7 @@ def test_every_half_of_every_step_is_augmented_apart(
     }
 
   monkeypatch.setattr(stage.augmentation, 'augment', augment)
-  monkeypatch.setattr(stage.bilevel, 'search_step', search_step)
+  monkeypatch.setattr(methods.bilevel, 'search_step', search_step)
   _search(dataset, tmp_path, **{'search.chunk_steps': 1})
   records = _metrics(tmp_path)
   assert len(records) == EPOCHS * STEPS
@@ -364,7 +367,7 @@ class _FakeNetwork:
 
 
 def test_the_loss_is_the_weighted_sum_over_exits():
-  loss = stage.exit_loss(_FakeNetwork(), (1.0, 0.5))
+  loss = methods.exit_loss(_FakeNetwork(), (1.0, 0.5))
   ones = np.ones((1, 4, 4, 1), np.float32)
   batch = np.concatenate([ones, -ones]), np.array([1, 1])
   alphas = {kind: np.zeros((2, 4)) for kind in ('normal', 'reduction')}

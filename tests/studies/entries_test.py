@@ -2,11 +2,12 @@
 
 import pytest
 
+from ms_ranas_jax import sections
 from ms_ranas_jax.studies import entries as entries_lib
 
 
-@pytest.mark.parametrize('size', entries_lib.SIZES)
-@pytest.mark.parametrize('name', entries_lib.NAMES)
+@pytest.mark.parametrize('size', sections.SIZES)
+@pytest.mark.parametrize('name', sections.FIGURES)
 def test_no_two_entries_have_one_name(name, size):
   entries = entries_lib.of(name, size).entries
   assert len({entry.name for entry in entries}) == len(entries)
@@ -64,7 +65,7 @@ def test_a_setting_sets_what_it_says():
   }
 
 
-@pytest.mark.parametrize('size', entries_lib.SIZES)
+@pytest.mark.parametrize('size', sections.SIZES)
 @pytest.mark.parametrize('name', ['figure9', 'figure10'])
 def test_figures_9_and_10_compare_three_networks(name, size):
   figure = entries_lib.of(name, size)

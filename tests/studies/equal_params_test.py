@@ -5,13 +5,16 @@ import importlib.util
 
 import pytest
 
+from ms_ranas_jax import sections
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.studies import entries
 from ms_ranas_jax.studies import plan as plan_lib
 
 _SIZES = [
-  f'{name}.{size}' for name in ('figure9', 'figure10') for size in entries.SIZES
+  f'{name}.{size}'
+  for name in ('figure9', 'figure10')
+  for size in sections.SIZES
 ]
 
 

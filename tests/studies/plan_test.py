@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import fields
 from ms_ranas_jax import settings
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
@@ -147,14 +148,14 @@ def test_a_search_does_not_depend_on(search_identity, fields):
   'name',
   sorted(
     name
-    for name in settings.flatten(default_config.get_config().to_dict())
+    for name in fields.flatten(default_config.get_config().to_dict())
     if (name.startswith('search.') or name in ('seed', 'dtype'))
-    and name not in stages.FREE_FIELDS
+    and name not in stages.free_fields()
   ),
 )
 def test_a_search_depends_on(whole, search_identity, name):
   config = whole().to_dict()
-  value = settings.flatten(config)[name]
+  value = fields.flatten(config)[name]
   other = {
     bool: lambda: not value,
     int: lambda: value + 1,

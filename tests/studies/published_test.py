@@ -2,15 +2,15 @@
 
 import pytest
 
+from ms_ranas_jax import sections
 from ms_ranas_jax.anytime import curves
-from ms_ranas_jax.studies import entries
 from ms_ranas_jax.studies import published
 
 
 @pytest.mark.parametrize('result', published.PUBLISHED, ids=lambda r: r.said)
 def test_a_result(result):
   assert result.label and result.said and result.source
-  assert set(result.figures) <= set(entries.NAMES)
+  assert set(result.figures) <= set(sections.FIGURES)
   assert all(0.5 < accuracy < 1 for accuracy in result.accuracies)
   if result.flops_msdnet:
     assert len(result.flops_msdnet) == len(result.accuracies)
@@ -31,7 +31,7 @@ def test_darts_is_said_as_its_error():
 
 
 def test_each_figure_has_what_belongs_beside_it():
-  counts = {name: len(published.of_figure(name)) for name in entries.NAMES}
+  counts = {name: len(published.of_figure(name)) for name in sections.FIGURES}
   assert counts == {
     'figure4': 1,
     'figure5': 0,

@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import settings
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import metrics
@@ -53,7 +54,7 @@ def _config(**changes):
     epochs=EPOCHS, batch_size=BATCH, chunk_steps=25, learning_rate=0.1
   )
   config.update_from_flattened_dict(changes)
-  return config
+  return settings.parse(config)
 
 
 @pytest.fixture(scope='module')
@@ -229,7 +230,9 @@ def test_two_devices_train_as_one_does(finished, dataset, tmp_path):
 
 def test_another_seed_is_another_training(dataset, finished):
   states = [
-    stage.new_state(NETWORK, stage.build_optimizer(_config(), STEPS), seed)
+    stage.new_state(
+      NETWORK, stage.build_optimizer(_config().train, STEPS), seed
+    )
     for seed in (0, 0, 1)
   ]
   _assert_same(states[0], states[1])
@@ -447,7 +450,9 @@ def test_the_holdout_loss_is_weighted_as_the_training_loss_is(
 
   def loss(weights):
     program = types.SimpleNamespace(held_out=rows, weights=weights)
-    record = stage._holdout_metrics(_config(), dataset, None, state, program)
+    record = stage._holdout_metrics(
+      _config().evaluate.batch_size, dataset, None, state, program
+    )
     return record['holdout_loss']
 
   first, second = loss((1.0, 0.0)), loss((0.0, 1.0))
