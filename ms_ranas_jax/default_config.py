@@ -10,9 +10,18 @@ from ml_collections import ConfigDict
 from ms_ranas_jax import settings
 
 
-def get_config() -> ConfigDict:
-  """Returns the default config, locked."""
-  return settings.config_dict().lock()
+def get_config(family: str = 'grid', method: str = 'bilevel') -> ConfigDict:
+  """Returns the default config, locked.
+
+  Args:
+    family: of the network to train; one of your own is 'my_module:my_family',
+      and its fields are there too.
+    method: of the search, the same: 'my_module:MyMethod'.
+
+  Raises:
+    UsageError: there is none of that name.
+  """
+  return settings.config_dict(family, method).lock()
 
 
 def get_msdnet_config(dataset: str) -> ConfigDict:

@@ -66,8 +66,12 @@ def _check_field_names(argv: Sequence[str]) -> None:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses flags; what is wrong with them is one sentence, not a traceback."""
   try:
-    _check_field_names(argv)
-    rest = flags.FLAGS(argv)
+    try:
+      rest = flags.FLAGS(argv)
+    except Exception:
+      # A config may have fields of its own, so it is asked first.
+      _check_field_names(argv)
+      raise
     if len(rest) > 1:
       raise UsageError(f'unknown argument {rest[1]!r}; flags start with --.')
     if not flags.FLAGS['config'].present:

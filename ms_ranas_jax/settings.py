@@ -18,13 +18,23 @@ from ms_ranas_jax.sections import Config
 _NETWORK, _SEARCH = 'train.network', 'search'
 
 
-def config_dict() -> ConfigDict:
-  """Returns every field that the package has, with its default."""
+def config_dict(family: str, method: str) -> ConfigDict:
+  """Returns every field that there is, with its default.
+
+  Args:
+    family: of the network to train, as `families.named` takes it.
+    method: of the search, as `methods.named` takes it.
+
+  Raises:
+    UsageError: there is none of that name.
+  """
   config = fields.config_dict(Config)
-  for family in families.FAMILIES.values():
-    _add(config.train.network, fields.config_dict(family.config))
-  for method in methods.METHODS.values():
-    _add(config.search, fields.config_dict(method.config))
+  for found in (*families.FAMILIES.values(), families.named(family)):
+    _add(config.train.network, fields.config_dict(found.config))
+  for made in (*methods.METHODS.values(), methods.named(method)):
+    _add(config.search, fields.config_dict(made.config))
+  config.train.network.family = family
+  config.search.method = method
   return config
 
 

@@ -9,6 +9,7 @@ from ml_collections import config_flags
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import fields
 from ms_ranas_jax import sections
 from ms_ranas_jax import settings
 from ms_ranas_jax.errors import UsageError

@@ -10,6 +10,7 @@ import types
 import numpy as np
 
 from ms_ranas_jax import errors
+from ms_ranas_jax import importing
 from ms_ranas_jax.data import cifar_files
 from ms_ranas_jax.data import npz_file
 from ms_ranas_jax.data import tfds_source
@@ -134,6 +135,8 @@ def load_dataset(
       'npz': `directory` is the path of a .npz file with x_train, y_train,
         x_test, y_test: uint8 images (N, H, W, C) or (N, H, W), integer labels
         from 0.
+      'my_module:my_images': a function of your own, of `directory`, that
+        returns a `Dataset`.
     directory: where the data are; must be empty for 'digits'.
     train_images: how many training images to keep, drawn at random but always
       the same ones; 0 is all.
@@ -146,13 +149,12 @@ def load_dataset(
     UsageError: the name is not known, the data are missing or malformed, or
       there are fewer training images.
   """
-  loader = _LOADERS.get(name)
-  if loader is None:
-    raise errors.UsageError(
-      f'dataset.name is {name!r}; use one of {", ".join(_LOADERS)}.'
-    )
+  loader = importing.find(name, _LOADERS, 'dataset.name')
   try:
-    dataset = loader(name, str(directory))
+    if ':' in name:
+      dataset = dataclasses.replace(loader(str(directory)), name=name)
+    else:
+      dataset = loader(name, str(directory))
   except OSError as error:  # Such as a folder that may not be entered.
     raise errors.UsageError(
       f'dataset.dir: {error}; check the path and its permissions.'

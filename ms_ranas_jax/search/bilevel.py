@@ -330,3 +330,47 @@ def params_step(
     ),
     {f'train_{k}': v for k, v in metrics.items()},
   )
+
+
+def shared_params_step(
+  state: SearchState,
+  weights: PyTree,
+  train_batch: PyTree,
+  valid_batch: PyTree,
+  *,
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  axis_name: str | None = None,
+) -> tuple[SearchState, dict[str, jax.Array]]:
+  """One params update of a search without alphas; looks at both halves.
+
+  Args:
+    state: before the step; has `step`, `params`, `batch_stats` and
+      `params_opt_state`.
+    weights: what the loss takes in the place of alphas.
+    train_batch: what `loss` takes, of the half that trains params.
+    valid_batch: the same of the other half; it is only looked at, before.
+    loss: see `Loss`.
+    optimizer: updates params.
+    axis_name: the device axis to average gradients and metrics over.
+
+  Returns:
+    The state after the step, and the metrics: the loss and what comes with it
+    as `train_*`, with the norm of the gradient, and as `valid_*`.
+  """
+  value, (_, found) = loss(
+    state.params, weights, state.batch_stats, valid_batch
+  )
+  metrics = {f'valid_{k}': v for k, v in {'loss': value, **found}.items()}
+  state, train_metrics = params_step(
+    state,
+    weights,
+    train_batch,
+    loss=loss,
+    optimizer=optimizer,
+    axis_name=axis_name,
+  )
+  metrics |= train_metrics
+  return state.replace(step=state.step + 1), parallel.mean_over_devices(
+    metrics, axis_name
+  )

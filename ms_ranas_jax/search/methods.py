@@ -262,14 +262,63 @@ class Method(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Bilevel:
-  """The differentiable search, see `bilevel`.
+class SharedParams:
+  """A method whose genotypes share params; a base without alphas.
 
   Attributes:
     problem: what it searches in.
   """
 
   problem: Problem
+  config: ClassVar[type[SearchConfig]] = SearchConfig
+  has_alphas: ClassVar[bool] = False
+
+  def metrics(self) -> Mapping[str, tuple[int, ...]]:
+    """Returns name -> shape of what a step measures."""
+    return self.problem.metrics()
+
+  def variables(
+    self, state: Any, weights: network_lib.Weights
+  ) -> Mapping[str, PyTree]:
+    """Returns the params that all genotypes share."""
+    del weights
+    return {'params': state.params, 'batch_stats': state.batch_stats}
+
+  def params_step(
+    self,
+    state: Any,
+    weights: PyTree,
+    train_batch: PyTree,
+    valid_batch: PyTree,
+    loss: bilevel.Loss,
+  ) -> tuple[Any, dict[str, jax.Array]]:
+    """Does a step of params, and looks at the other half before.
+
+    Args:
+      state: has `step`, `params`, `batch_stats` and `params_opt_state`.
+      weights: what the loss takes in the place of alphas.
+      train_batch: of the half that trains params.
+      valid_batch: of the other half.
+      loss: see `bilevel.Loss`.
+
+    Returns:
+      The state after it, and the metrics that every method has.
+    """
+    return bilevel.shared_params_step(
+      state,
+      weights,
+      train_batch,
+      valid_batch,
+      loss=loss,
+      optimizer=self.problem.params_optimizer,
+      axis_name=self.problem.axis_name,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Bilevel(SharedParams):
+  """The differentiable search, see `bilevel`."""
+
   config: ClassVar[type[SearchConfig]] = BilevelConfig
   has_alphas: ClassVar[bool] = True
 
@@ -316,25 +365,10 @@ class Bilevel:
       'expected_cost': (),
     }
 
-  def variables(
-    self, state: bilevel.SearchState, weights: network_lib.Weights
-  ) -> dict[str, PyTree]:
-    """Returns the params that all genotypes share."""
-    del weights
-    return {'params': state.params, 'batch_stats': state.batch_stats}
-
 
 @dataclasses.dataclass(frozen=True)
-class RandomSearch:
-  """Random search with shared params, see `random_search`.
-
-  Attributes:
-    problem: what it searches in.
-  """
-
-  problem: Problem
-  config: ClassVar[type[SearchConfig]] = SearchConfig
-  has_alphas: ClassVar[bool] = False
+class RandomSearch(SharedParams):
+  """Random search with shared params, see `random_search`."""
 
   def init(self, key: jax.Array) -> bilevel.SearchState:
     """Returns the state before the first step; its alphas stay as they are."""
@@ -355,17 +389,6 @@ class RandomSearch:
       primitives=problem.primitives,
       axis_name=problem.axis_name,
     )
-
-  def metrics(self) -> dict[str, tuple[int, ...]]:
-    """Returns name -> shape of what a step measures."""
-    return self.problem.metrics()
-
-  def variables(
-    self, state: bilevel.SearchState, weights: network_lib.Weights
-  ) -> dict[str, PyTree]:
-    """Returns the params that all genotypes share."""
-    del weights
-    return {'params': state.params, 'batch_stats': state.batch_stats}
 
 
 METHODS: Mapping[str, type[Method]] = types.MappingProxyType(

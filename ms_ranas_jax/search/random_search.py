@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
 from ms_ranas_jax.space import cell
@@ -157,19 +156,12 @@ def random_search_step(
   """
   key = jax.random.fold_in(jax.random.fold_in(state.rng, state.step), _STREAM)
   weights = random_weights(key, nodes, primitives)
-  value, (_, found) = loss(
-    state.params, weights, state.batch_stats, valid_batch
-  )
-  metrics = {f'valid_{k}': v for k, v in {'loss': value, **found}.items()}
-  state, train_metrics = bilevel.params_step(
+  return bilevel.shared_params_step(
     state,
     weights,
     train_batch,
+    valid_batch,
     loss=loss,
     optimizer=params_optimizer,
     axis_name=axis_name,
-  )
-  metrics |= train_metrics
-  return state.replace(step=state.step + 1), parallel.mean_over_devices(
-    metrics, axis_name
   )

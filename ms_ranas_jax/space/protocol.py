@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, Protocol
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -279,6 +280,59 @@ def advance_to(
     )
     logits.append(answer)
   return jnp.stack(logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberedExit:
+  """An exit of which nothing else is known, see `Exit`."""
+
+  index: int
+  layer: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainPlan:
+  """A plan of sizes and exits alone, see `Plan`."""
+
+  spec: Any
+  exits: tuple[NumberedExit, ...]
+
+
+class SteppedNetwork(nn.Module):
+  """What follows from a network's `advance`; a base for families.
+
+  A subclass has the attributes `plan`, `dtype`, `lowering` and `axis_name`, and
+  adds `advance`, `modules_of_step` and `cost_rows`, see `AnytimeNetwork`. Its
+  features have their images on the first axis.
+  """
+
+  @property
+  def num_exits(self) -> int:
+    """The number of exits."""
+    return len(self.plan.exits)
+
+  @property
+  def batch_axis(self) -> int:
+    """The axis of the images in what is carried from step to step."""
+    return 0
+
+  def tensors(self) -> Mapping[str, tuple[str, ...]]:
+    """Returns nothing: every name is a tensor."""
+    return {}
+
+  def __call__(
+    self,
+    images: jax.Array,
+    weights: Any = None,
+    *,
+    train: bool,
+    drop_path: jax.Array | float | None = None,
+    last_exit: int | None = None,
+  ) -> jax.Array:
+    """Computes the exits, see `AnytimeNetwork`."""
+    return advance_to(
+      self, images, weights, train=train, drop_path=drop_path, last=last_exit
+    )
 
 
 def check_images(plan: Plan, images: jax.Array) -> None:

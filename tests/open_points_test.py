@@ -1,0 +1,204 @@
+"""Things of one's own, named in a config, through the command.
+
+Each toy is a module and a config at once, in a folder that is no part of the
+package: a family of networks, a search method, an operation, a data set.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from ms_ranas_jax import importing
+from ms_ranas_jax.errors import UsageError
+
+_TOYS = pathlib.Path(__file__).parent / 'toys'
+_LINES = {'my_family': 80, 'my_method': 60, 'my_operation': 25, 'my_images': 20}
+# Small enough to compile within seconds.
+_SMALL = (
+  'num_devices=1',
+  'dataset.train_images=260',
+  'search.epochs=1',
+  'search.batch_size=16',
+  'search.candidates.random=2',
+  'search.network.layers=2',
+  'search.network.nodes=1',
+  'search.network.scales=1',
+  'search.network.channels=4',
+  'train.epochs=1',
+  'train.batch_size=32',
+  'train.network.layers=2',
+  'train.network.nodes=1',
+  'train.network.scales=1',
+  'train.network.channels=4',
+)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """(module, program, flags) -> (work directory, what it said)."""
+  folder = tmp_path_factory.mktemp('toys')
+  for name in _LINES:
+    shutil.copy(_TOYS / f'{name}.py', folder)
+
+  def run(module, *fields, program='main', flags=None):
+    if flags is None:
+      flags = [
+        f'--config={module}.py',
+        f'--workdir=runs/{module}',
+        *(f'--config.{field}' for field in (*_SMALL, *fields)),
+      ]
+    process = subprocess.run(
+      [sys.executable, '-m', f'ms_ranas_jax.{program}', *flags],
+      cwd=folder,
+      env=os.environ
+      | {
+        'JAX_PLATFORMS': 'cpu',
+        'PYTHONPATH': str(pathlib.Path(__file__).parent.parent),
+      },
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    return folder / 'runs' / module, process.stdout
+
+  return run
+
+
+def _json(path):
+  return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize('name', _LINES)
+def test_a_toy_is_short(name):
+  lines = (_TOYS / f'{name}.py').read_text().splitlines()
+  assert len(lines) <= _LINES[name]
+
+
+def test_a_family(run):
+  """Described, trained, judged and reported, and loaded by its name."""
+  workdir, said = run(
+    'my_family',
+    'stages=("describe", "train", "evaluate", "report")',
+    'train.learning_rate=0.1',
+    # An own field, at its default until it is set here.
+    'train.network.length=3',
+  )
+  assert 'train network:' in said
+  # Nine weights a channel, a bias-free convolution, BN, dense; three times.
+  params = 9 * 4 * (1 + 4 + 4) + 3 * 8 + 3 * (4 * 10 + 10)
+  assert _json(workdir / 'describe/train_network.json')['params'] == params
+  config = _json(workdir / 'config.json')
+  assert config['train']['network']['family'] == 'my_family:FAMILY'
+  assert config['train']['network']['length'] == 3
+  model = _json(workdir / 'model/model.json')
+  assert model['network']['family'] == 'my_family:FAMILY'
+  assert model['network']['sizes'] == {'channels': 4, 'length': 3}
+  assert len(_json(workdir / 'evaluate/anytime.json')['exits']) == 3
+  page = (workdir / 'report.html').read_text()
+  assert 'my_family:FAMILY' in page
+  _, said = run('my_family', program='predict', flags=_picture(workdir))
+  assert json.loads(said)['exit'] in range(3)
+
+
+def _picture(workdir):
+  from PIL import Image
+
+  path = workdir / 'one.png'
+  Image.new('L', (8, 8), 100).save(path)
+  return [f'--model={workdir}', '--json', str(path)]
+
+
+def test_a_search_method(run):
+  """It has no alphas, and a field of its own."""
+  workdir, said = run(
+    'my_method', 'stages=("search", "train", "evaluate", "report")'
+  )
+  assert 'search found' in said
+  config = _json(workdir / 'config.json')
+  assert config['search']['method'] == 'my_method:Fair'
+  assert config['search']['paths'] == 2  # its default is written down too
+  content = _json(workdir / 'search/candidates.json')
+  (best,) = (c for c in content['candidates'] if c['chosen'])
+  assert best['genotype'] == _json(workdir / 'search/genotype.json')
+  assert not (workdir / 'search/alphas.npz').exists()
+  assert (workdir / 'report.html').exists()
+
+
+def test_an_operation(run):
+  """It is searched, derived, trained and loaded by the same name."""
+  name = 'my_operation:conv_1x1'
+  workdir, _ = run(
+    'my_operation', 'stages=("search", "train", "evaluate", "report")'
+  )
+  assert _json(workdir / 'config.json')['search']['primitives'][1] == name
+  # Of two operations and two edges a node, skips would cost nothing.
+  genotype = _json(workdir / 'search/genotype.json')
+  genotype['normal'][0][0] = name
+  path = workdir.parent / 'genotype.json'
+  path.write_text(json.dumps(genotype))
+  other, _ = run(
+    'my_operation',
+    'stages=("train", "evaluate", "report")',
+    f'train.genotype="{path}"',
+    flags=[
+      '--config=my_operation.py',
+      '--workdir=runs/with_it',
+      *(f'--config.{field}' for field in _SMALL),
+      '--config.stages=("train", "evaluate", "report")',
+      f'--config.train.genotype={path}',
+    ],
+  )
+  other = other.parent / 'with_it'
+  model = _json(other / 'model/model.json')
+  assert model['network']['genotype']['normal'][0][0] == name
+  assert name in (other / 'report.html').read_text()
+  _, said = run('my_operation', program='predict', flags=_picture(other))
+  assert 0 <= json.loads(said)['confidence'] <= 1
+
+
+def test_a_data_set(run):
+  workdir, said = run(
+    'my_images',
+    'stages=("train", "evaluate", "report")',
+    'train.genotype=""',
+    'train.network.family="msdnet"',
+    'train.network.blocks=2',
+    'train.network.scales=2',
+    'dataset.holdout=60',
+  )
+  assert 'my_images:squares: 260 training and 100 test images' in said
+  assert _json(workdir / 'config.json')['dataset']['name'] == (
+    'my_images:squares'
+  )
+  model = _json(workdir / 'model/model.json')
+  assert model['class_names'] == ['dark', 'bright']
+  assert model['data']['name'] == 'my_images:squares'
+
+
+@pytest.mark.parametrize(
+  ('name', 'message'),
+  [
+    ('no_such_module:x', "ModuleNotFoundError.* 'no_such_module'"),
+    ('json:no_such_name', "json has no 'no_such_name'"),
+    (':x', 'ValueError'),
+  ],
+)
+def test_what_cannot_be_imported_is_refused(name, message):
+  with pytest.raises(UsageError, match=message):
+    importing.load(name)
+
+
+def test_what_is_neither_known_nor_imported_is_refused():
+  known = {'one': 1, 'two': 2}
+  assert importing.find('two', known, 'some.field') == 2
+  assert importing.find('json:loads', known, 'some.field') is json.loads
+  with pytest.raises(UsageError, match="some.field = 'three': .* one, two"):
+    importing.find('three', known, 'some.field')
+  with pytest.raises(UsageError, match="some.field = 'json:three'"):
+    importing.find('json:three', known, 'some.field')
