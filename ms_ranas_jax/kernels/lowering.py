@@ -41,11 +41,17 @@ def using(choice: str) -> contextlib.AbstractContextManager[None]:
   """Says how operations are computed that are called inside, or traced.
 
   A network says it for all in it, by its attribute `lowering`; this is for
-  what is used alone. The gradient of an operation is computed as its call was,
-  wherever it is asked for.
+  what is used alone, such as a cell. The gradient of an operation is computed
+  as its call was, wherever it is asked for.
 
-      with ms_ranas_jax.use_lowering('conv'):
-        logits = jax.jit(my_network.apply)(variables, images)
+  >>> import jax, jax.numpy as jnp
+  >>> from ms_ranas_jax import ConvNorm, use_lowering
+  >>> module = ConvNorm(features=8, kernel=3)
+  >>> images = jnp.ones((2, 4, 4, 3))
+  >>> with use_lowering('conv'):
+  ...   y, _ = module.init_with_output(jax.random.key(0), images, train=True)
+  >>> y.shape
+  (2, 4, 4, 8)
 
   Args:
     choice: 'taps' (shifted multiply-adds and matrix products, with gradients
