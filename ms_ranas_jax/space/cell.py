@@ -154,10 +154,7 @@ class StateEdges(nn.Module):
 
   def _norm(self, name: str, **fields) -> layers.NormalizedSum:
     return layers.NormalizedSum(
-      affine=not self.search,
-      axis_name=self.axis_name,
-      name=name,
-      **fields,
+      affine=not self.search, axis_name=self.axis_name, name=name, **fields
     )
 
   def _separable(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:

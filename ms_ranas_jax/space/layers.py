@@ -219,11 +219,9 @@ class ConvNorm(nn.Module):
       x = convolution.pointwise(x[None], kernel[0])[0]
     else:
       x = convolution.convolution(x, kernel, (self.stride, self.stride))
-    return NormalizedSum(
-      self.affine,
-      axis_name=self.axis_name,
-      name='norm',
-    )((x[None],), train=train)[0]
+    return NormalizedSum(self.affine, axis_name=self.axis_name, name='norm')(
+      (x[None],), train=train
+    )[0]
 
 
 class FactorizedReduce(nn.Module):
@@ -263,11 +261,9 @@ class FactorizedReduce(nn.Module):
     x = jnp.concatenate(halves, axis=-1)
     if not self.normalized:
       return x
-    return NormalizedSum(
-      self.affine,
-      axis_name=self.axis_name,
-      name='norm',
-    )((x,), train=train)
+    return NormalizedSum(self.affine, axis_name=self.axis_name, name='norm')(
+      (x,), train=train
+    )
 
 
 def conv_norm_layers(

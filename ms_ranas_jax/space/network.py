@@ -54,10 +54,7 @@ class CellInput(nn.Module):
 
   def _reduce(self, x: jax.Array, features: int, name: str, train: bool):
     return layers.FactorizedReduce(
-      features,
-      affine=self.affine,
-      axis_name=self.axis_name,
-      name=name,
+      features, affine=self.affine, axis_name=self.axis_name, name=name
     )(x, train)[0]
 
   def _conv(self, x, features: int, name: str, train: bool, **fields):

@@ -157,9 +157,7 @@ class FactorizedConv7(nn.Module):
       )
       x = convolution.convolution(x, kernel, strides)
     return layers_lib.NormalizedSum(
-      affine=self.affine,
-      axis_name=self.axis_name,
-      name='norm',
+      affine=self.affine, axis_name=self.axis_name, name='norm'
     )((x[None],), train=train)[0]
 
 
