@@ -193,10 +193,12 @@ def kernel(
     ours = functools.partial(forward, **static)
 
     def theirs(*args: PyTree) -> tuple[PyTree, PyTree]:
+      output = plain(*args, **static)
       # Of the shape that the other way has, and compiled away.
       unused = jax.eval_shape(ours, *args)[1]
-      zeros = jax.tree.map(lambda x: lax.full(x.shape, 0, x.dtype), unused)
-      return plain(*args, **static), zeros
+      return output, jax.tree.map(
+        lambda x: lax.full(x.shape, 0, x.dtype), unused
+      )
 
     output, kept = select(ours, theirs, *args, fused=ours if fused else None)
     return output, (args, kept)
