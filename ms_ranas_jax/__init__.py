@@ -15,6 +15,7 @@ from ms_ranas_jax.baselines.msdnet_plan import MSDNetSpec
 from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.kernels.lowering import using as use_lowering
 from ms_ranas_jax.model.model import Answer
 from ms_ranas_jax.model.model import Model
 from ms_ranas_jax.model.model import build_model
@@ -138,6 +139,7 @@ __all__ = [
   'softmax_weights',
   'solve_thresholds',
   'step_area',
+  'use_lowering',
   'with_auxiliary_skip',
   'with_auxiliary_weights',
 ]

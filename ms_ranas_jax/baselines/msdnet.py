@@ -32,11 +32,9 @@ class NormReLU(nn.Module):
   """BN and ReLU of (channels, height, width, batch), see `norm_relu`.
 
   Attributes:
-    lowering: see `lowering.select`.
     axis_name: the device axis that shares the statistics.
   """
 
-  lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   @nn.compact
@@ -59,12 +57,8 @@ class NormReLU(nn.Module):
       )
     if not train:
       statistics = tuple(average.value for average in averages)
-      return norm_relu.apply_norm_relu(
-        z, scale, bias, statistics, self.lowering
-      )
-    y, (mean, variance) = norm_relu.norm_relu(
-      z, scale, bias, self.axis_name, self.lowering
-    )
+      return norm_relu.apply_norm_relu(z, scale, bias, statistics)
+    y, (mean, variance) = norm_relu.norm_relu(z, scale, bias, self.axis_name)
     if averages is not None and not self.is_initializing():
       pixels = z[0].size
       if self.axis_name is not None:
@@ -83,17 +77,13 @@ class _Part(nn.Module):
   """What all parts share; maps are (channels, height, width, batch).
 
   Attributes:
-    lowering: see `lowering.select`.
     axis_name: the device axis that shares the BN statistics.
   """
 
-  lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   def _norm_relu(self, x: jax.Array, name: str, train: bool) -> jax.Array:
-    return NormReLU(
-      lowering=self.lowering, axis_name=self.axis_name, name=name
-    )(x, train)
+    return NormReLU(axis_name=self.axis_name, name=name)(x, train)
 
   def _convolve(
     self, x: jax.Array, name: str, size: int, features: int, stride: int = 1
@@ -105,7 +95,7 @@ class _Part(nn.Module):
     )
     if size == 1:
       return channels_first.pointwise(x, kernel[:, 0, 0])
-    return channels_first.convolution(x, kernel, stride, self.lowering)
+    return channels_first.convolution(x, kernel, stride)
 
 
 class ConvNormReLU(_Part):
@@ -149,7 +139,7 @@ class ImageNetStem(_Part):
     x = x + bias.astype(x.dtype).reshape(-1, 1, 1, 1)
     x = self._norm_relu(x, 'norm', train)
     # The pool moves over the two axes before the last, whatever that is.
-    return pooling.max_pool(x, 2, self.lowering)
+    return pooling.max_pool(x, 2)
 
 
 class Node(_Part):
@@ -224,7 +214,7 @@ class MSDNet(nn.Module):
     plan: the plan.
     dtype: of the computation: 'float32' or 'bfloat16'. BN statistics and
       logits are float32.
-    lowering: see `lowering.select`.
+    lowering: how operations are computed, see `use_lowering`.
     axis_name: the device axis that shares the BN statistics.
   """
 
@@ -305,32 +295,8 @@ class MSDNet(nn.Module):
       (batch, classes), float32.
     """
     del weights, drop_path
-    shared = {'lowering': self.lowering, 'axis_name': self.axis_name}
-    if protocol.IMAGES in carried:
-      features = self._stems(carried[protocol.IMAGES], train, shared)
-    else:
-      read = msdnet_plan.carried_features(self.plan, step - 1)
-      features = {f.scale: carried[f.name] for f in read}
-    for layer in msdnet_plan.layers_of_step(self.plan, step):
-      inner = self._bottlenecks(layer, features, train, shared)
-      features = {
-        node.output.scale: Node(plan=node, name=node.output.name, **shared)(
-          features[node.output.scale],
-          None if node.diagonal is None else inner[node.diagonal],
-          inner[node.horizontal],
-          train,
-        )
-        for node in layer
-      }
-    exit_ = self.plan.exits[step]
-    logits = ExitHead(
-      channels=exit_.channels,
-      num_classes=self.plan.spec.num_classes,
-      name=exit_.name,
-      **shared,
-    )(features[exit_.feature.scale], train)
-    kept = msdnet_plan.carried_features(self.plan, step)
-    return {f.name: features[f.scale] for f in kept}, logits
+    with lowering.using(self.lowering):
+      return self._step(carried, step, train)
 
   def modules_of_step(self, step: int) -> frozenset[str]:
     """Returns the modules, keys of `params`, that a step computes with."""
@@ -343,7 +309,36 @@ class MSDNet(nn.Module):
       )
     return frozenset(names)
 
-  def _stems(self, images, train, shared) -> dict[int, jax.Array]:
+  def _step(self, carried, step, train):
+    if protocol.IMAGES in carried:
+      features = self._stems(carried[protocol.IMAGES], train)
+    else:
+      read = msdnet_plan.carried_features(self.plan, step - 1)
+      features = {f.scale: carried[f.name] for f in read}
+    for layer in msdnet_plan.layers_of_step(self.plan, step):
+      inner = self._bottlenecks(layer, features, train)
+      features = {
+        node.output.scale: Node(
+          plan=node, name=node.output.name, axis_name=self.axis_name
+        )(
+          features[node.output.scale],
+          None if node.diagonal is None else inner[node.diagonal],
+          inner[node.horizontal],
+          train,
+        )
+        for node in layer
+      }
+    exit_ = self.plan.exits[step]
+    logits = ExitHead(
+      channels=exit_.channels,
+      num_classes=self.plan.spec.num_classes,
+      name=exit_.name,
+      axis_name=self.axis_name,
+    )(features[exit_.feature.scale], train)
+    kept = msdnet_plan.carried_features(self.plan, step)
+    return {f.name: features[f.scale] for f in kept}, logits
+
+  def _stems(self, images, train) -> dict[int, jax.Array]:
     """Computes the features before the first layer, by scale."""
     protocol.check_images(self.plan, images)
     x = channels_first.from_images(images.astype(jnp.dtype(self.dtype)))
@@ -352,17 +347,23 @@ class MSDNet(nn.Module):
       scale, name = stem.output.scale, stem.output.name
       channels = stem.output.channels
       if not scale and self.plan.spec.stem == msdnet_plan.IMAGENET:
-        module = ImageNetStem(features=channels, name=name, **shared)
+        module = ImageNetStem(
+          features=channels, name=name, axis_name=self.axis_name
+        )
       else:
         stride = 2 if scale else 1
         module = ConvNormReLU(
-          features=channels, kernel=3, stride=stride, name=name, **shared
+          features=channels,
+          kernel=3,
+          stride=stride,
+          name=name,
+          axis_name=self.axis_name,
         )
       x = features[scale] = module(x, train)
     return features
 
   def _bottlenecks(
-    self, layer, features, train, shared
+    self, layer, features, train
   ) -> dict[msdnet_plan.Convolution, jax.Array]:
     """Computes what the 3x3 convolutions of a layer read.
 
@@ -380,7 +381,7 @@ class MSDNet(nn.Module):
       x = ConvNormReLU(
         features=sum(conv.inner for conv in convs),
         name=_bottleneck_name(convs[0]),
-        **shared,
+        axis_name=self.axis_name,
       )(features[scale], train)
       start = 0
       for conv in convs:

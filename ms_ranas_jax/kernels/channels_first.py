@@ -20,8 +20,8 @@ than features, as in the last layers of one image, the input is the smaller one
 to copy nine times after all; kernels have their features first, so that such a
 product reads them once, in order.
 
-The 'conv' lowering, see `lowering.select`, is XLA's convolution, whose backends
-for GPUs and TPUs choose their own order in memory.
+The ways 'conv' and 'fused', see `lowering.using`, are XLA's convolution, whose
+backends for GPUs and TPUs choose their own order in memory.
 """
 
 from __future__ import annotations
@@ -66,77 +66,55 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return y.reshape(-1, *x.shape[1:])
 
 
-def convolution(
-  x: jax.Array,
-  kernel: jax.Array,
-  stride: int = 1,
-  choice: str = lowering.AUTO,
-) -> jax.Array:
+def convolution(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
   """A dense convolution, padded by half of its odd kernel as PyTorch does.
+
+  Other sizes than three are XLA's convolution always.
 
   Args:
     x: (channels, height, width, batch).
     kernel: (features, size, size, channels).
     stride: 1 or 2.
-    choice: the lowering, see `lowering.select`; other sizes than three are
-      XLA's convolution always.
 
   Returns:
     (features, ceil(height / stride), ceil(width / stride), batch).
   """
-  lowering.check(choice)
-  kernel = kernel.astype(x.dtype)
-  if choice == lowering.CONV or kernel.shape[1] != _KERNEL:
-    return _plain(x, kernel, stride)
-  return _convolution(x, kernel, stride, choice)
+  ours = _convolution if kernel.shape[1] == _KERNEL else _plain
+  return ours(x, kernel.astype(x.dtype), stride=stride)
 
 
-def _plain(x, kernel, stride):
+def _plain(x, kernel, *, stride):
   half = kernel.shape[1] // 2
   return lax.conv_general_dilated(
     x, kernel, (stride, stride), [(half, half)] * 2, dimension_numbers=_ORDER
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolution(x, kernel, stride, choice):
+def _forward(x, kernel, *, stride):
   ours = _products if stride == 1 else _strided_products
   if x[0].size < stride**2 * kernel.shape[0]:
     ours = functools.partial(_im2col, stride=stride)
-  return lowering.select(
-    choice,
-    ours,
-    functools.partial(_plain, stride=stride),
-    x,
-    kernel,
-  )
+  return ours(x, kernel), None
 
 
-def _convolution_forward(x, kernel, stride, choice):
-  return _convolution(x, kernel, stride, choice), (x, kernel)
-
-
-def _convolution_backward(stride, choice, residuals, dy):
-  def plain(x, kernel, dy):
-    _, pull = jax.vjp(functools.partial(_plain, stride=stride), x, kernel)
-    return pull(dy)
-
+def _backward(residuals, dy, *, stride):
+  (x, kernel), _ = residuals
   ours = _gradients if stride == 1 else _strided_gradients
-  return lowering.select(choice, ours, plain, *residuals, dy)
+  return ours(x, kernel, dy)
 
 
-_convolution.defvjp(_convolution_forward, _convolution_backward)
+_convolution = lowering.kernel(_plain, _forward, _backward, fused=False)
 
 
 def _im2col(x, kernel, stride):
   """The convolution by copies of the input, any stride."""
-  patches = _windows(x, stride)
+  patches = _windows(x, stride=stride)
   y = kernel.reshape(kernel.shape[0], -1) @ _rows(patches)
   return y.reshape(-1, *patches.shape[1:])
 
 
-@lowering.noinline(static_argnums=(1,))
-def _windows(x, stride):
+@lowering.noinline
+def _windows(x, *, stride):
   """The pixels under every tap: (taps * channels, height, width, batch)."""
   height, width = (-(-size // stride) for size in x.shape[1:3])
   padded = _pad(x, (1, 1), (1, 1))
@@ -155,7 +133,7 @@ def _products(x, kernel):
   taps = [(i, j) for i in range(_KERNEL) for j in range(_KERNEL)]
   # Tap i reads at i - 1, so its products move by 1 - i.
   shifts = tuple((1 - i, 1 - j) for i, j in taps)
-  return _sum_shifted((_product(x, kernel, taps),), (shifts,))
+  return _sum_shifted((_product(x, kernel, taps),), shifts=(shifts,))
 
 
 def _strided_products(x, kernel):
@@ -163,10 +141,11 @@ def _strided_products(x, kernel):
   products, shifts = [], []
   for row, column in _PHASES:
     taps = _taps_of(row, column)
-    products.append(_product(_phase(x, row, column), kernel, taps))
+    phase = _phase(x, row=row, column=column)
+    products.append(_product(phase, kernel, taps))
     # Tap 0 reads the odd row before, the others the row itself or after.
     shifts.append(tuple((int(i == 0), int(j == 0)) for i, j in taps))
-  return _sum_shifted(tuple(products), tuple(shifts))
+  return _sum_shifted(tuple(products), shifts=tuple(shifts))
 
 
 def _product(x, kernel, taps):
@@ -175,8 +154,8 @@ def _product(x, kernel, taps):
   return (part @ _rows(x)).reshape(len(taps), -1, *x.shape[1:])
 
 
-@lowering.noinline(static_argnums=(1,))
-def _sum_shifted(products, shifts):
+@lowering.noinline
+def _sum_shifted(products, *, shifts):
   """Sums maps (features, height, width, batch) moved down and right."""
   total = None
   for group, moves in zip(products, shifts, strict=True):
@@ -206,7 +185,7 @@ def _patches(x: jax.Array) -> jax.Array:
   return _below(_beside(x))
 
 
-@lowering.noinline()
+@lowering.noinline
 def _beside(x):
   """Left, middle, right of padded rows: (3 * channels, height + 2, ...)."""
   padded = _pad(x, (1, 1), (1, 1))
@@ -215,7 +194,7 @@ def _beside(x):
   )
 
 
-@lowering.noinline()
+@lowering.noinline
 def _below(x):
   """Upper, middle and lower of rows that are padded."""
   return lax.concatenate(
@@ -236,8 +215,8 @@ def _gradients(x, kernel, dy):
   return dx.reshape(x.shape), d_flipped.transpose(3, 1, 2, 0)[:, ::-1, ::-1]
 
 
-@lowering.noinline(static_argnums=(1, 2))
-def _shifts(dy, down, right):
+@lowering.noinline
+def _shifts(dy, *, down, right):
   """Dy shifted up and left by up to so many pixels, one below the other."""
   height, width = dy.shape[1:3]
   padded = _pad(dy, (0, down), (0, right))
@@ -251,8 +230,8 @@ def _shifts(dy, down, right):
   )
 
 
-@lowering.noinline(static_argnums=(1, 2))
-def _phase(x, row, column):
+@lowering.noinline
+def _phase(x, *, row, column):
   """Every other row and column, with zeros where they are beyond the end."""
   height, width = (-(-size // 2) for size in x.shape[1:3])
   x = _pad(x, (0, x.shape[1] % 2), (0, x.shape[2] % 2))
@@ -270,17 +249,18 @@ def _strided_gradients(x, kernel, dy):
   phases, d_taps = [], {}
   for row, column in _PHASES:
     taps = _taps_of(row, column)
-    shifted = _rows(_shifts(dy, row, column))  # (taps, f), pixels of dy
+    # (taps, f), pixels of dy
+    shifted = _rows(_shifts(dy, down=row, right=column))
     part = jnp.concatenate([kernel[:, i, j] for i, j in taps])
     phases.append((part.T @ shifted).reshape(channels, *dy.shape[1:]))
-    d_part = _rows(_phase(x, row, column)) @ shifted.T
+    d_part = _rows(_phase(x, row=row, column=column)) @ shifted.T
     d_taps |= zip(taps, jnp.split(d_part, len(taps), 1), strict=True)
   d_kernel = jnp.stack([d_taps[tap] for tap in sorted(d_taps)])  # (taps, c, f)
   dx = _interleave(phases)[:, : x.shape[1], : x.shape[2]]
   return dx, d_kernel.transpose(2, 0, 1).reshape(kernel.shape)
 
 
-@lowering.noinline()
+@lowering.noinline
 def _interleave(phases):
   """Four maps, row by row, -> one of twice the size."""
   channels, height, width, batch = phases[0].shape

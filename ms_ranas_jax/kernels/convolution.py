@@ -36,8 +36,10 @@ def pointwise(x: jax.Array, kernels: jax.Array) -> jax.Array:
   return y.reshape(edges, *x.shape[1:-1], kernels.shape[-1])
 
 
-@lowering.noinline(static_argnums=(1, 2))
-def _patches(x: jax.Array, kernel: tuple[int, int], strides: tuple[int, int]):
+@lowering.noinline
+def _patches(
+  x: jax.Array, *, kernel: tuple[int, int], strides: tuple[int, int]
+):
   """(..., H, W, C) -> (..., H', W', kernel pixels * C)."""
   (rows, columns), (down, right) = kernel, strides
   lead = [(0, 0, 0)] * (x.ndim - 3)
@@ -67,7 +69,6 @@ def convolution(
   x: jax.Array,
   kernel: jax.Array,
   strides: tuple[int, int] = (1, 1),
-  choice: str = lowering.AUTO,
 ) -> jax.Array:
   """A dense convolution, padded by half of its odd kernel as PyTorch does.
 
@@ -75,26 +76,20 @@ def convolution(
     x: (batch, height, width, channels).
     kernel: (rows, columns, channels, features).
     strides: of rows and columns.
-    choice: the lowering, see `lowering.select`.
 
   Returns:
     (batch, ceil(height / strides[0]), ceil(width / strides[1]), features).
   """
+  product = functools.partial(_as_product, strides=strides)
+  plain = functools.partial(_as_convolution, strides=strides)
   return lowering.select(
-    choice,
-    functools.partial(_as_product, strides=strides),
-    functools.partial(_as_convolution, strides=strides),
-    x,
-    kernel.astype(x.dtype),
-    fused=functools.partial(
-      _as_product, strides=strides, choice=lowering.FUSED
-    ),
+    product, plain, x, kernel.astype(x.dtype), fused=product
   )
 
 
-def _as_product(x, kernel, strides, choice=lowering.TAPS):
+def _as_product(x, kernel, strides):
   rows, columns, channels, features = kernel.shape
-  patches = _patches(x, (rows, columns), strides, choice=choice)
+  patches = _patches(x, kernel=(rows, columns), strides=strides)
   flat = kernel.reshape(rows * columns * channels, features)
   y = patches.reshape(-1, flat.shape[0]) @ flat
   return y.reshape(*patches.shape[:-1], features)

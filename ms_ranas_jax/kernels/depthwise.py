@@ -67,7 +67,6 @@ def relu_depthwise(
   kernels: Sequence[jax.Array],
   shapes: Sequence[KernelShape],
   stride: int,
-  choice: str = lowering.AUTO,
   affine: Affine | None = None,
 ) -> tuple[jax.Array, ...]:
   """Depthwise convolutions of relu(x), or of relu(factor x + shift).
@@ -78,7 +77,6 @@ def relu_depthwise(
     kernels: one (n, k, k, channels) per window; n = m where m > 1.
     shapes: the windows.
     stride: 1 or 2.
-    choice: the lowering, see `lowering.select`.
     affine: (factor, shift), (m, channels) each, such as those of a BN; None
       leaves x as it is. The mapped x is made where it is read and not stored.
 
@@ -86,11 +84,8 @@ def relu_depthwise(
     One (n, batch, ceil(height / stride), ceil(width / stride), channels) per
     window.
   """
-  lowering.check(choice)
   kernels = tuple(kernel.astype(x.dtype) for kernel in kernels)
-  if choice == lowering.CONV:
-    return _convolutions(x, affine, kernels, shapes, stride)
-  return _bank(x, affine, kernels, tuple(shapes), stride, choice)
+  return _bank(x, affine, kernels, shapes=tuple(shapes), stride=stride)
 
 
 def _convolutions(x, affine, kernels, shapes, stride):
@@ -145,6 +140,7 @@ def _per_edge(kernel: jax.Array, i: int, j: int) -> jax.Array:
 def _taps(
   padded: jax.Array,
   kernel: jax.Array,
+  *,
   dilation: int,
   stride: int,
   offset: int,
@@ -160,16 +156,17 @@ def _taps(
   return total
 
 
-_noinline_taps = lowering.noinline(static_argnums=(2, 3, 4, 5))(_taps)
+_noinline_taps = lowering.noinline(_taps)
 
 
-@lowering.noinline(static_argnums=(2, 3))
+@lowering.noinline
 def _input_gradient(
   dy: jax.Array,
   kernel: jax.Array,
+  masked: tuple[jax.Array, Affine | None] | None,
+  *,
   dilation: int,
   edges: int,
-  masked: tuple[jax.Array, Affine | None] | None,
 ) -> jax.Array:
   """The gradient of a stride-1 convolution in its unpadded input.
 
@@ -180,18 +177,18 @@ def _input_gradient(
   dx = _taps(
     windows.pad(dy, padding, padding),
     lax.rev(kernel, (1, 2)),
-    dilation,
-    1,
-    0,
-    size,
+    dilation=dilation,
+    stride=1,
+    offset=0,
+    size=size,
   )
   dx = _sum_edges(dx, edges)
   return dx if masked is None else windows.select(_before_relu(*masked) > 0, dx)
 
 
-@lowering.noinline(static_argnums=(2,))
+@lowering.noinline
 def _strided_input_gradient(
-  dy: jax.Array, kernel: jax.Array, edges: int
+  dy: jax.Array, kernel: jax.Array, *, edges: int
 ) -> windows.Phases:
   """The gradient of a stride-2 convolution, dilation 1, in four phases."""
   size = dy.shape[-3:-1]
@@ -216,10 +213,11 @@ def _sum_edges(x: jax.Array, edges: int) -> jax.Array:
   )
 
 
-@lowering.noinline(static_argnums=(2, 3, 4, 5))
+@lowering.noinline
 def _kernel_gradient(
   padded: jax.Array,
   dy: jax.Array,
+  *,
   kernel: int,
   dilation: int,
   stride: int,
@@ -275,6 +273,7 @@ def _kernel_gradient(
 def _kernel_gradient_by_sums(
   padded: jax.Array,
   dy: jax.Array,
+  *,
   kernel: int,
   dilation: int,
   stride: int,
@@ -306,10 +305,11 @@ def _reads_even_pixels(shape: KernelShape, stride: int) -> bool:
   return stride == 2 and shape.dilation == 2
 
 
-@lowering.noinline(static_argnums=(2, 3))
+@lowering.noinline
 def _padded_inputs(
   x: jax.Array,
   affine: Affine | None,
+  *,
   shapes: tuple[KernelShape, ...],
   stride: int,
 ) -> tuple[jax.Array, ...]:
@@ -332,102 +332,57 @@ def _padded_inputs(
 
 def _geometry(
   shape: KernelShape, shapes: tuple[KernelShape, ...], stride: int
-) -> tuple[int, int, int, int]:
-  """Returns (which padded input, dilation, stride, offset) of a window."""
+) -> tuple[int, dict[str, int]]:
+  """Returns which padded input a window reads, and how."""
   full = [s.padding for s in shapes if not _reads_even_pixels(s, stride)]
   even = [s.kernel // 2 for s in shapes if _reads_even_pixels(s, stride)]
   if _reads_even_pixels(shape, stride):
-    return (1 if full else 0), 1, 1, max(even) - shape.kernel // 2
-  return 0, shape.dilation, stride, max(full) - shape.padding
+    offset = max(even) - shape.kernel // 2
+    which = 1 if full else 0
+    return which, {'dilation': 1, 'stride': 1, 'offset': offset}
+  offset = max(full) - shape.padding
+  return 0, {'dilation': shape.dilation, 'stride': stride, 'offset': offset}
 
 
-# The rule stands around the choice, since autodiff of a choice would keep what
-# the way back needs of both.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _bank(
-  x: jax.Array,
-  affine: Affine | None,
-  kernels: tuple[jax.Array, ...],
-  shapes: tuple[KernelShape, ...],
-  stride: int,
-  choice: str,
-) -> tuple[jax.Array, ...]:
-  return _bank_forward(x, affine, kernels, shapes, stride, choice)[0]
-
-
-def _bank_forward(x, affine, kernels, shapes, stride, choice):
-  outputs = lowering.select(
-    choice,
-    functools.partial(_taps_forward, shapes=shapes, stride=stride),
-    functools.partial(_convolutions, shapes=shapes, stride=stride),
-    x,
-    affine,
-    kernels,
-    fused=functools.partial(
-      _taps_forward, shapes=shapes, stride=stride, choice=lowering.FUSED
-    ),
-  )
-  return outputs, (x, affine, kernels)
-
-
-def _bank_backward(shapes, stride, choice, residuals, cotangents):
-  def through_convolutions(residuals, cotangents):
-    _, pull = jax.vjp(
-      functools.partial(_convolutions, shapes=shapes, stride=stride), *residuals
-    )
-    return pull(cotangents)
-
-  return lowering.select(
-    choice,
-    functools.partial(_taps_backward, shapes=shapes, stride=stride),
-    through_convolutions,
-    residuals,
-    cotangents,
-    fused=functools.partial(
-      _taps_backward, shapes=shapes, stride=stride, choice=lowering.FUSED
-    ),
-  )
-
-
-def _taps_forward(x, affine, kernels, shapes, stride, choice=lowering.TAPS):
-  inputs = _padded_inputs(x, affine, shapes, stride, choice=choice)
+def _taps_forward(x, affine, kernels, *, shapes, stride):
+  inputs = _padded_inputs(x, affine, shapes=shapes, stride=stride)
   height, width = x.shape[-3:-1]
   size = -(-height // stride), -(-width // stride)
   outputs = []
   for kernel, shape in zip(kernels, shapes, strict=True):
-    which, dilation, step, offset = _geometry(shape, shapes, stride)
-    outputs.append(
-      _noinline_taps(
-        inputs[which], kernel, dilation, step, offset, size, choice=choice
-      )
-    )
-  return tuple(outputs)
+    which, where = _geometry(shape, shapes, stride)
+    outputs.append(_noinline_taps(inputs[which], kernel, size=size, **where))
+  return tuple(outputs), None
 
 
-def _taps_backward(residuals, cotangents, shapes, stride, choice=lowering.TAPS):
-  x, affine, kernels = residuals
+def _taps_backward(residuals, cotangents, *, shapes, stride):
+  (x, affine, kernels), _ = residuals
   # Made again rather than kept: padded copies would be the largest residuals.
-  inputs = _padded_inputs(x, affine, shapes, stride, choice=choice)
-  kernel_gradient = _kernel_gradient
-  if choice == lowering.FUSED:
-    kernel_gradient = _kernel_gradient_by_sums
+  inputs = _padded_inputs(x, affine, shapes=shapes, stride=stride)
   edges = x.shape[0]
   alone = stride == 1 and len(shapes) == 1
   kernel_gradients = []
   direct = []
   phases = None
   for kernel, shape, dy in zip(kernels, shapes, cotangents, strict=True):
-    which, dilation, step, offset = _geometry(shape, shapes, stride)
+    which, where = _geometry(shape, shapes, stride)
+    where['kernel'] = shape.kernel
     kernel_gradients.append(
-      kernel_gradient(inputs[which], dy, shape.kernel, dilation, step, offset)
+      lowering.select(
+        functools.partial(_kernel_gradient, **where),
+        functools.partial(_kernel_gradient_by_sums, **where),
+        inputs[which],
+        dy,
+      )
     )
     if stride == 1 or _reads_even_pixels(shape, stride):
       masked = (x, affine) if alone else None
+      dilation = where['dilation']
       direct.append(
-        _input_gradient(dy, kernel, dilation, edges, masked, choice=choice)
+        _input_gradient(dy, kernel, masked, dilation=dilation, edges=edges)
       )
     else:
-      part = _strided_input_gradient(dy, kernel, edges, choice=choice)
+      part = _strided_input_gradient(dy, kernel, edges=edges)
       phases = (
         part
         if phases is None
@@ -436,11 +391,11 @@ def _taps_backward(residuals, cotangents, shapes, stride, choice=lowering.TAPS):
   if alone:
     (gradient,) = direct
   else:
-    gradient = _through_relu(x, affine, tuple(direct), phases, choice=choice)
+    gradient = _through_relu(x, affine, tuple(direct), phases)
   if affine is None:
     return gradient, None, tuple(kernel_gradients)
   factor, shift = affine
-  sums = reductions.sum_products((gradient, x), ((0,), (0, 1)), choice=choice)
+  sums = reductions.sum_products((gradient, x), ((0,), (0, 1)))
   d_shift, d_factor = jnp.split(sums, 2)
   return (
     gradient * lax.expand_dims(factor.astype(x.dtype), (1, 2, 3)),
@@ -449,7 +404,7 @@ def _taps_backward(residuals, cotangents, shapes, stride, choice=lowering.TAPS):
   )
 
 
-@lowering.noinline()
+@lowering.noinline
 def _through_relu(
   x: jax.Array,
   affine: Affine | None,
@@ -470,4 +425,4 @@ def _through_relu(
   return windows.select(_before_relu(x, affine) > 0, total)
 
 
-_bank.defvjp(_bank_forward, _bank_backward)
+_bank = lowering.kernel(_convolutions, _taps_forward, _taps_backward)

@@ -7,8 +7,6 @@ where y > 0. From there it is the rule of `normalization`, and only z is kept.
 
 from __future__ import annotations
 
-import functools
-
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -33,7 +31,6 @@ def norm_relu(
   scale: jax.Array,
   bias: jax.Array,
   axis_name: str | None = None,
-  choice: str = lowering.AUTO,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   """BN with the statistics of this batch, then ReLU.
 
@@ -42,13 +39,12 @@ def norm_relu(
     scale: (channels,).
     bias: (channels,).
     axis_name: the device axis that shares the statistics, see `normalization`.
-    choice: the lowering, see `lowering.select`.
 
   Returns:
     The rectified map, and the mean and the biased variance per channel. No
     gradient flows through these.
   """
-  y, statistics = _norm_relu(z, scale, bias, axis_name, choice)
+  y, statistics = _norm_relu(z, scale, bias, axis_name=axis_name)
   return y, lax.stop_gradient(statistics)
 
 
@@ -57,48 +53,42 @@ def apply_norm_relu(
   scale: jax.Array,
   bias: jax.Array,
   statistics: tuple[jax.Array, jax.Array],
-  choice: str = lowering.AUTO,
 ) -> jax.Array:
   """BN with given mean and variance per channel, then ReLU (inference)."""
   mean, variance = statistics
   factor = scale * normalization.inverse_deviation(variance)
-  return _rectified(z, factor, bias - mean * factor, choice=choice)
+  return _rectified(z, factor, bias - mean * factor)
 
 
-@lowering.noinline()
+@lowering.noinline
 def _rectified(z, factor, constant):
   y = z * _spread(factor).astype(z.dtype) + _spread(constant).astype(z.dtype)
   return lax.max(y, lax.full_like(y, 0))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _norm_relu(z, scale, bias, axis_name, choice):
-  return _norm_relu_forward(z, scale, bias, axis_name, choice)[0]
 
 
 def _mean_over(axis_name, x):
   return x if axis_name is None else lax.pmean(x, axis_name)
 
 
-def _norm_relu_forward(z, scale, bias, axis_name, choice):
+def _norm_relu_forward(z, scale, bias, *, axis_name):
   pixels = z[0].size
   mean, square = _mean_over(axis_name, _sums(z, z) / pixels)
   variance = lax.max(square - mean * mean, jnp.zeros_like(mean))
   inverse = normalization.inverse_deviation(variance)
   factor = scale * inverse
   constant = bias - mean * factor
-  y = _rectified(z, factor, constant, choice=choice)
+  y = _rectified(z, factor, constant)
   return (y, (mean, variance)), (z, factor, constant, mean, inverse, bias)
 
 
-@lowering.noinline()
+@lowering.noinline
 def _masked(dy, z, factor, constant):
   """What passes the ReLU of dy."""
   y = z * _spread(factor).astype(z.dtype) + _spread(constant).astype(z.dtype)
   return lax.select(y > lax.full_like(y, 0), dy, lax.full_like(dy, 0))
 
 
-@lowering.noinline()
+@lowering.noinline
 def _gradient_in_map(gradient, z, factor, slope, constant):
   return (
     gradient * _spread(factor).astype(z.dtype)
@@ -107,10 +97,10 @@ def _gradient_in_map(gradient, z, factor, slope, constant):
   )
 
 
-def _norm_relu_backward(axis_name, choice, residuals, cotangents):
+def _norm_relu_backward(residuals, cotangents, *, axis_name):
   """As in `normalization`, behind the ReLU."""
   z, factor, constant, mean, inverse, bias = residuals
-  gradient = _masked(cotangents[0], z, factor, constant, choice=choice)
+  gradient = _masked(cotangents[0], z, factor, constant)
   total, product = _sums(gradient, z)
   d_scale = (product - mean * total) * inverse
   d_mean, d_deviation = _mean_over(axis_name, (total, d_scale))
@@ -122,9 +112,8 @@ def _norm_relu_backward(axis_name, choice, residuals, cotangents):
     factor,
     slope,
     -factor * d_mean / pixels - slope * mean,
-    choice=choice,
   )
   return dz, d_scale.astype(bias.dtype), total.astype(bias.dtype)
 
 
-_norm_relu.defvjp(_norm_relu_forward, _norm_relu_backward)
+_norm_relu = lowering.custom_vjp(_norm_relu_forward, _norm_relu_backward)

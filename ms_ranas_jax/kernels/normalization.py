@@ -51,11 +51,8 @@ def _mean_over(axis_name: str | None, tree):
   return tree if axis_name is None else lax.pmean(tree, axis_name)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def moments(
-  maps: Sequence[jax.Array],
-  axis_name: str | None = None,
-  choice: str = lowering.AUTO,
+  maps: Sequence[jax.Array], axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array]:
   """Mean and variance per channel over batch, height and width.
 
@@ -65,21 +62,18 @@ def moments(
   Args:
     maps: (n, batch, height, width, channels) each; n may differ.
     axis_name: the device axis to average over.
-    choice: the lowering, see `lowering.select`.
 
   Returns:
     Two arrays (rows, channels), at least float32: the n rows of the first map,
     then those of the second, and so on. The variance is biased.
   """
-  return _moments(maps, axis_name, choice)
+  return _moments_rule(tuple(maps), axis_name=axis_name)
 
 
-def _moments(maps, axis_name, choice):
+def _moments(maps, axis_name):
   numbers = range(len(maps))
   sums = reductions.sum_products(
-    tuple(maps),
-    (*((i,) for i in numbers), *((i, i) for i in numbers)),
-    choice=choice,
+    maps, (*((i,) for i in numbers), *((i, i) for i in numbers))
   )
   mean, square = jnp.split(
     _mean_over(axis_name, sums / _num_pixels(maps[0])), 2
@@ -87,13 +81,12 @@ def _moments(maps, axis_name, choice):
   return mean, lax.max(square - mean * mean, jnp.zeros_like(mean))
 
 
-def _moments_forward(maps, axis_name, choice):
-  mean, variance = _moments(maps, axis_name, choice)
+def _moments_forward(maps, *, axis_name):
+  mean, variance = _moments(maps, axis_name)
   return (mean, variance), (maps, mean)
 
 
-def _moments_backward(axis_name, choice, residuals, cotangents):
-  del choice
+def _moments_backward(residuals, cotangents, *, axis_name):
   maps, mean = residuals
   count = _num_pixels(maps[0])
   d_mean, d_variance = _mean_over(axis_name, cotangents)
@@ -105,10 +98,10 @@ def _moments_backward(axis_name, choice, residuals, cotangents):
       maps, split_rows(slope, maps), split_rows(constant, maps), strict=True
     )
   )
-  return (type(maps)(gradients),)
+  return (tuple(gradients),)
 
 
-moments.defvjp(_moments_forward, _moments_backward)
+_moments_rule = lowering.custom_vjp(_moments_forward, _moments_backward)
 
 
 def split_rows(
@@ -148,7 +141,6 @@ def normalized_sum(
   bias: jax.Array | None = None,
   num_normalized: int | None = None,
   axis_name: str | None = None,
-  choice: str = lowering.AUTO,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
   """Sums batch-normalised terms, with the statistics of this batch.
 
@@ -160,7 +152,6 @@ def normalized_sum(
     num_normalized: so many terms, the first ones, are normalised; by default
       all.
     axis_name: the device axis that shares the statistics.
-    choice: the lowering, see `lowering.select`.
 
   Returns:
     The sum (n, batch, height, width, channels), and the mean and the biased
@@ -172,7 +163,11 @@ def normalized_sum(
   if bias is None:
     bias = jnp.zeros_like(scales[0])
   total, statistics = _normalized_sum(
-    tuple(terms), scales, bias, num_normalized, axis_name, choice
+    tuple(terms),
+    scales,
+    bias,
+    num_normalized=num_normalized,
+    axis_name=axis_name,
   )
   return total, lax.stop_gradient(statistics)
 
@@ -223,19 +218,14 @@ def _affine_maps(terms, scales, bias, statistics, num_normalized):
   return _join(scaled, scales[num_normalized:]), constant, shifts
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _normalized_sum(terms, scales, bias, num_normalized, axis_name, choice):
-  return _sum_forward(terms, scales, bias, num_normalized, axis_name, choice)[0]
-
-
-def _sum_forward(terms, scales, bias, num_normalized, axis_name, choice):
+def _sum_forward(terms, scales, bias, *, num_normalized, axis_name):
   statistics = (None, None)
   if num_normalized:
-    statistics = _moments(terms[:num_normalized], axis_name, choice)
+    statistics = _moments(terms[:num_normalized], axis_name)
   factors, constant, shifts = _affine_maps(
     terms, scales, bias, statistics, num_normalized
   )
-  total = _weighted_sum(terms, factors, constant, choice=choice)
+  total = _weighted_sum(terms, factors, constant)
   return (total, statistics), (terms, scales, bias, shifts)
 
 
@@ -257,16 +247,14 @@ def _weigh(terms, factors, constant):
   return total + _spread(constant).astype(total.dtype)
 
 
-_weighted_sum = lowering.noinline()(_weigh)
+_weighted_sum = lowering.noinline(_weigh)
 
 
-def _sum_backward(num_normalized, axis_name, choice, residuals, cotangents):
+def _sum_backward(residuals, cotangents, *, num_normalized, axis_name):
   terms, scales, bias, shifts = residuals
   gradient = cotangents[0]
   products = tuple((0, 1 + index) for index in range(len(terms)))
-  sums = reductions.sum_products(
-    (gradient, *terms), ((0,), *products), choice=choice
-  )
+  sums = reductions.sum_products((gradient, *terms), ((0,), *products))
   # (1, n, channels) and (terms, n, channels)
   total, d_scales = jnp.split(sums.reshape(-1, *scales.shape[1:]), [1])
   factors, lines = scales, None
@@ -286,13 +274,13 @@ def _sum_backward(num_normalized, axis_name, choice, residuals, cotangents):
       # A term that the outputs share gathers from all of them.
       lines += tuple(jnp.sum(rows, 1, keepdims=True) for rows in lines)
   d_terms = _gradient_in_terms(
-    gradient, terms, factors, lines, num_normalized, choice=choice
+    gradient, terms, factors, lines, num_normalized=num_normalized
   )
   return d_terms, d_scales.astype(scales.dtype), total[0].astype(bias.dtype)
 
 
-@lowering.noinline(static_argnums=(4,))
-def _gradient_in_terms(gradient, terms, factors, lines, num_normalized):
+@lowering.noinline
+def _gradient_in_terms(gradient, terms, factors, lines, *, num_normalized):
   edges = gradient.shape[0]
   d_terms = []
   for index, z in enumerate(terms):
@@ -314,4 +302,4 @@ def _gradient_in_terms(gradient, terms, factors, lines, num_normalized):
   return tuple(d_terms)
 
 
-_normalized_sum.defvjp(_sum_forward, _sum_backward)
+_normalized_sum = lowering.custom_vjp(_sum_forward, _sum_backward)

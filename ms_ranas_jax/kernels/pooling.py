@@ -40,42 +40,30 @@ def _inverse_counts(size: tuple[int, int], stride: int) -> np.ndarray:
   return (1.0 / np.outer(counts(size[0]), counts(size[1])))[..., None]
 
 
-def max_pool(
-  x: jax.Array, stride: int, choice: str = lowering.AUTO
-) -> jax.Array:
+def max_pool(x: jax.Array, stride: int) -> jax.Array:
   """3x3 max pool, padding 1.
 
   Args:
     x: (..., height, width, channels).
     stride: 1 or 2.
-    choice: the lowering, see `lowering.select`.
 
   Returns:
     (..., ceil(height / stride), ceil(width / stride), channels).
   """
-  lowering.check(choice)
-  if choice == lowering.CONV:
-    return _plain_max(x, stride)
-  return _max_pool(x, stride, choice)
+  return _max_pool(x, stride=stride)
 
 
-def average_pool(
-  x: jax.Array, stride: int, choice: str = lowering.AUTO
-) -> jax.Array:
+def average_pool(x: jax.Array, stride: int) -> jax.Array:
   """3x3 average pool, padding 1, padding not counted.
 
   Args:
     x: (..., height, width, channels).
     stride: 1 or 2.
-    choice: the lowering, see `lowering.select`.
 
   Returns:
     (..., ceil(height / stride), ceil(width / stride), channels).
   """
-  lowering.check(choice)
-  if choice == lowering.CONV:
-    return _plain_average(x, stride)
-  return _average_pool(x, stride, choice)
+  return _average_pool(x, stride=stride)
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:
@@ -98,11 +86,11 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
   return jnp.max(x, axis=(-4, -2))
 
 
-def _plain_max(x, stride):
+def _plain_max(x, *, stride):
   return _reduce_window(x, -jnp.inf, lax.max, stride)
 
 
-def _plain_average(x, stride):
+def _plain_average(x, *, stride):
   total = _reduce_window(x, 0.0, lax.add, stride)
   counts = _inverse_counts(x.shape[-3:-1], stride).astype(x.dtype)
   return total * counts.reshape((1,) * (x.ndim - 3) + counts.shape)
@@ -120,15 +108,8 @@ def _reduce_window(x, initial, function, stride):
   )
 
 
-# The rules stand around the choice of the lowering. What only one way back
-# needs is dead code in the other, and compiled away.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _max_pool(x, stride, choice):
-  return _max_forward(x, stride, choice)[0]
-
-
-@lowering.noinline(static_argnums=(1,))
-def _max_and_winner(x, stride):
+@lowering.noinline
+def _max_and_winner(x, *, stride):
   padded = windows.pad(x, 1, 1, -np.inf)
   size = _out_size(x, stride)
   best = windows.window(padded, 0, 0, size, stride)
@@ -141,37 +122,14 @@ def _max_and_winner(x, stride):
   return best, winner
 
 
-def _max_forward(x, stride, choice):
-  def plain(x):
-    best = _plain_max(x, stride)
-    return best, lax.full(best.shape, 0, jnp.int8)
-
-  best, winner = lowering.select(
-    choice,
-    lambda x: _max_and_winner(x, stride),
-    plain,
-    x,
-    fused=lambda x: _max_and_winner(x, stride, choice=lowering.FUSED),
-  )
-  return best, (x, winner)
+def _max_backward(residuals, dy, *, stride):
+  (x,), winner = residuals
+  size = x.shape[-3:-1]
+  return (_max_input_gradient(winner, dy, stride=stride, size=size),)
 
 
-def _max_backward(stride, choice, residuals, dy):
-  def taps(residuals, dy, choice=lowering.TAPS):
-    x, winner = residuals
-    size = x.shape[-3:-1]
-    return _max_input_gradient(winner, dy, stride, size, choice=choice)
-
-  def plain(residuals, dy):
-    _, pull = jax.vjp(lambda x: _plain_max(x, stride), residuals[0])
-    return pull(dy)[0]
-
-  fused = functools.partial(taps, choice=lowering.FUSED)
-  return (lowering.select(choice, taps, plain, residuals, dy, fused=fused),)
-
-
-@lowering.noinline(static_argnums=(2, 3))
-def _max_input_gradient(winner, dy, stride, size):
+@lowering.noinline
+def _max_input_gradient(winner, dy, *, stride, size):
   dy = windows.pad(dy, 1, 1)
   winner = windows.pad(winner, 1, 1, -1)
 
@@ -196,16 +154,11 @@ def _gather_taps(term, padded, stride, size):
   return windows.interleave(phases, size)
 
 
-_max_pool.defvjp(_max_forward, _max_backward)
+_max_pool = lowering.kernel(_plain_max, _max_and_winner, _max_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _average_pool(x, stride, choice):
-  return _average_forward(x, stride, choice)[0]
-
-
-@lowering.noinline(static_argnums=(1,))
-def _average(x, stride):
+@lowering.noinline
+def _average(x, *, stride):
   padded = windows.pad(x, 1, 1)
   size = _out_size(x, stride)
   parts = [windows.window(padded, i, j, size, stride) for i, j in _TAPS]
@@ -216,30 +169,17 @@ def _average(x, stride):
   )
 
 
-def _average_forward(x, stride, choice):
-  y = lowering.select(
-    choice,
-    lambda x: _average(x, stride),
-    lambda x: _plain_average(x, stride),
-    x,
-    fused=lambda x: _average(x, stride, choice=lowering.FUSED),
-  )
-  return y, x
+def _average_forward(x, *, stride):
+  return _average(x, stride=stride), None
 
 
-def _average_backward(stride, choice, x, dy):
-  def taps(x, dy, choice=lowering.TAPS):
-    return _average_input_gradient(dy, stride, x.shape[-3:-1], choice=choice)
-
-  def plain(x, dy):
-    return jax.vjp(lambda x: _plain_average(x, stride), x)[1](dy)[0]
-
-  fused = functools.partial(taps, choice=lowering.FUSED)
-  return (lowering.select(choice, taps, plain, x, dy, fused=fused),)
+def _average_backward(residuals, dy, *, stride):
+  size = residuals[0][0].shape[-3:-1]
+  return (_average_input_gradient(dy, stride=stride, size=size),)
 
 
-@lowering.noinline(static_argnums=(1, 2))
-def _average_input_gradient(dy, stride, size):
+@lowering.noinline
+def _average_input_gradient(dy, *, stride, size):
   counts = _inverse_counts(size, stride).astype(dy.dtype)
   dy = dy * lax.broadcast_in_dim(
     counts, dy.shape, tuple(range(dy.ndim - 3, dy.ndim))
@@ -253,4 +193,6 @@ def _average_input_gradient(dy, stride, size):
   return _gather_taps(term, dy, stride, size)
 
 
-_average_pool.defvjp(_average_forward, _average_backward)
+_average_pool = lowering.kernel(
+  _plain_average, _average_forward, _average_backward
+)

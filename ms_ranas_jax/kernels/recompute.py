@@ -9,11 +9,33 @@ back: on zero times one of its entries, which no compiler may take for zero.
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 from typing import Any
 
 import jax
 
+from ms_ranas_jax.kernels import lowering
+
 PyTree = Any
+
+_asked = jax.make_user_context(False)
+
+
+def using(asked: bool) -> contextlib.AbstractContextManager[None]:
+  """Says whether `where_asked` computes again; a network says it for all in it.
+
+  Args:
+    asked: whether; outside of all contexts it does not.
+
+  Returns:
+    A context, of this thread.
+  """
+  return _asked(asked)
+
+
+def where_asked(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+  """Returns `recompute` of a function, or the function, as `using` says."""
+  return recompute(function) if _asked.value else function
 
 
 def recompute(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -28,10 +50,6 @@ def recompute(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     that is not finite makes all of it so.
   """
 
-  @jax.custom_vjp
-  def kept(*args):
-    return function(*args)
-
   def forward(*args):
     return function(*args), args
 
@@ -42,5 +60,4 @@ def recompute(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     _, pull = jax.vjp(function, late, *rest)
     return pull(cotangent)
 
-  kept.defvjp(forward, backward)
-  return kept
+  return lowering.custom_vjp(forward, backward)

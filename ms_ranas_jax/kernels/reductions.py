@@ -28,9 +28,7 @@ _ROWS_PER_ITERATION = 2
 
 
 def sum_products(
-  maps: Sequence[jax.Array],
-  products: tuple[tuple[int, ...], ...],
-  choice: str = lowering.TAPS,
+  maps: Sequence[jax.Array], products: tuple[tuple[int, ...], ...]
 ) -> jax.Array:
   """Sums products of feature maps over batch, height and width, all at once.
 
@@ -38,16 +36,14 @@ def sum_products(
     maps: (n, batch, height, width, channels) each; the leading size may
       differ, and is 1 where a product is to repeat a map.
     products: which maps to multiply, one or two numbers each.
-    choice: the loop stands in the 'taps' way, see `lowering.select`.
 
   Returns:
     (rows, channels), float32 or wider: the rows of the first product, as many
     as the larger leading size, then those of the second, and so on.
   """
   return lowering.select(
-    choice,
-    lambda maps: _in_one_loop(maps, products),
-    lambda maps: _plain(maps, products),
+    functools.partial(_in_one_loop, products=products),
+    functools.partial(_plain, products=products),
     tuple(maps),
   )
 
@@ -67,8 +63,8 @@ def _plain(maps, products):
   )
 
 
-@lowering.noinline(static_argnums=(1,))
-def _in_one_loop(maps, products):
+@lowering.noinline
+def _in_one_loop(maps, *, products):
   *pixels, channels = maps[0].shape[1:]
   count = pixels[0] * pixels[1] * pixels[2]
   wide = jnp.promote_types(jnp.result_type(*maps), jnp.float32)

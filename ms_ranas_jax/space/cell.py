@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-import functools
 
 from flax import linen as nn
 import jax
@@ -123,21 +122,14 @@ def _slices(x: jax.Array) -> tuple[jax.Array, ...]:
   return tuple(x[n] for n in range(x.shape[0]))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _unstack(x: jax.Array, choice: str) -> tuple[jax.Array, ...]:
-  """Takes the leading axis apart; its gradient is one stack, not many adds."""
-  del choice
-  return _slices(x)
-
-
-@lowering.noinline()
+@lowering.noinline
 def _stack(parts_: Sequence[jax.Array]) -> jax.Array:
   return lax.concatenate([lax.expand_dims(p, (0,)) for p in parts_], 0)
 
 
-_unstack.defvjp(
-  lambda x, choice: (_slices(x), None),
-  lambda choice, _, d: (_stack(d, choice=choice),),
+# Takes the leading axis apart; its gradient is one stack, not many adds.
+_unstack = lowering.custom_vjp(
+  lambda x: (_slices(x), None), lambda _, d: (_stack(d),)
 )
 
 
@@ -150,8 +142,6 @@ class StateEdges(nn.Module):
     stride: 1 or 2.
     search: BNs without scale and bias, and one after every pool.
     mixed: sum the groups with weights; they all have the same edges then.
-    remat: compute depthwise convolutions again on the way back.
-    lowering: see `lowering.select`.
     axis_name: the device axis that shares the BN statistics.
   """
 
@@ -160,17 +150,11 @@ class StateEdges(nn.Module):
   stride: int
   search: bool
   mixed: bool
-  remat: bool = False
-  lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   def _norm(self, name: str, **fields) -> layers.NormalizedSum:
     return layers.NormalizedSum(
-      affine=not self.search,
-      lowering=self.lowering,
-      axis_name=self.axis_name,
-      name=name,
-      **fields,
+      affine=not self.search, axis_name=self.axis_name, name=name, **fields
     )
 
   def _separable(self, x: jax.Array, train: bool) -> dict[str, jax.Array]:
@@ -205,7 +189,7 @@ class StateEdges(nn.Module):
 
       def compute(x, norm, pairs):
         depthwise_outputs = depthwise.relu_depthwise(
-          x, [k for k, _ in pairs], shapes, stride, self.lowering, norm
+          x, [k for k, _ in pairs], shapes, stride, norm
         )
         return [
           convolution.pointwise(y, pointwise)
@@ -213,9 +197,7 @@ class StateEdges(nn.Module):
         ]
 
       pairs = [kernels(n, o.kernel, edges, repeat) for n, o, edges in entries]
-      if self.remat:
-        compute = recompute.recompute(compute)
-      outputs = compute(x, norm, pairs)
+      outputs = recompute.where_asked(compute)(x, norm, pairs)
       return {n: y for (n, _, _), y in zip(entries, outputs, strict=True)}
 
     outputs = convolve(x[None], found, 0, self.stride)
@@ -223,7 +205,6 @@ class StateEdges(nn.Module):
       again = [entry for entry in found if entry[1].repeats > repeat]
       norms = layers.NormAffine(
         affine=not self.search,
-        lowering=self.lowering,
         axis_name=self.axis_name,
         name=f'separable_norm_{repeat - 1}',
       )([outputs[name] for name, _, _ in again], train=train)
@@ -260,7 +241,7 @@ class StateEdges(nn.Module):
             if operation.kind == 'max'
             else pooling.average_pool
           )
-          z = pool(x[None], self.stride, self.lowering)
+          z = pool(x[None], self.stride)
           (normalized if self.search else plain)[column] = z
         case ops.Skip() if self.stride == 1:
           plain[column] = x[None]
@@ -270,11 +251,9 @@ class StateEdges(nn.Module):
           )(x, train)
         case _:
           made = operation.make(self.channels, self.stride, not self.search)
-          shared = {
-            field: getattr(self, field)
-            for field in ('axis_name', 'lowering')
-            if hasattr(made, field)
-          }
+          shared = {}
+          if hasattr(made, 'axis_name'):
+            shared['axis_name'] = self.axis_name
           plain[column] = jnp.stack(
             [
               made.clone(parent=self, name=f'{name}_{edge}', **shared)(
@@ -290,16 +269,14 @@ class StateEdges(nn.Module):
       total = self._norm('norm', num_normalized=len(normalized))(
         list(terms.values()), weights[:, columns], train=train
       )
-      return (_unstack(total, self.lowering),)
+      return (_unstack(total),)
     outputs = []
     for column, (name, _, edges) in enumerate(self.groups):
       if column in normalized:
         z = self._norm(f'{name}_norm')((normalized[column],), train=train)
       else:
         z = plain[column]
-      outputs.append(
-        _unstack(z, self.lowering) if z.shape[0] == edges else (z[0],) * edges
-      )
+      outputs.append(_unstack(z) if z.shape[0] == edges else (z[0],) * edges)
     return tuple(outputs)
 
 
@@ -325,9 +302,6 @@ class Cell(nn.Module):
     search: BNs without scale and bias, and one after every pool, as in the
       DARTS search; by default of mixed cells only.
     partial_channels: K, which divides the channels, of a mixed cell; 1 is all.
-    remat: compute depthwise convolutions again on the way back, which takes
-      time and saves the memory of their outputs.
-    lowering: see `lowering.select`.
     axis_name: the device axis that shares the BN statistics.
   """
 
@@ -337,8 +311,6 @@ class Cell(nn.Module):
   reduction: bool = False
   search: bool | None = None
   partial_channels: int = 1
-  remat: bool = False
-  lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   @nn.compact
@@ -403,8 +375,6 @@ class Cell(nn.Module):
         stride=stride,
         search=search,
         mixed=wiring.mixed,
-        remat=self.remat,
-        lowering=self.lowering,
         axis_name=self.axis_name,
         name=f'state_{state}',
       )(x, own, train)

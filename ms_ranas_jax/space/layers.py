@@ -11,7 +11,6 @@ from jax import lax
 import jax.numpy as jnp
 
 from ms_ranas_jax.kernels import convolution
-from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import normalization
 from ms_ranas_jax.kernels import windows
 from ms_ranas_jax.space import layer_cost
@@ -46,13 +45,11 @@ class NormalizedSum(nn.Module):
     affine: whether normalised terms have a scale and a bias.
     num_normalized: so many terms, the first ones, are normalised; by default
       all.
-    lowering: see `lowering.select`.
     axis_name: the device axis that shares the statistics.
   """
 
   affine: bool = True
   num_normalized: int | None = None
-  lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   @nn.compact
@@ -93,7 +90,7 @@ class NormalizedSum(nn.Module):
     averages = _averages(self, terms[:count], train) if count else None
     if train:
       total, statistics = normalization.normalized_sum(
-        terms, scales, bias, count, self.axis_name, self.lowering
+        terms, scales, bias, count, self.axis_name
       )
       _update_averages(self, averages, statistics, terms, self.axis_name)
       return total
@@ -148,12 +145,10 @@ class NormAffine(nn.Module):
 
   Attributes:
     affine: whether there are a scale and a bias.
-    lowering: see `lowering.select`.
     axis_name: the device axis that shares the statistics.
   """
 
   affine: bool = True
-  lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   @nn.compact
@@ -168,9 +163,7 @@ class NormAffine(nn.Module):
     """
     averages = _averages(self, maps, train)
     if train:
-      statistics = normalization.moments(
-        tuple(maps), self.axis_name, self.lowering
-      )
+      statistics = normalization.moments(maps, self.axis_name)
       _update_averages(
         self, averages, lax.stop_gradient(statistics), maps, self.axis_name
       )
@@ -201,7 +194,6 @@ class ConvNorm(nn.Module):
     stride: 1 or 2.
     rectify: whether a ReLU stands first.
     affine: whether the BN has a scale and a bias.
-    lowering: see `lowering.select`.
     axis_name: the device axis that shares the BN statistics.
   """
 
@@ -210,7 +202,6 @@ class ConvNorm(nn.Module):
   stride: int = 1
   rectify: bool = True
   affine: bool = True
-  lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   @nn.compact
@@ -227,15 +218,10 @@ class ConvNorm(nn.Module):
     if self.kernel == 1 and self.stride == 1:
       x = convolution.pointwise(x[None], kernel[0])[0]
     else:
-      x = convolution.convolution(
-        x, kernel, (self.stride, self.stride), self.lowering
-      )
-    return NormalizedSum(
-      self.affine,
-      lowering=self.lowering,
-      axis_name=self.axis_name,
-      name='norm',
-    )((x[None],), train=train)[0]
+      x = convolution.convolution(x, kernel, (self.stride, self.stride))
+    return NormalizedSum(self.affine, axis_name=self.axis_name, name='norm')(
+      (x[None],), train=train
+    )[0]
 
 
 class FactorizedReduce(nn.Module):
@@ -249,7 +235,6 @@ class FactorizedReduce(nn.Module):
     edges: how many of them, on the same input.
     affine: whether the BN has a scale and a bias.
     normalized: False leaves the BN to the caller.
-    lowering: see `lowering.select`.
     axis_name: the device axis that shares the BN statistics.
   """
 
@@ -257,7 +242,6 @@ class FactorizedReduce(nn.Module):
   edges: int = 1
   affine: bool = True
   normalized: bool = True
-  lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   @nn.compact
@@ -277,12 +261,9 @@ class FactorizedReduce(nn.Module):
     x = jnp.concatenate(halves, axis=-1)
     if not self.normalized:
       return x
-    return NormalizedSum(
-      self.affine,
-      lowering=self.lowering,
-      axis_name=self.axis_name,
-      name='norm',
-    )((x,), train=train)
+    return NormalizedSum(self.affine, axis_name=self.axis_name, name='norm')(
+      (x,), train=train
+    )
 
 
 def conv_norm_layers(

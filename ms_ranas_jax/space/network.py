@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.kernels import lowering
+from ms_ranas_jax.kernels import recompute
 from ms_ranas_jax.space import cell as cell_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import grid_cost_rows
@@ -43,30 +44,23 @@ class CellInput(nn.Module):
     plan: the plan's entry.
     channels: output channels.
     affine: whether BNs have a scale and a bias.
-    lowering: see `lowering.select`.
     axis_name: the device axis that shares the BN statistics.
   """
 
   plan: grid.CellInput
   channels: int
   affine: bool
-  lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   def _reduce(self, x: jax.Array, features: int, name: str, train: bool):
     return layers.FactorizedReduce(
-      features,
-      affine=self.affine,
-      lowering=self.lowering,
-      axis_name=self.axis_name,
-      name=name,
+      features, affine=self.affine, axis_name=self.axis_name, name=name
     )(x, train)[0]
 
   def _conv(self, x, features: int, name: str, train: bool, **fields):
     return layers.ConvNorm(
       features,
       affine=self.affine,
-      lowering=self.lowering,
       axis_name=self.axis_name,
       name=name,
       **fields,
@@ -100,8 +94,9 @@ class Network(nn.Module):
     partial_channels: K of the mixed cells, see `Cell`.
     dtype: of the computation: 'float32' or 'bfloat16'. BN statistics and
       logits are float32.
-    remat: trade time for memory, see `Cell`.
-    lowering: see `lowering.select`.
+    remat: compute depthwise convolutions again on the way back, which takes
+      time and saves the memory of their outputs.
+    lowering: how operations are computed, see `use_lowering`.
     axis_name: the device axis that shares the BN statistics.
   """
 
@@ -194,7 +189,20 @@ class Network(nn.Module):
       The features that later steps read, by name, and the logits
       (batch, classes), float32.
     """
-    features = dict(carried)
+    with lowering.using(self.lowering), recompute.using(self.remat):
+      return self._step(dict(carried), weights, step, train, drop_path)
+
+  def modules_of_step(self, step: int) -> frozenset[str]:
+    """Returns the modules, keys of `params`, that a step computes with."""
+    names = {self.plan.exits[step].name}
+    names.update(s.output.name for s in self.plan.stems if s.step == step)
+    for cell in (c for c in self.plan.cells if c.step == step):
+      name = cell.output.name
+      names.add(name)
+      names.update(f'{name}_input_{i}' for i in range(len(cell.inputs)))
+    return frozenset(names)
+
+  def _step(self, features, weights, step, train, drop_path):
     images = features.pop(protocol.IMAGES, None)
     if images is not None:
       protocol.check_images(self.plan, images)
@@ -207,7 +215,6 @@ class Network(nn.Module):
         kernel=3,
         stride=2 if scale else 1,
         rectify=False,
-        lowering=self.lowering,
         axis_name=self.axis_name,
         name=stem.output.name,
       )(features[finer] if scale else images, train)
@@ -229,16 +236,6 @@ class Network(nn.Module):
     kept = grid.carried_features(self.plan, step)
     return {name: features[name] for name in kept}, logits
 
-  def modules_of_step(self, step: int) -> frozenset[str]:
-    """Returns the modules, keys of `params`, that a step computes with."""
-    names = {self.plan.exits[step].name}
-    names.update(s.output.name for s in self.plan.stems if s.step == step)
-    for cell in (c for c in self.plan.cells if c.step == step):
-      name = cell.output.name
-      names.add(name)
-      names.update(f'{name}_input_{i}' for i in range(len(cell.inputs)))
-    return frozenset(names)
-
   def _cell(self, plan: grid.Cell, features, weights, train, drop_path):
     name = plan.output.name
     states = []
@@ -249,7 +246,6 @@ class Network(nn.Module):
           source,
           plan.channels,
           affine=not self.search,
-          lowering=self.lowering,
           axis_name=self.axis_name,
           name=f'{name}_input_{position}',
         )(
@@ -266,8 +262,6 @@ class Network(nn.Module):
       reduction=plan.reduction,
       search=self.search,
       partial_channels=self.partial_channels,
-      remat=self.remat,
-      lowering=self.lowering,
       axis_name=self.axis_name,
       name=name,
     )(

@@ -21,7 +21,6 @@ import jax
 
 from ms_ranas_jax import importing
 from ms_ranas_jax.kernels import convolution
-from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.space import layer_cost
 from ms_ranas_jax.space import layers as layers_lib
 
@@ -123,7 +122,7 @@ class Custom:
       (batch, height, width, channels) to the same with height and width
       divided by the stride, rounded up, and takes the keyword `train`.
       `affine` is False in the search: its BNs have no scale and bias. Where
-      the module has the fields `axis_name` and `lowering`, the cell sets them.
+      the module has the field `axis_name`, the cell sets it.
     layers: (channels, stride, height, width, search) -> its cost.
   """
 
@@ -141,7 +140,6 @@ class FactorizedConv7(nn.Module):
   channels: int
   stride: int
   affine: bool
-  lowering: str = lowering.AUTO
   axis_name: str | None = None
 
   @nn.compact
@@ -157,12 +155,9 @@ class FactorizedConv7(nn.Module):
         layers_lib.uniform_fan_in(7 * self.channels),
         (*shape, self.channels, self.channels),
       )
-      x = convolution.convolution(x, kernel, strides, self.lowering)
+      x = convolution.convolution(x, kernel, strides)
     return layers_lib.NormalizedSum(
-      affine=self.affine,
-      lowering=self.lowering,
-      axis_name=self.axis_name,
-      name='norm',
+      affine=self.affine, axis_name=self.axis_name, name='norm'
     )((x[None],), train=train)[0]
 
 

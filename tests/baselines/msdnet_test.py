@@ -263,6 +263,14 @@ def test_both_lowerings_and_two_devices_give_one_gradient(fill, quick_jit):
   wanted = quick_jit(lambda x, y: run(network, x, y))(images, labels)
   taps = network.clone(lowering=lowering.TAPS)
   found = quick_jit(lambda x, y: run(taps, x, y))(images, labels)
+  plain, ours = (
+    str(
+      jax.make_jaxpr(lambda x, n=n: n.apply(variables, x, train=False))(images)
+    )
+    for n in (network, taps)
+  )
+  assert 'conv_general_dilated' in plain
+  assert 'conv_general_dilated' not in ours
   shared = network.clone(axis_name='devices')
 
   # A vmap with a named axis stands for devices: the same collectives.

@@ -31,13 +31,10 @@ def test_lowerings_agree(kernel, strides, batch, size, reference):
   def compute(x, w):
     results = []
     for choice in (lowering.CONV, lowering.TAPS, lowering.FUSED):
-      y, pull = jax.vjp(
-        lambda x, w, choice=choice: convolution.convolution(
-          x, w, strides, choice
-        ),
-        x,
-        w,
-      )
+      with lowering.using(choice):
+        y, pull = jax.vjp(
+          lambda x, w: convolution.convolution(x, w, strides), x, w
+        )
       results.append((y, pull(jnp.cos(y))))
     return results
 
@@ -76,6 +73,7 @@ def test_pointwise(lead):
 def test_kernels_take_the_type_of_the_input():
   x = jnp.ones((1, 3, 3, 2), jnp.bfloat16)
   for choice in (lowering.TAPS, lowering.FUSED, lowering.CONV):
-    y = convolution.convolution(x, jnp.ones((3, 3, 2, 2)), choice=choice)
+    with lowering.using(choice):
+      y = convolution.convolution(x, jnp.ones((3, 3, 2, 2)))
     assert y.dtype == jnp.bfloat16
   assert convolution.pointwise(x[None], jnp.ones((1, 2, 2))).dtype == x.dtype

@@ -33,13 +33,12 @@ def _inputs(shapes, shared, batch, size):
 
 
 def _value_and_gradients(shapes, stride, choice, x, kernels, seeds):
-  outputs, pull = jax.vjp(
-    lambda x, kernels: depthwise.relu_depthwise(
-      x, kernels, shapes, stride, choice
-    ),
-    x,
-    kernels,
-  )
+  with lowering.using(choice):
+    outputs, pull = jax.vjp(
+      lambda x, kernels: depthwise.relu_depthwise(x, kernels, shapes, stride),
+      x,
+      kernels,
+    )
   return outputs, pull(tuple(jnp.cos(y + s) for y, s in zip(outputs, seeds)))
 
 
@@ -121,9 +120,8 @@ def test_an_affine_map_before_the_relu(shapes, stride, quick_jit):
         if before:
           factor, shift = (a[:, None, None, None, :] for a in affine)
           x, affine = x * factor + shift, None
-        return depthwise.relu_depthwise(
-          x, kernels, shapes, stride, choice, affine
-        )
+        with lowering.using(choice):
+          return depthwise.relu_depthwise(x, kernels, shapes, stride, affine)
 
       outputs, pull = jax.vjp(convolve, *args)
       cotangents = (jnp.cos(y + s) for y, s in zip(outputs, seeds))
@@ -181,13 +179,10 @@ def test_special_shapes(windows, stride, size, quick_jit):
 def test_kernels_take_the_type_of_the_input():
   x, kernels, _ = _inputs(ALL[:1], True, 1, (3, 3))
   for choice in (lowering.TAPS, lowering.FUSED, lowering.CONV):
-    (y,) = depthwise.relu_depthwise(
-      jnp.asarray(x, jnp.bfloat16),
-      [jnp.asarray(kernels[0])],
-      ALL[:1],
-      1,
-      choice,
-    )
+    with lowering.using(choice):
+      (y,) = depthwise.relu_depthwise(
+        jnp.asarray(x, jnp.bfloat16), [jnp.asarray(kernels[0])], ALL[:1], 1
+      )
     assert y.dtype == jnp.bfloat16
 
 
@@ -197,7 +192,8 @@ def test_weight_gradient_in_bfloat16_is_summed_in_more_digits():
   kernel = jnp.ones((1, 3, 3, 1))
 
   def total(kernel, choice):
-    (y,) = depthwise.relu_depthwise(x, [kernel], ALL[:1], 1, choice)
+    with lowering.using(choice):
+      (y,) = depthwise.relu_depthwise(x, [kernel], ALL[:1], 1)
     return jnp.sum(y, dtype=jnp.float32)
 
   conv, *others = (

@@ -1,5 +1,6 @@
 """The choice of lowering, and the calls in compiled programs."""
 
+from concurrent import futures
 import re
 
 import jax
@@ -14,6 +15,7 @@ from ms_ranas_jax.kernels import depthwise
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import normalization
 from ms_ranas_jax.kernels import pooling
+from ms_ranas_jax.kernels import recompute
 
 
 @pytest.fixture(name='cpu')
@@ -31,25 +33,17 @@ def _lowered(function, *args, platform):
   ('operation', 'plain'),
   [
     (
-      lambda x, choice: depthwise.relu_depthwise(
-        x, [jnp.ones((1, 3, 3, 4))], [depthwise.KernelShape(3)], 1, choice
+      lambda x: depthwise.relu_depthwise(
+        x, [jnp.ones((1, 3, 3, 4))], [depthwise.KernelShape(3)], 1
       )[0],
       'stablehlo.convolution',
     ),
     (
-      lambda x, choice: convolution.convolution(
-        x[0], jnp.ones((3, 3, 4, 8)), (2, 2), choice
-      ),
+      lambda x: convolution.convolution(x[0], jnp.ones((3, 3, 4, 8)), (2, 2)),
       'stablehlo.convolution',
     ),
-    (
-      lambda x, choice: pooling.max_pool(x, 1, choice),
-      'stablehlo.reduce_window',
-    ),
-    (
-      lambda x, choice: pooling.average_pool(x, 2, choice),
-      'stablehlo.reduce_window',
-    ),
+    (lambda x: pooling.max_pool(x, 1), 'stablehlo.reduce_window'),
+    (lambda x: pooling.average_pool(x, 2), 'stablehlo.reduce_window'),
   ],
   ids=['depthwise', 'dense', 'max', 'average'],
 )
@@ -61,7 +55,8 @@ def test_auto_goes_by_the_platform_of_the_program_not_of_the_tracing(
 
   def both_ways(choice):
     def compute(x):
-      y, pull = jax.vjp(lambda x: operation(x, choice), x)
+      with lowering.using(choice):
+        y, pull = jax.vjp(operation, x)
       return y, pull(y)
 
     return compute
@@ -81,7 +76,8 @@ def test_auto_goes_by_the_platform_of_the_program_not_of_the_tracing(
 def test_auto_is_differentiated_by_the_rule_of_its_platform():
   def gradient(choice):
     def loss(x):
-      y = pooling.max_pool(x, 1, choice)
+      with lowering.using(choice):
+        y = pooling.max_pool(x, 1)
       return jnp.sum(y * jnp.arange(y.size, dtype=y.dtype).reshape(y.shape))
 
     return jax.grad(loss)(jnp.zeros((1, 1, 3, 3, 1)))
@@ -91,45 +87,123 @@ def test_auto_is_differentiated_by_the_rule_of_its_platform():
   np.testing.assert_array_equal(gradient('auto'), gradient(chosen))
 
 
-@pytest.mark.parametrize(
-  'operation',
-  [
-    lambda x: depthwise.relu_depthwise(
-      x, [jnp.ones((1, 3, 3, 4))], [depthwise.KernelShape(3)], 1, 'fast'
-    ),
-    lambda x: convolution.convolution(
-      x[0], jnp.ones((3, 3, 4, 8)), (1, 1), 'fast'
-    ),
-    lambda x: pooling.max_pool(x, 1, 'fast'),
-    lambda x: pooling.average_pool(x, 1, 'fast'),
-  ],
-)
-def test_an_unknown_lowering_is_refused(operation):
+def test_an_unknown_lowering_is_refused():
   with pytest.raises(UsageError, match="lowering = 'fast'.*'taps'"):
-    operation(jnp.ones((1, 2, 6, 6, 4)))
+    lowering.using('fast')
+
+
+def _plain_pools(function, *args):
+  return str(jax.make_jaxpr(function)(*args)).count('reduce_window')
+
+
+def test_what_is_jitted_is_traced_once_for_every_choice():
+  """Else the second call would run what was traced for the first."""
+  x = jnp.ones((1, 4, 4, 1))
+  traced = []
+
+  @jax.jit
+  def pool(x):
+    traced.append(True)
+    return pooling.max_pool(x, 1)
+
+  for _ in range(2):
+    for choice, plain in ('taps', 0), ('conv', 1), ('fused', 0):
+      with lowering.using(choice):
+        pool(x)
+        assert _plain_pools(pool, x) == plain
+  assert len(traced) == 3
+
+
+def test_a_noinline_function_is_a_call_under_one_choice_only():
+  double = lowering.noinline(lambda x: x + x)
+
+  def calls(choice):
+    with lowering.using(choice):
+      return str(jax.make_jaxpr(double)(jnp.ones(2))).count('jit[')
+
+  assert [calls(c) for c in ('taps', 'conv', 'fused', 'taps')] == [1, 0, 0, 1]
+
+
+def test_the_innermost_choice_counts_and_ends_with_its_block():
+  def pools():
+    return _plain_pools(
+      lambda x: pooling.max_pool(x, 1), jnp.ones((1, 2, 2, 1))
+    )
+
+  with lowering.using('taps'):
+    with pytest.raises(ZeroDivisionError), lowering.using('conv'):
+      assert pools() == 1
+      raise ZeroDivisionError
+    assert pools() == 0
+    # Each thread has its own.
+    with futures.ThreadPoolExecutor() as pool:
+      assert pool.submit(pools).result() > 0
+
+
+@pytest.mark.parametrize('outside', ['taps', 'conv'])
+def test_the_way_back_is_that_of_the_call(outside):
+  """Under `jax.jit` the way back is traced when the forward pass is over."""
+  x, kernel = jnp.ones((1, 2, 6, 6, 4)), jnp.ones((1, 3, 3, 4))
+  inside = {'taps': 'conv', 'conv': 'taps'}[outside]
+
+  def total(x, kernel):
+    shapes = [depthwise.KernelShape(3)]
+    with lowering.using(inside):
+      (y,) = depthwise.relu_depthwise(
+        pooling.max_pool(x, 1), [kernel], shapes, 1
+      )
+      y, _ = normalization.normalized_sum((y,), jnp.ones((1, 1, 4)))
+    return jnp.sum(jnp.cos(y))
+
+  with lowering.using(outside):
+    text = _lowered(jax.grad(total, (0, 1)), x, kernel, platform='cpu')
+  plain = inside == 'conv'
+  assert ('stablehlo.convolution' in text) == plain
+  assert ('stablehlo.select_and_scatter' in text) == plain
+  assert ('inlineable = "false"' in text) != plain
+
+
+@pytest.mark.parametrize('outside', ['taps', 'conv'])
+def test_what_is_computed_again_is_computed_as_the_first_time(outside):
+  inside = {'taps': 'conv', 'conv': 'taps'}[outside]
+
+  def total(x):
+    with lowering.using(inside), recompute.using(True):
+      y = recompute.where_asked(lambda x: pooling.max_pool(x, 1))(x)
+    return jnp.sum(jnp.cos(y))
+
+  with lowering.using(outside):
+    text = _lowered(jax.grad(total), jnp.ones((1, 4, 4, 1)), platform='cpu')
+  assert ('stablehlo.reduce_window' in text) == (inside == 'conv')
+  assert ('inlineable = "false"' in text) == (inside == 'taps')
 
 
 def test_a_noinline_function_computes_what_it_says():
-  @lowering.noinline(static_argnums=(1,))
-  def scaled(x, factor):
+  @lowering.noinline
+  def scaled(x, *, factor):
     """Scales."""
     return x * factor
 
   assert (scaled.__name__, scaled.__doc__) == ('scaled', 'Scales.')
-  np.testing.assert_array_equal(scaled(jnp.arange(3.0), 2.0), [0.0, 2.0, 4.0])
-  gradient = jax.grad(lambda x: jnp.sum(lax.sin(scaled(x, 3.0))))(jnp.ones(2))
+  np.testing.assert_array_equal(
+    scaled(jnp.arange(3.0), factor=2.0), [0.0, 2.0, 4.0]
+  )
+  gradient = jax.grad(lambda x: jnp.sum(lax.sin(scaled(x, factor=3.0))))(
+    jnp.ones(2)
+  )
   np.testing.assert_allclose(gradient, 3 * np.cos([3.0, 3.0]), rtol=1e-6)
 
 
 def test_auto_keeps_calls_in_programs_for_cpus_only():
-  @lowering.noinline()
+  @lowering.noinline
   def double(x):
     return x + x
 
   x = jnp.ones(2)
 
   def not_inlined(choice, platform):
-    text = _lowered(lambda x: double(x, choice=choice), x, platform=platform)
+    with lowering.using(choice):
+      text = _lowered(double, x, platform=platform)
     return 'inlineable = "false"' in text
 
   assert not_inlined('auto', 'cpu')
@@ -146,12 +220,11 @@ def test_programs_for_gpus_have_no_loops():
   def both_ways(choice):
     def compute(x, kernel):
       def total(x, kernel):
-        (y,) = depthwise.relu_depthwise(
-          x, [kernel], [depthwise.KernelShape(3)], 1, choice
-        )
-        y, _ = normalization.normalized_sum(
-          (y,), jnp.ones((1, 1, 4)), choice=choice
-        )
+        with lowering.using(choice):
+          (y,) = depthwise.relu_depthwise(
+            x, [kernel], [depthwise.KernelShape(3)], 1
+          )
+          y, _ = normalization.normalized_sum((y,), jnp.ones((1, 1, 4)))
         return jnp.sum(jnp.cos(y))
 
       return jax.grad(total, (0, 1))(x, kernel)
@@ -203,13 +276,12 @@ def test_the_compiled_gradients_of_convolutions_keep_their_calls(
 
   def both_ways(x, kernels):
     shapes = [depthwise.KernelShape(size) for size in sizes]
-    outputs, pull = jax.vjp(
-      lambda x, kernels: depthwise.relu_depthwise(
-        x, kernels, shapes, 1, lowering.TAPS
-      ),
-      x,
-      kernels,
-    )
+    with lowering.using(lowering.TAPS):
+      outputs, pull = jax.vjp(
+        lambda x, kernels: depthwise.relu_depthwise(x, kernels, shapes, 1),
+        x,
+        kernels,
+      )
     return outputs, pull(outputs)
 
   kernels = [jnp.ones((2, size, size, 4)) for size in sizes]
@@ -227,10 +299,8 @@ def test_the_compiled_gradients_of_convolutions_keep_their_calls(
 def test_the_compiled_mixture_of_pools_keeps_its_calls(cpu):
   def both_ways(x, scale):
     def mixture(x, scale):
-      terms = (
-        pooling.max_pool(x, 1, lowering.TAPS),
-        pooling.average_pool(x, 1, lowering.TAPS),
-      )
+      with lowering.using(lowering.TAPS):
+        terms = pooling.max_pool(x, 1), pooling.average_pool(x, 1)
       return normalization.normalized_sum(terms, jnp.stack([scale] * 2))[0]
 
     y, pull = jax.vjp(mixture, x, scale)

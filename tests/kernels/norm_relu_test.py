@@ -47,14 +47,15 @@ def test_norm_relu_is_the_plain_form_with_its_gradients(choice):
       _random(3, seed=2),
     )
     wanted = _pull(_plain_norm_relu, *map(jnp.asarray, args))
-    found = _pull(
-      lambda *a: norm_relu.norm_relu(*a, choice=choice)[0],
-      *map(jnp.asarray, args),
-    )
+    with lowering.using(choice):
+      found = _pull(
+        lambda *a: norm_relu.norm_relu(*a)[0], *map(jnp.asarray, args)
+      )
     _assert_close(found, wanted, rtol=1e-8)
     # Given the same statistics, inference is the same map.
-    y, statistics = norm_relu.norm_relu(*args, choice=choice)
-    again = norm_relu.apply_norm_relu(*args, statistics, choice)
+    with lowering.using(choice):
+      y, statistics = norm_relu.norm_relu(*args)
+      again = norm_relu.apply_norm_relu(*args, statistics)
     _assert_close(again, y)
     _assert_close(statistics[0], args[0].mean((1, 2, 3)))
     _assert_close(statistics[1], args[0].var((1, 2, 3)))

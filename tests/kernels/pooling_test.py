@@ -12,7 +12,8 @@ POOLS = {'max': pooling.max_pool, 'average': pooling.average_pool}
 
 
 def _value_and_gradient(pool, stride, choice, x, dy):
-  y, pull = jax.vjp(lambda x: pool(x, stride, choice), x)
+  with lowering.using(choice):
+    y, pull = jax.vjp(lambda x: pool(x, stride), x)
   return y, pull(dy.astype(y.dtype))[0]
 
 
@@ -98,10 +99,9 @@ def test_the_gradient_of_tied_maxima_goes_to_the_first(stride):
 )
 def test_padding_does_not_enter(choice):
   ones = jnp.ones((1, 3, 3, 1))
-  np.testing.assert_allclose(
-    pooling.average_pool(ones, 1, choice), ones, rtol=1e-6
-  )
-  np.testing.assert_array_equal(pooling.max_pool(-ones, 2, choice), -1)
+  with lowering.using(choice):
+    np.testing.assert_allclose(pooling.average_pool(ones, 1), ones, rtol=1e-6)
+    np.testing.assert_array_equal(pooling.max_pool(-ones, 2), -1)
 
 
 @pytest.mark.parametrize('kind', POOLS)
@@ -109,8 +109,7 @@ def test_leading_axes_are_images_more(kind):
   x = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 2)).astype(np.float32)
   flat = x.reshape(6, 4, 5, 2)
   for choice in (lowering.TAPS, lowering.FUSED, lowering.CONV):
-    np.testing.assert_allclose(
-      POOLS[kind](x, 2, choice).reshape(6, 2, 3, 2),
-      POOLS[kind](flat, 2, choice),
-      rtol=1e-6,
-    )
+    with lowering.using(choice):
+      np.testing.assert_allclose(
+        POOLS[kind](x, 2).reshape(6, 2, 3, 2), POOLS[kind](flat, 2), rtol=1e-6
+      )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import reductions
 
 
@@ -33,9 +34,10 @@ def test_sums_equal_numpys(shape):
   np.testing.assert_allclose(sums, expected, rtol=0, atol=1e-9)
 
   for choice in ('taps', 'fused', 'conv', 'auto'):
-    sums = reductions.sum_products(
-      tuple(jnp.array(z, jnp.float32) for z in maps), products, choice
-    )
+    with lowering.using(choice):
+      sums = reductions.sum_products(
+        tuple(jnp.array(z, jnp.float32) for z in maps), products
+      )
     assert sums.dtype == jnp.float32
     np.testing.assert_allclose(sums, expected, rtol=1e-4, atol=1e-3)
 

@@ -8,6 +8,7 @@ import pytest
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.kernels import lowering
+from ms_ranas_jax.kernels import recompute
 from ms_ranas_jax.space import cell as cell_lib
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import layer_cost
@@ -260,10 +261,15 @@ def test_lowerings_and_remat_give_the_same_gradients(fill, mixing, quick_jit):
 
   def gradients(params, weights, inputs):
     def loss(params, weights, inputs, choice, remat):
-      module = _mixed(2, True, primitives, lowering=choice, remat=remat)
-      output = module.apply(
-        {'params': params}, inputs, weights, train=True, mutable=['batch_stats']
-      )[0]
+      module = _mixed(2, True, primitives)
+      with lowering.using(choice), recompute.using(remat):
+        output = module.apply(
+          {'params': params},
+          inputs,
+          weights,
+          train=True,
+          mutable=['batch_stats'],
+        )[0]
       return jnp.sum(jnp.cos(output))
 
     return [

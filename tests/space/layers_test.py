@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.space import layers as layers_lib
 
 
@@ -113,7 +114,7 @@ def test_running_averages_over_a_device_axis_are_those_of_the_whole_batch():
 
 
 @pytest.mark.parametrize(
-  ('kernel', 'stride', 'rectify', 'lowering'),
+  ('kernel', 'stride', 'rectify', 'choice'),
   [
     (1, 1, True, 'taps'),
     (3, 1, False, 'taps'),
@@ -122,19 +123,19 @@ def test_running_averages_over_a_device_axis_are_those_of_the_whole_batch():
     (1, 2, True, 'taps'),
   ],
 )
-def test_conv_norm(kernel, stride, rectify, lowering, fill, reference):
+def test_conv_norm(kernel, stride, rectify, choice, fill, reference):
   x = _random(2, 5, 6, 3)
-  module = layers_lib.ConvNorm(
-    8, kernel=kernel, stride=stride, rectify=rectify, lowering=lowering
-  )
+  module = layers_lib.ConvNorm(8, kernel=kernel, stride=stride, rectify=rectify)
   variables = fill(module, x, train=True)
   params = variables['params']
   z = x.astype(np.float64)
   z = reference.relu(z) if rectify else z
   z = reference.convolution(z, params['kernel'], (stride, stride))
   for train in (True, False):
+    with lowering.using(choice):
+      output = module.apply(variables, x, train=train)
     np.testing.assert_allclose(
-      module.apply(variables, x, train=train),
+      output,
       reference.norm(z, variables, ('norm',), train=train),
       rtol=1e-5,
       atol=1e-5,

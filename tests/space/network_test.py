@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.kernels import lowering
+from ms_ranas_jax.kernels import recompute
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
@@ -486,6 +488,28 @@ def test_bfloat16_computes_in_it_and_keeps_the_rest_in_float32(fill):
   inside = updates['intermediates']
   for name in ('stem_1', 'cell_2_1'):
     assert inside[name]['__call__'][0].dtype == jnp.bfloat16
+
+
+def test_the_attributes_say_how_all_in_it_is_computed(derived):
+  def convolutions(outside='taps', **fields):
+    network = derived.network.clone(**fields)
+
+    def total(params):
+      variables = {**derived.variables, 'params': params}
+      logits = network.apply(variables, derived.images, train=False)
+      return jnp.sum(logits)
+
+    # What holds where the network is called, or differentiated, does not count.
+    with lowering.using(outside), recompute.using(True):
+      program = jax.make_jaxpr(jax.grad(total))(derived.variables['params'])
+    return str(program).count('conv_general_dilated')
+
+  assert convolutions('conv', lowering='taps') == 0
+  plain = convolutions(lowering='conv')
+  assert plain > 0
+  assert convolutions(lowering='conv', remat=True) > plain
+  with pytest.raises(UsageError, match="lowering = 'fast': give one of"):
+    convolutions(lowering='fast')
 
 
 def test_networks_that_do_not_fit_are_refused():
