@@ -26,9 +26,8 @@ import numpy as np
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import ranking
-from ms_ranas_jax.space import cell
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import linear_cost
-from ms_ranas_jax.space import network
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import peak_cost
 from ms_ranas_jax.space.genotype import Genotype
@@ -68,11 +67,8 @@ def count_skips(
     primitives: name -> operation.
   """
   return {
-    kind: sum(_is_skip(primitives[name]) for name, _ in edges)
-    for kind, edges in (
-      (network.NORMAL, genotype.normal),
-      (network.REDUCTION, genotype.reduction),
-    )
+    kind: sum(_is_skip(primitives[name]) for name, _ in getattr(genotype, kind))
+    for kind in edges_lib.KINDS
   }
 
 
@@ -95,7 +91,7 @@ def derive_capped(
   Raises:
     UsageError: skip connections are all that there is to choose.
   """
-  free = {kind: np.zeros_like(weights[kind]) for kind in network.KINDS}
+  free = {kind: np.zeros_like(weights[kind]) for kind in edges_lib.KINDS}
   return derive_within(
     weights,
     linear_cost.CostTables(0.0, **free),
@@ -145,7 +141,7 @@ def derive_within(
     )
   blocks = [
     _choices(np.asarray(weights[kind]), getattr(tables, kind), primitives)
-    for kind in network.KINDS
+    for kind in edges_lib.KINDS
   ]
   cheapest, dearest = cost_range(tables, primitives, max_skips)
   picked = None
@@ -161,16 +157,13 @@ def derive_within(
     )
   names = list(primitives)
   cells, start = {}, 0
-  for kind, block in zip(network.KINDS, blocks, strict=True):
+  for kind, block in zip(edges_lib.KINDS, blocks, strict=True):
     chosen = picked[start : start + len(block)]
     start += len(block)
     cells[kind] = tuple(
       (names[operation], state) for pair in chosen for operation, state in pair
     )
-    cells[f'{kind}_concat'] = tuple(
-      range(cell.NUM_INPUTS, cell.NUM_INPUTS + len(block))
-    )
-  return Genotype(**cells)
+  return alphas_lib.whole_genotype(cells)
 
 
 def _first_within(
@@ -215,7 +208,7 @@ def _drawn_range(
   shape = (*tables.shape, len(primitives))
   peaks = []
   for _ in range(_DRAWN):
-    weights = dict(zip(network.KINDS, rng.uniform(size=shape), strict=True))
+    weights = dict(zip(edges_lib.KINDS, rng.uniform(size=shape), strict=True))
     genotype = derive_capped(weights, max_skips, primitives)
     peaks.append(tables.of_genotype(genotype, primitives))
   return min(peaks), max(peaks)
@@ -241,7 +234,7 @@ def cost_range(
   if isinstance(tables, peak_cost.PeakTables):
     return _drawn_range(tables, primitives, max_skips)
   blocks = []
-  for kind in network.KINDS:
+  for kind in edges_lib.KINDS:
     costs = getattr(tables, kind)
     blocks.append(_choices(np.ones_like(costs), costs, primitives))
   return tuple(
@@ -285,17 +278,16 @@ def _choices(
 ) -> list[list[Choice]]:
   """Returns, node by node, all that can be chosen at it."""
   operations = tuple(primitives.values())
-  real = [c for c, o in enumerate(operations) if alphas_lib.is_real(o)]
+  real = edges_lib.real_columns(primitives)
   logs = np.log(np.maximum(np.asarray(table, np.float64), 1e-300))
-  nodes, row = [], 0
-  while row < len(table):
-    states = cell.NUM_INPUTS + len(nodes)
-    single = {
-      state: [
-        (costs[row + state, o], logs[row + state, o], (o, state)) for o in real
-      ]
-      for state in range(states)
-    }
+  nodes = []
+  for rows in edges_lib.node_rows(len(table)):
+    single = [
+      [(cost[o], log[o], (o, state)) for o in real]
+      for state, (cost, log) in enumerate(
+        zip(costs[rows], logs[rows], strict=True)
+      )
+    ]
     nodes.append(
       [
         Choice(
@@ -304,12 +296,11 @@ def _choices(
           (a[2], b[2]),
           sum(_is_skip(operations[o]) for o, _ in (a[2], b[2])),
         )
-        for first, second in itertools.combinations(range(states), 2)
-        for a in single[first]
-        for b in single[second]
+        for first, second in itertools.combinations(single, 2)
+        for a in first
+        for b in second
       ]
     )
-    row += states
   return nodes
 
 

@@ -8,7 +8,7 @@ import pytest
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import constrained
-from ms_ranas_jax.space import cell
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import genotype as genotype_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import linear_cost
@@ -22,7 +22,7 @@ FEW = {
 
 def _weights(nodes, primitives, seed):
   rng = np.random.default_rng(seed)
-  shape = cell.num_edges(nodes), len(primitives)
+  shape = edges_lib.num_edges(nodes), len(primitives)
   odds = np.exp(rng.normal(size=(2, *shape)))
   odds /= odds.sum(-1, keepdims=True)
   return dict(zip(('normal', 'reduction'), odds))
@@ -32,7 +32,7 @@ def _value(genotype, weights, primitives):
   names = list(primitives)
   return sum(
     np.log(
-      weights[kind][cell.num_edges(i // 2) + state, names.index(operation)]
+      weights[kind][edges_lib.num_edges(i // 2) + state, names.index(operation)]
     )
     for kind, reduction in (('normal', False), ('reduction', True))
     for i, (operation, state) in enumerate(genotype.edges(reduction))
