@@ -23,7 +23,6 @@ from ms_ranas_jax.model.model import load_model
 from ms_ranas_jax.search.alphas import derive_genotype
 from ms_ranas_jax.search.alphas import init_alphas
 from ms_ranas_jax.search.alphas import one_hot_weights
-from ms_ranas_jax.search.alphas import softmax_weights
 from ms_ranas_jax.search.auxiliary_skip import with_auxiliary_skip
 from ms_ranas_jax.search.auxiliary_skip import with_auxiliary_weights
 from ms_ranas_jax.search.bilevel import SearchState
@@ -45,6 +44,7 @@ from ms_ranas_jax.space.cell import fixed_wiring
 from ms_ranas_jax.space.cell import mixed_wiring
 from ms_ranas_jax.space.cost import NetworkCost
 from ms_ranas_jax.space.cost import network_cost
+from ms_ranas_jax.space.edges import softmax_weights
 from ms_ranas_jax.space.genotype import AMOEBANET
 from ms_ranas_jax.space.genotype import DARTS_V1
 from ms_ranas_jax.space.genotype import DARTS_V2

@@ -16,6 +16,7 @@ from ms_ranas_jax.baselines import msdnet
 from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.sections import TrainConfig
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
@@ -232,7 +233,7 @@ def genotype_of(network: AnytimeNetwork) -> Genotype | None:
     kind: tuple(
       (edge.operations[0], edge.state) for edge in getattr(network, kind).edges
     )
-    for kind in network_lib.KINDS
+    for kind in edges_lib.KINDS
   }
   return Genotype(
     edges['normal'],

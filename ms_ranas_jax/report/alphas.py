@@ -10,57 +10,20 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 import numpy as np
 
-from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import cells
 from ms_ranas_jax.report import style
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space.genotype import Edge
 
-_NUM_INPUTS = len(cells.INPUT_NAMES)
 _PANEL = (1.72, 1.62)  # inches, with title
 _LEGEND_COLUMNS = 3
 
 
-def weights_of(alphas: np.ndarray) -> np.ndarray:
-  """Returns the weights, the softmax of alphas over operations.
-
-  Args:
-    alphas: (..., operations) float.
-
-  Returns:
-    The same shape, float64.
-  """
-  alphas = np.asarray(alphas, np.float64)
-  exponentials = np.exp(alphas - alphas.max(axis=-1, keepdims=True))
-  return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
-def edge_list(num_edges: int) -> list[tuple[int, int]]:
-  """Returns (node, state) of each edge of a search cell, node by node.
-
-  Args:
-    num_edges: how many; node i has 2 + i edges, from states 0 to 1 + i.
-
-  Raises:
-    UsageError: no number of nodes has that many edges.
-  """
-  edges: list[tuple[int, int]] = []
-  node = 0
-  while len(edges) < num_edges:
-    edges += [(node, state) for state in range(_NUM_INPUTS + node)]
-    node += 1
-  if not edges or len(edges) != num_edges:
-    raise UsageError(
-      f'alphas of {num_edges} edges fit no cell; node i has 2 + i edges, so a '
-      'cell has 2, 5, 9, 14, ... of them.'
-    )
-  return edges
-
-
 def state_name(state: int) -> str:
   """Returns the name of a state in a picture."""
-  if state < _NUM_INPUTS:
+  if state < edges_lib.NUM_INPUTS:
     return cells.INPUT_NAMES[state]
-  return f'node {state - _NUM_INPUTS}'
+  return f'node {state - edges_lib.NUM_INPUTS}'
 
 
 @style.styled()
@@ -83,7 +46,7 @@ def draw_history(
   Returns:
     The figure.
   """
-  edges = edge_list(weights.shape[1])
+  edges = edges_lib.edge_list(edges_lib.num_nodes(weights.shape[1]))
   rows = edges[-1][0] + 1
   legend_height = 0.22 * -(-len(primitives) // _LEGEND_COLUMNS) + 0.1
   figure = Figure(
@@ -98,6 +61,10 @@ def draw_history(
   epochs = np.arange(len(weights))
   low, high = float(weights.min()), float(weights.max())
   margin = max(0.06 * (high - low), 1e-3)
+  # Where all weigh the same: rows sum to one, or those of a node together do.
+  even = [
+    weights[-1, rows].mean() for rows in edges_lib.node_rows(weights.shape[1])
+  ]
   for e, (node, state) in enumerate(edges):
     axes = figure.add_subplot(grid[node, state])
     for o, name in enumerate(primitives):
@@ -110,7 +77,7 @@ def draw_history(
         marker='o' if len(epochs) == 1 else None,
         markersize=3,
       )
-    axes.axhline(1 / len(primitives), color=style.HAIR, linewidth=1.0, zorder=0)
+    axes.axhline(even[node], color=style.HAIR, linewidth=1.0, zorder=0)
     axes.set_ylim(low - margin, high + margin)
     axes.set_xlim(0, max(len(epochs) - 1, 1))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(3, integer=True))
@@ -166,7 +133,7 @@ def draw_final(
   Returns:
     The figure.
   """
-  edges = edge_list(len(weights))
+  edges = edges_lib.edge_list(edges_lib.num_nodes(len(weights)))
   num_operations = len(primitives)
   row, column, head = 20.0, 38.0, 10.0
   names = [f'{state_name(state)} → node {node}' for node, state in edges]
@@ -182,8 +149,10 @@ def draw_final(
   )
   largest = float(weights.max())
   framed = {
-    (2 + index // 2, state, operation)
-    for index, (operation, state) in enumerate(kept)
+    (row, operation)
+    for row, (operation, _) in zip(
+      edges_lib.genotype_rows(kept), kept, strict=True
+    )
   }
   for o, name in enumerate(primitives):
     axes.text(
@@ -195,7 +164,7 @@ def draw_final(
       ha='left',
       va='center',
     )
-  for e, (node, state) in enumerate(edges):
+  for e in range(len(edges)):
     axes.text(
       left - 7, starts[e] + row / 2, names[e], ha='right', va='center_baseline'
     )
@@ -220,7 +189,7 @@ def draw_final(
         color=style.text_color(color),
         fontsize=style.FONT_SIZE - 1,
       )
-      if (2 + node, state, name) in framed:
+      if (e, name) in framed:
         axes.add_patch(
           patches.Rectangle(
             (left + o * column + 1, starts[e] + 1),

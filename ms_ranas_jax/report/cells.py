@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from ms_ranas_jax.report import style
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space.genotype import Edge
 
 INPUT_NAMES = ('$c_{k-2}$', '$c_{k-1}$')
 OUTPUT_NAME = '$c_k$'
-_NUM_INPUTS = len(INPUT_NAMES)
 
 # In points.
 _NODE = 25.0
@@ -95,7 +95,7 @@ def _graph(
   """Makes vertices and links; those from the returned index on concatenate."""
   vertices = [_Vertex(0, _INPUT, name) for name in INPUT_NAMES]
   links = []
-  states = list(range(_NUM_INPUTS))  # the vertex of each state
+  states = list(range(edges_lib.NUM_INPUTS))  # the vertex of each state
 
   def connect(source: int, target_rank: int) -> int:
     """Adds lanes up to the column before `target_rank`; returns the last."""

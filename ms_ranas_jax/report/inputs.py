@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.report import alphas
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import metrics
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import genotype as genotype_lib
 
-KINDS = ('normal', 'reduction')
 _AGAIN = 'run the search stage again.'
 
 
@@ -123,34 +122,50 @@ def read_metrics(workdir: str, name: str) -> list[dict[str, Any]]:
 def read_alphas(
   workdir: str, primitives: Sequence[str]
 ) -> dict[str, np.ndarray] | None:
-  """Returns the alphas, (epochs + 1, edges, operations) by kind, or None."""
+  """Returns the alphas, see `space.edges`, with epochs + 1 in front, or None.
+
+  The logits of edges are among them where the search had any.
+  """
   path = os.path.join(workdir, 'search', 'alphas.npz')
   if not files.is_file(path):
     return None
-  again = 'run the search stage again.'
   arrays = files.read_npz(path)
-  if not set(KINDS) <= set(arrays):
-    raise UsageError(f'{path} does not hold "normal" and "reduction"; {again}')
-  found = {kind: arrays[kind] for kind in KINDS}
-  for kind, array in found.items():
+  kind_of = {edges_lib.logits_key(kind): kind for kind in edges_lib.KINDS}
+  names = edges_lib.KINDS
+  if not arrays.keys().isdisjoint(kind_of):
+    names = *names, *kind_of
+  if not set(names) <= set(arrays):
+    held = ' and '.join(f'"{name}"' for name in names)
+    raise UsageError(f'{path} does not hold {held}; {_AGAIN}')
+  for name in names:
+    array = arrays[name]
+    axes = 'epochs + 1, edges'
+    if name in edges_lib.KINDS:
+      axes += ', operations'
+      shape = array.shape
+    else:
+      shape = arrays[kind_of[name]].shape[:-1]
     if (
-      array.ndim != 3
+      array.ndim != 1 + axes.count(',')
+      or array.shape != shape
       or not array.size
       or array.dtype.kind != 'f'
       or not np.isfinite(array).all()
     ):
       raise UsageError(
-        f'{path}, "{kind}": expected finite numbers, (epochs + 1, edges, '
-        f'operations), not {array.dtype} {array.shape}; {again}'
+        f'{path}, "{name}": expected finite numbers, ({axes}), not '
+        f'{array.dtype} {array.shape}; {_AGAIN}'
       )
-    if array.shape[2] != len(primitives):
+  for kind in edges_lib.KINDS:
+    _, edges, operations = arrays[kind].shape
+    if operations != len(primitives):
       raise UsageError(
-        f'{path}, "{kind}" has {array.shape[2]} operations, but '
+        f'{path}, "{kind}" has {operations} operations, but '
         f'{len(primitives)} primitives were given; give those that it was '
         'searched with.'
       )
     try:
-      alphas.edge_list(array.shape[1])
+      edges_lib.num_nodes(edges)
     except UsageError as error:
       raise UsageError(f'{path}, "{kind}": {error}') from error
-  return found
+  return {name: arrays[name] for name in names}

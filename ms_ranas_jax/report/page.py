@@ -14,6 +14,7 @@ import json
 import os
 from typing import Any
 
+import jax
 import numpy as np
 
 from ms_ranas_jax import fields
@@ -28,6 +29,7 @@ from ms_ranas_jax.report import inputs
 from ms_ranas_jax.report import selection
 from ms_ranas_jax.report import style
 from ms_ranas_jax.runtime import files
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import genotype as genotype_lib
 from ms_ranas_jax.space import grid
 
@@ -210,7 +212,7 @@ def _cells(
   for stage, what, genotype in shown:
     if genotype is None:
       continue
-    for kind in inputs.KINDS:
+    for kind in edges_lib.KINDS:
       edges = genotype.edges(kind == 'reduction')
       spoken = '; '.join(
         f'node {index // 2}: {operation} of {_spoken_state(state)}'
@@ -338,10 +340,8 @@ def _search(
   if found_alphas is None:
     page.missing('No alphas have been recorded in this work directory yet.')
     return
-  weights = {
-    kind: alphas.weights_of(found_alphas[kind]) for kind in inputs.KINDS
-  }
-  for kind in inputs.KINDS:
+  weights = jax.device_get(edges_lib.softmax_weights(found_alphas))
+  for kind in edges_lib.KINDS:
     page.figure(
       alphas.draw_history(weights[kind], primitives, styles),
       f'search_weights_{kind}',
@@ -350,7 +350,7 @@ def _search(
       'with the operation that is strongest at the end. The pale line is '
       'where all weigh the same.',
     )
-  for kind in inputs.KINDS:
+  for kind in edges_lib.KINDS:
     kept = () if found is None else found.edges(kind == 'reduction')
     page.figure(
       alphas.draw_final(weights[kind][-1], primitives, kept),

@@ -1,26 +1,17 @@
-"""Alphas, their weights, and the genotype that they stand for.
+"""Alphas at the start, and the genotype that weights stand for and back.
 
-Alphas are architecture logits, a pytree of their own: {'normal': (edges,
-operations), 'reduction': (edges, operations)}. Rows go node by node, node i
-having an edge from each of the states 0 to 1 + i.
-
-With edge normalisation (PC-DARTS, Xu et al. 2020, eq. 4) there are logits of
-edges besides, {'normal_edges': (edges,), 'reduction_edges': (edges,)}: the
-weights of an edge are multiplied with the softmax of these over the edges into
-its node, so that the rows of a node sum to one together.
+For their layout, and the weights that they give, see `space.edges`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.space import cell
-from ms_ranas_jax.space import network
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Edge
 from ms_ranas_jax.space.genotype import Genotype
@@ -46,8 +37,8 @@ def init_alphas(
   Returns:
     The alphas, float32.
   """
-  edges = cell.num_edges(nodes)
-  keys = dict(zip(network.KINDS, jax.random.split(key), strict=True))
+  edges = edges_lib.num_edges(nodes)
+  keys = dict(zip(edges_lib.KINDS, jax.random.split(key), strict=True))
   alphas = {
     kind: _INITIAL_DEVIATION
     * jax.random.normal(subkey, (edges, num_operations))
@@ -56,45 +47,8 @@ def init_alphas(
   if edge_normalization:
     for kind, subkey in keys.items():
       draws = jax.random.normal(jax.random.fold_in(subkey, 1), (edges,))
-      alphas[edges_key(kind)] = _INITIAL_DEVIATION * draws
+      alphas[edges_lib.logits_key(kind)] = _INITIAL_DEVIATION * draws
   return alphas
-
-
-def edges_key(kind: str) -> str:
-  """Returns the name of the logits of a cell's edges among the alphas."""
-  return f'{kind}_edges'
-
-
-def log_softmax_weights(alphas: Alphas) -> dict[str, jax.Array]:
-  """Returns the logarithms of `softmax_weights`."""
-  logs = {kind: jax.nn.log_softmax(alphas[kind]) for kind in network.KINDS}
-  for kind in network.KINDS:
-    logits = alphas.get(edges_key(kind))
-    if logits is None:
-      continue
-    nodes, row = [], 0
-    while row < len(logits):
-      states = cell.NUM_INPUTS + len(nodes)
-      nodes.append(jax.nn.log_softmax(logits[row : row + states]))
-      row += states
-    logs[kind] = logs[kind] + jnp.concatenate(nodes)[:, None]
-  return logs
-
-
-def softmax_weights(alphas: Alphas) -> dict[str, jax.Array]:
-  """Returns the weights of eq. (1): the softmax of each edge's alphas.
-
-  Where the alphas hold logits of edges, times the softmax of these.
-
-  Args:
-    alphas: see the module.
-
-  Returns:
-    {'normal': (edges, operations), 'reduction': ...}.
-  """
-  if edges_key(network.NORMAL) in alphas:
-    return jax.tree.map(jnp.exp, log_softmax_weights(alphas))
-  return {kind: jax.nn.softmax(alphas[kind]) for kind in network.KINDS}
 
 
 def derive_genotype(
@@ -117,47 +71,49 @@ def derive_genotype(
     UsageError: the shapes do not belong to a cell, or all operations are none.
   """
   names = list(primitives)
-  real = [c for c, n in enumerate(names) if is_real(primitives[n])]
+  real = edges_lib.real_columns(primitives)
   if not real:
     raise UsageError('the primitives hold no operation other than none.')
 
-  def edges_of(kind: str) -> tuple[tuple[Edge, ...], int]:
+  def edges_of(kind: str) -> tuple[Edge, ...]:
     table = np.asarray(weights[kind])
     if table.ndim != 2 or table.shape[1] != len(names):
       raise UsageError(
         f'weights["{kind}"] has shape {table.shape}; its columns must be the '
         f'{len(names)} primitives.'
       )
+    try:
+      nodes = edges_lib.node_rows(len(table)) if len(table) else []
+    except UsageError as error:
+      raise UsageError(
+        f'weights["{kind}"] has {len(table)} rows, which is no whole number '
+        'of nodes.'
+      ) from error
     edges: list[Edge] = []
-    row, node = 0, 0
-    while row < len(table):
-      states = cell.NUM_INPUTS + node
-      if row + states > len(table):
-        raise UsageError(
-          f'weights["{kind}"] has {len(table)} rows, which is no whole number '
-          'of nodes.'
-        )
-      block = table[row : row + states][:, real]
+    for rows in nodes:
+      block = table[rows][:, real]
       # A stable order, so that ties go to the earlier state.
-      strongest = np.argsort(-block.max(axis=1), kind='stable')[:2]
-      for state in strongest:
+      strongest = np.argsort(-block.max(axis=1), kind='stable')
+      for state in strongest[: edges_lib.EDGES_PER_NODE]:
         edges.append((names[real[int(block[state].argmax())]], int(state)))
-      row, node = row + states, node + 1
-    return tuple(edges), node
+    return tuple(edges)
 
-  cells = {}
-  for kind in (network.NORMAL, network.REDUCTION):
-    edges, nodes = edges_of(kind)
-    cells[kind] = edges
-    cells[f'{kind}_concat'] = tuple(
-      range(cell.NUM_INPUTS, cell.NUM_INPUTS + nodes)
+  return whole_genotype({kind: edges_of(kind) for kind in edges_lib.KINDS})
+
+
+def whole_genotype(cells: Mapping[str, Sequence[Edge]]) -> Genotype:
+  """Returns the genotype of these edges, all nodes concatenated.
+
+  Args:
+    cells: {'normal': two (operation, state) per node, 'reduction': ...}.
+  """
+  concats = {
+    f'{kind}_concat': edges_lib.all_nodes(
+      len(edges) // edges_lib.EDGES_PER_NODE
     )
-  return Genotype(**cells)
-
-
-def is_real(operation: ops.Operation) -> bool:
-  """Returns whether an operation can stand in a derived cell."""
-  return not isinstance(operation, ops.Zero)
+    for kind, edges in cells.items()
+  }
+  return Genotype(**cells, **concats)
 
 
 def none_column(primitives: ops.Primitives) -> int:
@@ -166,9 +122,8 @@ def none_column(primitives: ops.Primitives) -> int:
   Args:
     primitives: name -> operation, in the order of the columns.
   """
-  return next(
-    (c for c, o in enumerate(primitives.values()) if not is_real(o)), -1
-  )
+  real = edges_lib.real_columns(primitives)
+  return next((c for c in range(len(primitives)) if c not in real), -1)
 
 
 def one_hot_weights(
@@ -188,33 +143,25 @@ def one_hot_weights(
   Raises:
     UsageError: the genotype is not of that form.
   """
-  columns = {name: column for column, name in enumerate(primitives)}
   none = none_column(primitives)
   tables = {}
-  for kind in network.KINDS:
-    reduction = kind == network.REDUCTION
-    nodes = genotype.nodes
-    if set(genotype.concat(reduction)) != set(
-      range(cell.NUM_INPUTS, cell.NUM_INPUTS + nodes)
-    ):
+  for kind in edges_lib.KINDS:
+    chosen = getattr(genotype, kind)
+    concat = getattr(genotype, f'{kind}_concat')
+    if set(concat) != set(edges_lib.all_nodes(genotype.nodes)):
       raise UsageError(
         f'the {kind} cell does not concatenate all of its nodes, as search '
         'networks do; give a genotype of a search.'
       )
-    table = np.zeros((cell.num_edges(nodes), len(primitives)), np.float32)
-    if none >= 0:
-      table[:, none] = 1
-    taken = set()
-    for index, (operation, state) in enumerate(genotype.edges(reduction)):
-      row = cell.num_edges(index // 2) + state
-      if operation not in columns or row in taken:
+    rows = edges_lib.genotype_rows(chosen)
+    for index, (operation, state) in enumerate(chosen):
+      if operation not in primitives or rows[index] in rows[:index]:
         raise UsageError(
           f'the {kind} cell has "{operation}" of state {state}, which is not '
           'among the primitives, or a second operation on one edge; give a '
           'genotype of a search.'
         )
-      taken.add(row)
-      table[row] = 0
-      table[row, columns[operation]] = 1
-    tables[kind] = table
+    tables[kind] = edges_lib.one_hot(chosen, primitives).astype(np.float32)
+    if none >= 0:
+      tables[kind][~tables[kind].any(axis=1), none] = 1
   return tables

@@ -45,6 +45,7 @@ from ms_ranas_jax.search.cost_term import CostTerm
 from ms_ranas_jax.sections import AREA
 from ms_ranas_jax.sections import SearchConfig
 from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import network as network_lib
@@ -235,7 +236,7 @@ def gather(
   for number, history in histories.items():
     last = len(history) - 1
     for epoch in range(last, max(last - section.last_epochs, 0), -1):
-      weights = alphas_lib.softmax_weights(history[epoch])
+      weights = edges_lib.softmax_weights(history[epoch])
       found.append(
         (judged.cost_term.derive(weights), {'seed': number, 'epoch': epoch})
       )

@@ -30,9 +30,9 @@ from ms_ranas_jax.search import derived_cost
 from ms_ranas_jax.search import options
 from ms_ranas_jax.sections import CostConfig
 from ms_ranas_jax.sections import SearchConfig
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import linear_cost
-from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 
@@ -151,7 +151,7 @@ def build_cost_term(
   max_skips = options.max_skips(search)
   cheapest, dearest = constrained.cost_range(tables, primitives, max_skips)
   uniform = derived_cost.expected_derived_cost(
-    {kind: np.zeros_like(getattr(tables, kind)) for kind in network_lib.KINDS},
+    {kind: np.zeros_like(getattr(tables, kind)) for kind in edges_lib.KINDS},
     tables,
     primitives,
   )

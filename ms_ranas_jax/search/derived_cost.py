@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ms_ranas_jax.search import alphas as alphas_lib
-from ms_ranas_jax.space import cell
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import operations as ops
 
@@ -45,10 +45,11 @@ def derived_probabilities(
     Arrays of the same shapes; the rows of a node sum to two, and `none` has
     zero.
   """
-  real = np.array([alphas_lib.is_real(o) for o in primitives.values()])
+  columns = np.arange(len(primitives))
+  real = np.isin(columns, edges_lib.real_columns(primitives))
   return {
     kind: _probabilities(logs, real, temperature)
-    for kind, logs in alphas_lib.log_softmax_weights(alphas).items()
+    for kind, logs in edges_lib.log_softmax_weights(alphas).items()
   }
 
 
@@ -58,11 +59,7 @@ def _probabilities(
   log_weights = jnp.where(real, log_weights, -jnp.inf)
   operations = jax.nn.softmax(log_weights / temperature, axis=1)
   strength = jnp.max(log_weights, axis=1) / temperature
-  kept, row, node = [], 0, 0
-  while row < len(log_weights):
-    states = cell.NUM_INPUTS + node
-    kept.append(_kept(strength[row : row + states]))
-    row, node = row + states, node + 1
+  kept = [_kept(strength[rows]) for rows in edges_lib.node_rows(len(strength))]
   return jnp.concatenate(kept)[:, None] * operations
 
 

@@ -29,6 +29,7 @@ from ms_ranas_jax.search import random_search
 from ms_ranas_jax.search.cost_term import CostTerm
 from ms_ranas_jax.search.optimizers import adam_with_l2
 from ms_ranas_jax.sections import SearchConfig
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.training import initialization
@@ -62,7 +63,7 @@ class BilevelConfig(SearchConfig):
 def exit_loss(
   network: network_lib.Network,
   weights: tuple[float, ...],
-  weigh: Weigh = alphas_lib.softmax_weights,
+  weigh: Weigh = edges_lib.softmax_weights,
 ) -> bilevel.Loss:
   """Returns eq. (3) for a search network, as the bilevel step takes it.
 

@@ -28,6 +28,7 @@ from ms_ranas_jax.search import auxiliary_skip
 from ms_ranas_jax.search import constrained
 from ms_ranas_jax.search import early_stop
 from ms_ranas_jax.sections import SearchConfig
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
@@ -117,10 +118,10 @@ def weights_in(
     epoch: from 0.
   """
   if not search.guards.auxiliary_skip:
-    return alphas_lib.softmax_weights
+    return edges_lib.softmax_weights
   factor = factor_of(search, epoch)
   return lambda alphas: auxiliary_skip.with_auxiliary_weights(
-    alphas_lib.softmax_weights(alphas), factor
+    edges_lib.softmax_weights(alphas), factor
   )
 
 
@@ -304,7 +305,7 @@ def check(
         f'{search.method!r} has no alphas to guard; leave it at {off!r}.'
       )
   cap = max_skips(search)
-  real = [o for o in primitives.values() if alphas_lib.is_real(o)]
+  real = [o for o in primitives.values() if edges_lib.is_real(o)]
   if cap is not None and all(isinstance(o, ops.Skip) for o in real):
     if cap < 2 * search.network.nodes:
       raise UsageError(

@@ -22,8 +22,7 @@ import optax
 
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
-from ms_ranas_jax.space import cell
-from ms_ranas_jax.space import network
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 
@@ -52,25 +51,18 @@ def random_weights(
     that are not kept are one on `none`, or zero where there is no such
     operation.
   """
-  real = jnp.array(
-    [
-      column
-      for column, operation in enumerate(primitives.values())
-      if alphas_lib.is_real(operation)
-    ]
-  )
-  counts = cell.NUM_INPUTS + np.arange(nodes)
+  real = jnp.array(edges_lib.real_columns(primitives))
+  counts = edges_lib.NUM_INPUTS + np.arange(nodes)
   # All at once: on CPUs, every draw costs a second of compile time or so. The
   # second state of a node is one of those that the first left over.
   choices = np.stack([counts, counts - 1, *([np.full(nodes, len(real))] * 2)])
-  uniform = jax.random.uniform(key, (len(network.KINDS), *choices.shape))
+  uniform = jax.random.uniform(key, (len(edges_lib.KINDS), *choices.shape))
   numbers = jnp.floor(uniform * choices[None]).astype(jnp.int32)
-  node = np.repeat(np.arange(nodes), counts)
-  state = np.concatenate([np.arange(count) for count in counts])
+  node, state = np.transpose(edges_lib.edge_list(nodes))
   none = alphas_lib.none_column(primitives)
   weights = {}
   for kind, (first, second, *operations) in zip(
-    network.KINDS, numbers, strict=True
+    edges_lib.KINDS, numbers, strict=True
   ):
     second += second >= first
     columns = jnp.select(

@@ -16,8 +16,7 @@ import jax
 import numpy as np
 
 from ms_ranas_jax.search import alphas as alphas_lib
-from ms_ranas_jax.space import cell
-from ms_ranas_jax.space import network
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 
@@ -40,7 +39,7 @@ def ranked_genotypes(
     `alphas.derive_genotype`.
   """
   blocks = [
-    _choices(np.asarray(weights[kind]), primitives) for kind in network.KINDS
+    _choices(np.asarray(weights[kind]), primitives) for kind in edges_lib.KINDS
   ]
   nodes = [choices for block in blocks for choices in block]
 
@@ -52,7 +51,11 @@ def ranked_genotypes(
   while heap:
     _, places = heapq.heappop(heap)
     picked = [c[p][1] for c, p in zip(nodes, places, strict=True)]
-    yield _genotype(picked, len(blocks[0]))
+    chosen = [edge for pair in picked for edge in pair]
+    half = len(chosen) // 2
+    yield alphas_lib.whole_genotype(
+      dict(zip(edges_lib.KINDS, (chosen[:half], chosen[half:]), strict=True))
+    )
     # Every vector of places has one parent, that with its last step undone, so
     # none comes twice.
     last = max((n for n, place in enumerate(places) if place), default=0)
@@ -66,21 +69,19 @@ def _choices(
   table: np.ndarray, primitives: ops.Primitives
 ) -> list[list[_Choice]]:
   """Returns, node by node, all that can be chosen at it, the best first."""
-  real = [
-    (name, column)
-    for column, (name, operation) in enumerate(primitives.items())
-    if alphas_lib.is_real(operation)
-  ]
+  names = list(primitives)
+  real = [(names[c], c) for c in edges_lib.real_columns(primitives)]
   logs = np.log(np.maximum(table.astype(np.float64), 1e-300))
-  nodes, row = [], 0
-  while row < len(table):
-    states = range(cell.NUM_INPUTS + len(nodes))
+  nodes = []
+  for rows in edges_lib.node_rows(len(table)):
     choices = []
-    for s, t in itertools.combinations(states, 2):
+    for (s, one_log), (t, other_log) in itertools.combinations(
+      enumerate(logs[rows]), 2
+    ):
       for (one, first), (other, second) in itertools.product(real, real):
         edges = (
-          (logs[row + s, first], one, s),
-          (logs[row + t, second], other, t),
+          (one_log[first], one, s),
+          (other_log[second], other, t),
         )
         # The stronger one first, as DARTS lists them.
         edges = sorted(edges, key=lambda edge: -edge[0])
@@ -91,17 +92,4 @@ def _choices(
           )
         )
     nodes.append(sorted(choices, key=lambda choice: -choice[0]))
-    row += len(states)
   return nodes
-
-
-def _genotype(
-  pairs: list[tuple[tuple[str, int], tuple[str, int]]], nodes: int
-) -> Genotype:
-  concat = tuple(range(cell.NUM_INPUTS, cell.NUM_INPUTS + nodes))
-  return Genotype(
-    normal=tuple(edge for pair in pairs[:nodes] for edge in pair),
-    normal_concat=concat,
-    reduction=tuple(edge for pair in pairs[nodes:] for edge in pair),
-    reduction_concat=concat,
-  )

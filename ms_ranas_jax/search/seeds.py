@@ -17,7 +17,7 @@ import numpy as np
 from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.sections import SearchConfig
-from ms_ranas_jax.space import network
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space.genotype import Genotype
 
 State = TypeVar('State')
@@ -98,9 +98,8 @@ def agreement(first: Genotype, second: Genotype) -> tuple[float, float]:
     does not count.
   """
   edges = operations = total = 0
-  for kind in network.KINDS:
-    reduction = kind == network.REDUCTION
-    mine, other = first.edges(reduction), second.edges(reduction)
+  for kind in edges_lib.KINDS:
+    mine, other = getattr(first, kind), getattr(second, kind)
     total += len(mine)
     for start in range(0, len(mine), 2):
       pairs = [set(e[start : start + 2]) for e in (mine, other)]

@@ -17,12 +17,12 @@ from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.runtime import processes
-from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import candidates as candidates_lib
 from ms_ranas_jax.search import history as history_lib
 from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import seeds as seeds_lib
 from ms_ranas_jax.search.cost_term import CostTerm
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space.genotype import Genotype
 
@@ -69,7 +69,7 @@ def select(
       for index, seed in enumerate(seeds)
     }
   found = {
-    seed: problem.cost_term.derive(alphas_lib.softmax_weights(moments[-1]))
+    seed: problem.cost_term.derive(edges_lib.softmax_weights(moments[-1]))
     for seed, moments in histories.items()
   }
   records = None

@@ -19,7 +19,6 @@ from ms_ranas_jax.runtime import loop
 from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.interruption import Interruption
-from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import candidates
 from ms_ranas_jax.search import history
 from ms_ranas_jax.search import methods
@@ -30,6 +29,7 @@ from ms_ranas_jax.search.cost_term import CostTerm
 from ms_ranas_jax.search.cost_term import build_cost_term
 from ms_ranas_jax.sections import Config
 from ms_ranas_jax.sections import SearchConfig
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
@@ -420,7 +420,7 @@ def _derived_metrics(
   """Returns what the genotypes cost, and how many skips they have."""
 
   def of(alphas: history.Moment) -> dict[str, float]:
-    weights = alphas_lib.softmax_weights(alphas)
+    weights = edges_lib.softmax_weights(alphas)
     return {
       'derived_cost': problem.cost_term.exact(weights),
       **options.skip_metrics(weights, problem.primitives),

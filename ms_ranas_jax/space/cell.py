@@ -29,11 +29,10 @@ from ms_ranas_jax.kernels import depthwise
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import pooling
 from ms_ranas_jax.kernels import recompute
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import layers
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
-
-NUM_INPUTS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,21 +61,15 @@ class Wiring:
   mixed: bool
 
 
-def num_edges(nodes: int) -> int:
-  """Returns the edges of a mixed cell: 2 + 3 + ... + (nodes + 1)."""
-  return sum(NUM_INPUTS + node for node in range(nodes))
-
-
 def mixed_wiring(nodes: int, primitives: Sequence[str]) -> Wiring:
   """Returns the wiring of a search cell: all edges, all operations."""
   return Wiring(
     nodes=nodes,
     edges=tuple(
       Edge(state, node, tuple(primitives))
-      for node in range(nodes)
-      for state in range(NUM_INPUTS + node)
+      for node, state in edges_lib.edge_list(nodes)
     ),
-    concat=tuple(range(NUM_INPUTS, NUM_INPUTS + nodes)),
+    concat=edges_lib.all_nodes(nodes),
     mixed=True,
   )
 
@@ -343,9 +336,9 @@ class Cell(nn.Module):
     incoming: list[list[jax.Array]] = [[] for _ in range(wiring.nodes)]
     # Of partial channels, what goes past the mixtures into each node.
     passing: list[list[jax.Array]] = [[] for _ in range(wiring.nodes)]
-    for state in range(NUM_INPUTS + wiring.nodes):
-      if state >= NUM_INPUTS:
-        node = state - NUM_INPUTS
+    for state in range(edges_lib.NUM_INPUTS + wiring.nodes):
+      if state >= edges_lib.NUM_INPUTS:
+        node = state - edges_lib.NUM_INPUTS
         x = sum(incoming[node][1:], start=incoming[node][0])
         if passing[node]:
           past = sum(passing[node][1:], start=passing[node][0])
@@ -356,7 +349,7 @@ class Cell(nn.Module):
       rows = [r for r, e in enumerate(wiring.edges) if e.state == state]
       if not rows:
         continue
-      stride = 2 if self.reduction and state < NUM_INPUTS else 1
+      stride = 2 if self.reduction and state < edges_lib.NUM_INPUTS else 1
       groups = self._groups(rows)
       x, past = states[state], None
       own = jnp.asarray(weights)[jnp.array(rows)] if wiring.mixed else None

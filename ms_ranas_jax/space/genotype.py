@@ -15,11 +15,10 @@ from typing import Any
 from etils import epath
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.space import edges as edges_lib
 
 Edge = tuple[str, int]
 _FIELDS = ('normal', 'normal_concat', 'reduction', 'reduction_concat')
-_NUM_INPUTS = 2
-_EDGES_PER_NODE = 2
 
 
 def _is_int(value: Any) -> bool:
@@ -33,7 +32,7 @@ def _checked_edges(kind: str, edges: Any) -> tuple[Edge, ...]:
       f'genotype field "{kind}" must be a non-empty list of [operation, state]'
       f' pairs, not {edges!r}.'
     )
-  if len(edges) % _EDGES_PER_NODE:
+  if len(edges) % edges_lib.EDGES_PER_NODE:
     raise UsageError(
       f'genotype field "{kind}" has {len(edges)} entries; give two '
       '[operation, state] entries per node.'
@@ -50,28 +49,29 @@ def _checked_edges(kind: str, edges: Any) -> tuple[Edge, ...]:
       raise UsageError(
         f'{where}: the operation must be a name, not {operation!r}.'
       )
-    node = index // _EDGES_PER_NODE
-    if not _is_int(state) or not 0 <= state < _NUM_INPUTS + node:
+    node = index // edges_lib.EDGES_PER_NODE
+    own = edges_lib.NUM_INPUTS + node
+    if not _is_int(state) or not 0 <= state < own:
       raise UsageError(
-        f'{where}: node {node} (state {_NUM_INPUTS + node}) can read states 0 '
-        f'to {_NUM_INPUTS + node - 1} only, not {state!r}.'
+        f'{where}: node {node} (state {own}) can read states 0 '
+        f'to {own - 1} only, not {state!r}.'
       )
     checked.append((operation, state))
   return tuple(checked)
 
 
 def _checked_concat(kind: str, concat: Any, nodes: int) -> tuple[int, ...]:
-  last = _NUM_INPUTS + nodes - 1
+  last = edges_lib.NUM_INPUTS + nodes - 1
   if not isinstance(concat, (list, tuple)) or not concat:
     raise UsageError(
       f'genotype field "{kind}" must be a non-empty list of states, not '
       f'{concat!r}.'
     )
   for state in concat:
-    if not _is_int(state) or not _NUM_INPUTS <= state <= last:
+    if not _is_int(state) or not edges_lib.NUM_INPUTS <= state <= last:
       raise UsageError(
         f'genotype field "{kind}": {state!r} is not a node; name states '
-        f'{_NUM_INPUTS} to {last}.'
+        f'{edges_lib.NUM_INPUTS} to {last}.'
       )
   if len(set(concat)) != len(concat):
     raise UsageError(f'genotype field "{kind}" names a state twice: {concat}.')
@@ -98,12 +98,12 @@ class Genotype:
   reduction_concat: tuple[int, ...]
 
   def __post_init__(self) -> None:
-    for kind in ('normal', 'reduction'):
+    for kind in edges_lib.KINDS:
       edges = _checked_edges(kind, getattr(self, kind))
       concat = _checked_concat(
         f'{kind}_concat',
         getattr(self, f'{kind}_concat'),
-        len(edges) // _EDGES_PER_NODE,
+        len(edges) // edges_lib.EDGES_PER_NODE,
       )
       object.__setattr__(self, kind, edges)
       object.__setattr__(self, f'{kind}_concat', concat)
@@ -116,7 +116,7 @@ class Genotype:
   @property
   def nodes(self) -> int:
     """The number of nodes of a cell."""
-    return len(self.normal) // _EDGES_PER_NODE
+    return len(self.normal) // edges_lib.EDGES_PER_NODE
 
   def edges(self, reduction: bool) -> tuple[Edge, ...]:
     """Returns the edges of the reduction or of the normal cell."""

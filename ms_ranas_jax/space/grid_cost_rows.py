@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ms_ranas_jax.space import cell as cell_lib
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import layer_cost
 from ms_ranas_jax.space import layers as layers_lib
@@ -83,12 +84,12 @@ def _cell_rows(
     passing, pools = _passing(plan, state_names, channels)
     yield from pools
   for node in range(wiring.nodes):
-    state = f'{name}/{cell_lib.NUM_INPUTS + node}'
+    state = f'{name}/{edges_lib.NUM_INPUTS + node}'
     incoming = [e for e in enumerate(wiring.edges) if e[1].node == node]
     # By their states, however a genotype lists them.
     for row, edge in sorted(incoming, key=lambda e: e[1].state):
-      strided = plan.reduction and edge.state < cell_lib.NUM_INPUTS
-      first = edge.state < cell_lib.NUM_INPUTS
+      strided = plan.reduction and edge.state < edges_lib.NUM_INPUTS
+      first = edge.state < edges_lib.NUM_INPUTS
       height = plan.height if first else plan.output.height
       width = plan.width if first else plan.output.width
       if partial_channels > 1:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.space import cell as cell_lib
 from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
@@ -47,20 +47,18 @@ class CostTables:
     """Returns the cost under the weights, see `expected_cost`."""
     return (
       self.base
-      + jnp.sum(weights[network_lib.NORMAL] * self.normal)
-      + jnp.sum(weights[network_lib.REDUCTION] * self.reduction)
+      + jnp.sum(weights[edges_lib.NORMAL] * self.normal)
+      + jnp.sum(weights[edges_lib.REDUCTION] * self.reduction)
     )
 
   def of_genotype(
     self, genotype: Genotype, primitives: ops.Primitives
   ) -> float:
     """Returns the cost of a genotype, see `genotype_cost`."""
-    columns = {name: column for column, name in enumerate(primitives)}
     total = self.base
-    for table, reduction in ((self.normal, False), (self.reduction, True)):
-      for index, (operation, state) in enumerate(genotype.edges(reduction)):
-        row = cell_lib.num_edges(index // 2) + state
-        total += table[row, columns[operation]]
+    for kind in edges_lib.KINDS:
+      used = edges_lib.one_hot(getattr(genotype, kind), primitives)
+      total += np.sum(used * getattr(self, kind))
     return float(total)
 
 
@@ -108,14 +106,14 @@ def cost_tables(
       rows,
       network.tensors(),
       {name for name, reduction in kinds.items() if reduction},
-      cell_lib.num_edges(spec.nodes),
+      edges_lib.num_edges(spec.nodes),
       columns,
       math.prod(spec.image_shape),
     )
   scale = 1
   if metric == WEIGHT_BYTES:
     metric, scale = 'params', BYTES_PER_FLOAT32
-  shape = cell_lib.num_edges(spec.nodes), len(primitives)
+  shape = edges_lib.num_edges(spec.nodes), len(primitives)
   tables = {False: np.zeros(shape), True: np.zeros(shape)}
   base = 0
   for row in rows:

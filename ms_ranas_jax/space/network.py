@@ -17,6 +17,7 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import recompute
 from ms_ranas_jax.space import cell as cell_lib
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import grid_cost_rows
 from ms_ranas_jax.space import layers
@@ -25,9 +26,6 @@ from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import check_operations
 
-NORMAL = 'normal'
-REDUCTION = 'reduction'
-KINDS = (NORMAL, REDUCTION)
 Weights = Mapping[str, jax.Array]
 
 
@@ -254,7 +252,7 @@ class Network(nn.Module):
           train,
         )
       )
-    kind = REDUCTION if plan.reduction else NORMAL
+    kind = edges_lib.REDUCTION if plan.reduction else edges_lib.NORMAL
     return cell_lib.Cell(
       self.reduction if plan.reduction else self.normal,
       self.operations,

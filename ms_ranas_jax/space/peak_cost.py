@@ -24,12 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ms_ranas_jax.space import cell as cell_lib
 from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.protocol import CostRow
-
-_KINDS = 'normal', 'reduction'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,20 +73,15 @@ class PeakTables:
       genotype: of operations among the primitives.
       primitives: name -> operation, in the order of the tables' columns.
     """
-    columns = {name: column for column, name in enumerate(primitives)}
-    one_hot = {}
-    for kind, reduction in zip(_KINDS, (False, True), strict=True):
-      one_hot[kind] = np.zeros(
-        (cell_lib.num_edges(genotype.nodes), len(columns))
-      )
-      for index, (operation, state) in enumerate(genotype.edges(reduction)):
-        row = cell_lib.num_edges(index // 2) + state
-        one_hot[kind][row, columns[operation]] = 1.0
+    one_hot = {
+      kind: edges_lib.one_hot(getattr(genotype, kind), primitives)
+      for kind in edges_lib.KINDS
+    }
     return float(self._peak(one_hot, np))
 
   def _peak(self, weights: Mapping[str, Any], xp: Any) -> Any:
     """The peak by jax.numpy, or by numpy, faster for many genotypes."""
-    table = xp.concatenate([weights[kind] for kind in _KINDS])
+    table = xp.concatenate([weights[kind] for kind in edges_lib.KINDS])
     always = np.zeros((1, table.shape[1]), table.dtype)
     always[0, 0] = 1.0
     chosen = xp.concatenate([table, always])[self.rows]
@@ -163,7 +156,7 @@ def peak_tables(
       adding[time, column] = cost.working_elements(row)
       making[time, column] = max(cost.working_elements(row), row.elements)
   return PeakTables(
-    (len(_KINDS), edges),
+    (len(edges_lib.KINDS), edges),
     chosen_by,
     writes,
     uses,

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from scipy import special
 
-from ms_ranas_jax import errors
 from ms_ranas_jax.report import alphas
 from ms_ranas_jax.report import style
 from ms_ranas_jax.space import genotype
@@ -13,26 +13,7 @@ def _weights(nodes, epochs, num_operations=8):
   rng = np.random.default_rng(nodes)
   edges = nodes * (nodes + 3) // 2
   steps = 0.1 * rng.normal(size=(epochs + 1, edges, num_operations))
-  return alphas.weights_of(np.cumsum(steps, axis=0))
-
-
-def test_weights_by_hand():
-  got = alphas.weights_of(np.log([[1.0, 3.0], [2.0, 2.0]]))
-  np.testing.assert_allclose(got, [[0.25, 0.75], [0.5, 0.5]])
-  # Large alphas do not overflow.
-  np.testing.assert_allclose(alphas.weights_of([1e4, 1e4]), [0.5, 0.5])
-
-
-def test_edge_list():
-  assert alphas.edge_list(2) == [(0, 0), (0, 1)]
-  assert alphas.edge_list(5) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
-  assert alphas.edge_list(14)[-1] == (3, 4)
-
-
-@pytest.mark.parametrize('num_edges', [0, 1, 3, 13])
-def test_edges_of_no_cell_are_refused(num_edges):
-  with pytest.raises(errors.UsageError, match='fit no cell'):
-    alphas.edge_list(num_edges)
+  return special.softmax(np.cumsum(steps, axis=0), axis=-1)
 
 
 @pytest.mark.parametrize(('nodes', 'epochs'), [(1, 0), (2, 3), (4, 50), (5, 1)])
@@ -52,10 +33,22 @@ def test_history(nodes, epochs, primitives, check_texts):
       )
     low, high = axes.get_ylim()
     assert low < weights.min() and high > weights.max()
+    np.testing.assert_allclose(axes.get_lines()[-1].get_ydata(), 1 / 8)
   best = primitives[weights[-1, 1].argmax()]
   assert (
     figure.axes[1]._left_title.get_text() == f'$c_{{k-1}}$ → node 0\n{best}'
   )
+
+
+def test_where_all_weigh_the_same_with_logits_of_edges(primitives):
+  weights = _weights(2, 3)
+  weights[:, :2] /= 2
+  weights[:, 2:] /= 3
+  figure = alphas.draw_history(
+    weights, primitives, style.operation_styles(primitives)
+  )
+  levels = [axes.get_lines()[-1].get_ydata()[0] for axes in figure.axes]
+  np.testing.assert_allclose(levels, [1 / 16] * 2 + [1 / 24] * 3)
 
 
 @pytest.mark.parametrize('nodes', [1, 4])

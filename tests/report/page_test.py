@@ -6,13 +6,17 @@ from html import parser
 import json
 import re
 import shutil
+import types
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from ms_ranas_jax import errors
+from ms_ranas_jax.report import alphas
 from ms_ranas_jax.report import page
+from ms_ranas_jax.search import alphas as alphas_lib
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import genotype
 
 _VOID = {'meta', 'img'}
@@ -329,6 +333,16 @@ def test_broken_files_are_refused(
       {'normal': np.zeros((3, 6, 8)), 'reduction': np.zeros((3, 6, 8))},
       'fit no cell',
     ),
+    (
+      {k: np.zeros((3, 5, 8)) for k in edges_lib.KINDS}
+      | {'normal_edges': np.zeros((3, 5))},
+      'does not hold .* and "reduction_edges"',
+    ),
+    (
+      {k: np.zeros((3, 5, 8)) for k in edges_lib.KINDS}
+      | {'normal_edges': np.zeros((3, 5)), 'reduction_edges': np.zeros((3, 4))},
+      r'"reduction_edges": expected finite numbers, \(epochs \+ 1, edges\)',
+    ),
   ],
 )
 def test_broken_alphas_are_refused(workdir, plan, primitives, arrays, message):
@@ -337,6 +351,47 @@ def test_broken_alphas_are_refused(workdir, plan, primitives, arrays, message):
     page.write_report(str(workdir), plan, page.Trained(plan), primitives)
   assert not (workdir / 'report.html').exists()
   assert not (workdir / 'figures').exists()
+
+
+def test_what_partial_channels_keep_follows_from_the_table(
+  workdir, plan, primitives, monkeypatch
+):
+  with np.load(workdir / 'search/alphas.npz') as file:
+    arrays = dict(file)
+  plain = alphas_lib.derive_genotype(
+    edges_lib.softmax_weights({k: a[-1] for k, a in arrays.items()})
+  )
+  # The logits of edges are for those that node 1 would not keep without them.
+  for kind in edges_lib.KINDS:
+    (weaker,) = {0, 1, 2} - {state for _, state in getattr(plain, kind)[2:]}
+    logits = np.zeros(arrays[kind].shape[:2], np.float32)
+    logits[-1, 2 + weaker] = 5.0
+    arrays[f'{kind}_edges'] = logits
+  np.savez(workdir / 'search/alphas.npz', **arrays)
+  found = alphas_lib.derive_genotype(
+    edges_lib.softmax_weights({k: a[-1] for k, a in arrays.items()})
+  )
+  assert set(found.normal) != set(plain.normal)
+  (workdir / 'search/genotype.json').write_text(found.to_json())
+  drawn = []
+
+  def draw_final(weights, primitives, kept):
+    drawn.append((weights, kept))
+    return alphas.draw_final(weights, primitives, kept)
+
+  monkeypatch.setattr(
+    page,
+    'alphas',
+    types.SimpleNamespace(
+      draw_history=alphas.draw_history, draw_final=draw_final
+    ),
+  )
+  page.write_report(str(workdir), plan, page.Trained(plan), primitives)
+  tables, framed = zip(*drawn, strict=True)
+  derived = alphas_lib.derive_genotype(
+    dict(zip(edges_lib.KINDS, tables, strict=True))
+  )
+  assert framed == (derived.normal, derived.reduction)
 
 
 def test_a_missing_work_directory(tmp_path, primitives):

@@ -7,6 +7,7 @@ import pytest
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import operations as ops
 
 # none, max_pool_3x3, avg_pool_3x3, skip_connect, sep_conv_3x3, sep_conv_5x5,
@@ -62,21 +63,6 @@ def test_initial_alphas_follow_the_key():
   assert not np.any(
     np.asarray(first['normal']) == np.asarray(first['reduction'])
   )
-
-
-def test_weights_are_the_softmax_of_each_edge():
-  rng = np.random.default_rng(0)
-  alphas = {
-    'normal': rng.normal(size=(5, 8)).astype(np.float32),
-    'reduction': rng.normal(size=(2, 3)).astype(np.float32),
-  }
-  weights = alphas_lib.softmax_weights(alphas)
-  assert set(weights) == set(alphas)
-  for kind, value in alphas.items():
-    exponents = np.exp(value.astype(np.float64))
-    np.testing.assert_allclose(
-      weights[kind], exponents / exponents.sum(1, keepdims=True), rtol=1e-6
-    )
 
 
 def test_a_genotype_worked_by_hand():
@@ -142,7 +128,7 @@ def test_edges_are_compared_by_weights_not_by_alphas():
   alphas[3] = [1, 0, 0]
   alphas[4] = [0, 0, 3]
   genotype = alphas_lib.derive_genotype(
-    alphas_lib.softmax_weights(_both(alphas)), FEW
+    edges_lib.softmax_weights(_both(alphas)), FEW
   )
   assert genotype.normal[2:] == (('conv', 2), ('skip', 1))
 
@@ -190,15 +176,6 @@ def test_primitives_that_are_all_none_are_refused():
     alphas_lib.derive_genotype(_both(np.ones((2, 1))), {'none': ops.Zero()})
 
 
-def test_is_real():
-  assert not alphas_lib.is_real(ops.Zero())
-  assert all(
-    alphas_lib.is_real(operation)
-    for name, operation in ops.OPERATIONS.items()
-    if name != 'none'
-  )
-
-
 def test_edges_have_logits_with_edge_normalization():
   key = jax.random.key(0)
   plain = alphas_lib.init_alphas(key, 2, 8)
@@ -213,31 +190,6 @@ def test_edges_have_logits_with_edge_normalization():
   assert (alphas['normal_edges'] != alphas['reduction_edges']).all()
 
 
-def test_edges_share_a_node_by_the_softmax_of_their_logits():
-  rng = np.random.default_rng(0)
-  alphas = {
-    kind: jnp.asarray(rng.normal(size=shape), jnp.float32)
-    for kind, shape in (
-      ('normal', (5, 3)),
-      ('reduction', (5, 3)),
-      ('normal_edges', (5,)),
-      ('reduction_edges', (5,)),
-    )
-  }
-  weights = alphas_lib.softmax_weights(alphas)
-  logs = alphas_lib.log_softmax_weights(alphas)
-  assert set(weights) == {'normal', 'reduction'}
-  for kind, table in weights.items():
-    odds = np.exp(np.asarray(alphas[kind], np.float64))
-    shares = np.exp(np.asarray(alphas[f'{kind}_edges'], np.float64))
-    # Node 0 has the first two edges, node 1 the other three.
-    shares[:2] /= shares[:2].sum()
-    shares[2:] /= shares[2:].sum()
-    expected = odds / odds.sum(1, keepdims=True) * shares[:, None]
-    np.testing.assert_allclose(table, expected, rtol=1e-5)
-    np.testing.assert_allclose(logs[kind], np.log(expected), atol=1e-5)
-
-
 def test_a_genotype_keeps_the_edges_whose_logits_say_so():
   """All operations weigh the same, so that the edges alone decide."""
   alphas = {kind: np.zeros((5, 3)) for kind in ('normal', 'reduction')}
@@ -245,7 +197,7 @@ def test_a_genotype_keeps_the_edges_whose_logits_say_so():
     alphas[kind][:, 2] = 1.0
     alphas[f'{kind}_edges'] = np.array([0.0, 1.0, 0.0, 1.0, 2.0])
   found = alphas_lib.derive_genotype(
-    alphas_lib.softmax_weights(jax.tree.map(jnp.asarray, alphas)), FEW
+    edges_lib.softmax_weights(jax.tree.map(jnp.asarray, alphas)), FEW
   )
   expected = (('conv', 1), ('conv', 0), ('conv', 2), ('conv', 1))
   assert found.normal == found.reduction == expected

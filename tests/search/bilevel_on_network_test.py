@@ -14,9 +14,9 @@ import numpy as np
 import optax
 import pytest
 
-from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
 from ms_ranas_jax.search import early_stop
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
@@ -50,7 +50,7 @@ def _loss(axis_name, params, alphas, batch):
   )
   images, labels = batch
   logits = network.apply(
-    {'params': params}, images, alphas_lib.softmax_weights(alphas), train=True
+    {'params': params}, images, edges_lib.softmax_weights(alphas), train=True
   )
   return optax.softmax_cross_entropy_with_integer_labels(
     logits, jnp.stack([labels] * network.num_exits)
@@ -78,7 +78,7 @@ def point(_float64):
     lambda: initialization.init_variables(
       network_lib.search_network(SPEC, FEW),
       jax.random.key(0),
-      alphas_lib.softmax_weights(alphas),
+      edges_lib.softmax_weights(alphas),
     )
   )['params']
   params = jax.tree.map(

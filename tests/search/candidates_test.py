@@ -16,6 +16,7 @@ from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import candidates
 from ms_ranas_jax.search import cost_term
 from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
@@ -153,7 +154,7 @@ def test_all_candidates_share_one_program(dataset, monkeypatch):
 
   monkeypatch.setattr(losses, 'exit_losses', watched)
   score = candidates.build_score(network, dataset)
-  uniform = {k: np.full((5, 4), 0.25, np.float32) for k in network_lib.KINDS}
+  uniform = {k: np.full((5, 4), 0.25, np.float32) for k in edges_lib.KINDS}
   batches = np.arange(BATCH)[None]
   variables = initialization.init_variables(network, jax.random.key(0), uniform)
   found = [
@@ -244,7 +245,7 @@ def test_whose_macs_count(changes, name, range_, dataset):
     dearest = Genotype(
       *(
         value
-        for kind in network_lib.KINDS
+        for kind in edges_lib.KINDS
         for value in (
           tuple(('sep_conv_3x3', s) for s in (0, 1, 0, 1)),
           CELLS.concat(kind == 'reduction'),

@@ -11,10 +11,10 @@ from ms_ranas_jax import settings
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import metrics
-from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import cost_term
 from ms_ranas_jax.search import stage
 from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import network as network_lib
@@ -83,7 +83,7 @@ def test_alphas_come_to_cost_the_target_against_another_pull(share):
   term = _term(target=target)
 
   def pull(alphas):
-    weights = alphas_lib.softmax_weights(alphas)
+    weights = edges_lib.softmax_weights(alphas)
     return -sum(jnp.mean(table[:, 5]) for table in weights.values())
 
   optimizer = optax.adam(1e-2, b1=0.5)
@@ -103,7 +103,7 @@ def test_alphas_come_to_cost_the_target_against_another_pull(share):
   carry = alphas, optimizer.init(alphas), jnp.float32(0)
   (alphas, _, _), costs = jax.lax.scan(step, carry, length=1000)
   np.testing.assert_allclose(costs[-300:].mean(), target, rtol=0.01)
-  genotype = term.derive(alphas_lib.softmax_weights(alphas))
+  genotype = term.derive(edges_lib.softmax_weights(alphas))
   exact = cost.network_cost(network_lib.derived_network(SPEC, genotype)).macs
   assert abs(exact / target - 1) <= 0.05
 

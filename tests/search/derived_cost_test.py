@@ -9,8 +9,8 @@ import pytest
 
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import derived_cost
-from ms_ranas_jax.space import cell
 from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import network as network_lib
@@ -21,7 +21,7 @@ SPEC = grid.NetworkSpec(8, 4, 2, 2)
 
 def _alphas(nodes, scale, seed=0):
   rng = np.random.default_rng(seed)
-  shape = cell.num_edges(nodes), len(ops.PRIMITIVES)
+  shape = edges_lib.num_edges(nodes), len(ops.PRIMITIVES)
   return {
     kind: scale * rng.normal(size=shape) for kind in ('normal', 'reduction')
   }
@@ -64,7 +64,7 @@ def test_sharp_alphas_cost_what_their_network_costs(metric, exit_index):
   tables = linear_cost.cost_tables(SPEC, metric=metric, exit_index=exit_index)
   for seed in range(5):
     alphas = _alphas(2, 1.0, seed)
-    genotype = alphas_lib.derive_genotype(alphas_lib.softmax_weights(alphas))
+    genotype = alphas_lib.derive_genotype(edges_lib.softmax_weights(alphas))
     exact = linear_cost.genotype_cost(genotype, tables)
     network = network_lib.derived_network(SPEC, genotype)
     exits = cost.network_cost(network).exits

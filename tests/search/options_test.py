@@ -21,8 +21,8 @@ from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import options
 from ms_ranas_jax.search import ranking
 from ms_ranas_jax.search import stage
-from ms_ranas_jax.space import cell
 from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import operations as ops
 
@@ -99,7 +99,7 @@ def _metrics(workdir):
 
 
 def _genotype(program, alphas, entry):
-  weights = alphas_lib.softmax_weights(
+  weights = edges_lib.softmax_weights(
     {kind: jnp.asarray(values[entry]) for kind, values in alphas.items()}
   )
   return program.cost_term.derive(weights)
@@ -125,7 +125,7 @@ def test_the_state_of_the_guards_is_in_the_metrics(search, program, tmp_path):
   for epoch, record in enumerate(records, start=1):
     weights = {
       kind: np.asarray(table)
-      for kind, table in alphas_lib.softmax_weights(
+      for kind, table in edges_lib.softmax_weights(
         {k: jnp.asarray(v[epoch]) for k, v in alphas.items()}
       ).items()
     }
@@ -208,7 +208,7 @@ def test_without_guards_the_network_is_the_plain_one():
   network = options.search_network(section, SPEC, FEW)
   assert network.partial_channels == 1
   assert tuple(network.operations) == tuple(FEW)
-  assert options.weights_in(section, 0) is alphas_lib.softmax_weights
+  assert options.weights_in(section, 0) is edges_lib.softmax_weights
   assert options.line_metrics(section, 0) == {}
   assert options.max_skips(section) is None
   assert not options.edge_normalization(section)
@@ -264,7 +264,7 @@ def test_one_hot_weights_leave_the_auxiliary_skip_out():
 def test_one_hot_weights_share_a_node_between_its_two_edges():
   """With edge normalisation, where channels go past edges by their share."""
   config = _config(partial_channels=2)
-  shape = cell.num_edges(2), len(FEW)
+  shape = edges_lib.num_edges(2), len(FEW)
   rng = np.random.default_rng(0)
   weights = {k: rng.uniform(size=shape) for k in ('normal', 'reduction')}
   genotype = alphas_lib.derive_genotype(weights, FEW)
@@ -281,7 +281,7 @@ def test_one_hot_weights_share_a_node_between_its_two_edges():
 
 def _uniform_weights():
   nodes = _config().search.network.nodes
-  shape = cell.num_edges(nodes), len(FEW)
+  shape = edges_lib.num_edges(nodes), len(FEW)
   return {k: np.full(shape, 1 / len(FEW)) for k in ('normal', 'reduction')}
 
 

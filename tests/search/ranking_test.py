@@ -8,7 +8,7 @@ import pytest
 
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import ranking
-from ms_ranas_jax.space import cell
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import operations as ops
 
 FEW = {
@@ -19,7 +19,9 @@ FEW = {
 
 def _weights(nodes, primitives, seed):
   rng = np.random.default_rng(seed)
-  odds = np.exp(rng.normal(size=(2, cell.num_edges(nodes), len(primitives))))
+  odds = np.exp(
+    rng.normal(size=(2, edges_lib.num_edges(nodes), len(primitives)))
+  )
   odds /= odds.sum(-1, keepdims=True)
   return dict(zip(('normal', 'reduction'), odds, strict=True))
 
@@ -28,7 +30,7 @@ def _value(genotype, weights, primitives):
   names = list(primitives)
   return sum(
     math.log(
-      weights[kind][cell.num_edges(i // 2) + state, names.index(operation)]
+      weights[kind][edges_lib.num_edges(i // 2) + state, names.index(operation)]
     )
     for kind, reduction in (('normal', False), ('reduction', True))
     for i, (operation, state) in enumerate(genotype.edges(reduction))

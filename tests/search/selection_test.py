@@ -22,6 +22,7 @@ from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import candidates
 from ms_ranas_jax.search import seeds as seeds_lib
 from ms_ranas_jax.search import stage
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import load_genotype
@@ -201,7 +202,7 @@ def test_the_seed_with_the_lowest_loss_is_kept(together, dataset):
   alphas = _arrays(together / 'search/alphas_by_seed.npz')
   for kind, values in _arrays(together / 'search/alphas.npz').items():
     np.testing.assert_array_equal(values, alphas[kind][chosen])
-  weights = alphas_lib.softmax_weights(
+  weights = edges_lib.softmax_weights(
     {k: v[chosen, -1] for k, v in alphas.items()}
   )
   assert alphas_lib.derive_genotype(weights, FEW) == found

@@ -25,6 +25,7 @@ from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import stage
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import load_genotype
 
@@ -124,7 +125,7 @@ def test_the_genotype_is_that_of_the_last_alphas(finished):
   path = finished.workdir / 'search' / 'genotype.json'
   assert load_genotype(str(path)) == finished.genotype
   last = {k: jnp.asarray(v[-1]) for k, v in _alphas(finished.workdir).items()}
-  expected = alphas_lib.derive_genotype(alphas_lib.softmax_weights(last), FEW)
+  expected = alphas_lib.derive_genotype(edges_lib.softmax_weights(last), FEW)
   assert finished.genotype == expected
   assert finished.genotype.operations() == tuple(
     sorted(

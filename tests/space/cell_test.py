@@ -10,6 +10,7 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import recompute
 from ms_ranas_jax.space import cell as cell_lib
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import layer_cost
 from ms_ranas_jax.space import operations
@@ -102,7 +103,7 @@ def test_mixed_wiring():
 
 @pytest.mark.parametrize(('nodes', 'edges'), [(1, 2), (2, 5), (4, 14)])
 def test_number_of_edges(nodes, edges):
-  assert cell_lib.num_edges(nodes) == edges
+  assert edges_lib.num_edges(nodes) == edges
   assert len(cell_lib.mixed_wiring(nodes, ('a',)).edges) == edges
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax.search import alphas as alphas_lib
+from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
@@ -43,7 +44,7 @@ def nothing_compiled():
 def searched():
   network = network_lib.search_network(SPEC, FEW)
   alphas = alphas_lib.init_alphas(jax.random.key(1), 1, len(FEW))
-  weights = alphas_lib.softmax_weights(alphas)
+  weights = edges_lib.softmax_weights(alphas)
   return network, weights
 
 
