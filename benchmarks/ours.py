@@ -16,12 +16,12 @@ import protocol
 from ms_ranas_jax import default_config
 from ms_ranas_jax import families
 from ms_ranas_jax import settings
+from ms_ranas_jax.baselines import cells as published_cells
 from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.search import seeds as seeds_lib
 from ms_ranas_jax.search import stage as search_stage
-from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space.protocol import AnytimeNetwork
 from ms_ranas_jax.training import initialization
 from ms_ranas_jax.training import stage as train_stage
@@ -126,7 +126,7 @@ def search_step(case: Case) -> Served:
 def _network(case: Case, config) -> AnytimeNetwork:
   cells = None
   if 'genotype' in case:
-    cells = genotype.load_genotype(case['genotype'])
+    cells = published_cells.load_genotype(case['genotype'])
     config.train.network.nodes = cells.nodes
   size = case['image']
   return families.train_network(

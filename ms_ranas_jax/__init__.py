@@ -9,6 +9,11 @@ from ms_ranas_jax.anytime.budgets import budgeted_curve
 from ms_ranas_jax.anytime.budgets import solve_thresholds
 from ms_ranas_jax.anytime.curves import expected_accuracy
 from ms_ranas_jax.anytime.curves import step_area
+from ms_ranas_jax.baselines.cells import AMOEBANET
+from ms_ranas_jax.baselines.cells import DARTS_V1
+from ms_ranas_jax.baselines.cells import DARTS_V2
+from ms_ranas_jax.baselines.cells import NASNET
+from ms_ranas_jax.baselines.cells import load_genotype
 from ms_ranas_jax.baselines.msdnet import MSDNet
 from ms_ranas_jax.baselines.msdnet import build_msdnet
 from ms_ranas_jax.baselines.msdnet_plan import MSDNetSpec
@@ -45,12 +50,7 @@ from ms_ranas_jax.space.cell import mixed_wiring
 from ms_ranas_jax.space.cost import NetworkCost
 from ms_ranas_jax.space.cost import network_cost
 from ms_ranas_jax.space.edges import softmax_weights
-from ms_ranas_jax.space.genotype import AMOEBANET
-from ms_ranas_jax.space.genotype import DARTS_V1
-from ms_ranas_jax.space.genotype import DARTS_V2
-from ms_ranas_jax.space.genotype import NASNET
 from ms_ranas_jax.space.genotype import Genotype
-from ms_ranas_jax.space.genotype import load_genotype
 from ms_ranas_jax.space.grid import NetworkSpec
 from ms_ranas_jax.space.grid import Plan
 from ms_ranas_jax.space.grid import build_plan

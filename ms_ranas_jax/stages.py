@@ -20,6 +20,7 @@ from ms_ranas_jax import settings
 from ms_ranas_jax import text_tables
 from ms_ranas_jax.anytime import evaluation
 from ms_ranas_jax.anytime.early_exit import CompiledSteps
+from ms_ranas_jax.baselines.cells import load_genotype
 from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.data.datasets import image_format
 from ms_ranas_jax.data.datasets import load_dataset
@@ -48,7 +49,6 @@ from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.genotype import Genotype
-from ms_ranas_jax.space.genotype import load_genotype
 from ms_ranas_jax.space.protocol import AnytimeNetwork
 from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import stage as train_stage

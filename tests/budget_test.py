@@ -8,8 +8,8 @@ from ms_ranas_jax import default_config
 from ms_ranas_jax import families
 from ms_ranas_jax import settings
 from ms_ranas_jax import stages
+from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.space import genotype as genotype_lib
 from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space import width
 
@@ -40,7 +40,7 @@ def _network(config, channels):
   return families.train_network(
     settings.parse(config).train,
     ((8, 8, 1), 10),
-    genotype_lib.DARTS_V2,
+    cells.DARTS_V2,
     dtype='float32',
   )
 
@@ -69,7 +69,7 @@ def test_every_family_has_a_widest(family):
   found = families.train_network(
     settings.parse(config).train,
     ((8, 8, 1), 10),
-    genotype_lib.DARTS_V2,
+    cells.DARTS_V2,
     dtype='float32',
   )
   assert width.measured(found)['params'] <= 600_000

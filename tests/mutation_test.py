@@ -21,6 +21,7 @@ import pytest
 from ms_ranas_jax import default_config
 from ms_ranas_jax import fields
 from ms_ranas_jax import settings
+from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.data import cifar_files
 from ms_ranas_jax.data import npz_file
 from ms_ranas_jax.data import plain_pickle
@@ -92,7 +93,7 @@ _JSON = st.recursive(
 @_cases(400)
 @hypothesis.given(_CHANGES)
 def test_genotype_text(changes):
-  text = _changed(genotype.DARTS_V2.to_json().encode(), changes)
+  text = _changed(cells.DARTS_V2.to_json().encode(), changes)
   try:
     found = genotype.Genotype.from_json(text.decode('utf-8', 'replace'))
     genotype.check_operations(found, {'sep_conv_3x3', 'skip_connect'})
@@ -108,7 +109,7 @@ def test_genotype_text(changes):
   _JSON,
 )
 def test_genotype_fields(field, value):
-  fields = json.loads(genotype.DARTS_V2.to_json())
+  fields = json.loads(cells.DARTS_V2.to_json())
   fields[field] = value
   try:
     found = genotype.Genotype.from_json(json.dumps(fields))

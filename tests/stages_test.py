@@ -11,9 +11,9 @@ import pytest
 
 from ms_ranas_jax import default_config
 from ms_ranas_jax import stages
+from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import metrics
-from ms_ranas_jax.space import genotype as genotype_lib
 from ms_ranas_jax.space import operations
 
 _COST = {'params', 'macs', 'flops_msdnet', 'exits'}
@@ -194,7 +194,7 @@ def test_the_genotype_is_the_one_that_the_last_alphas_stand_for(finished):
       assert found == {0: names[last[0]], 1: names[last[1]]}
       assert value[f'{kind}_concat'] == [2]
   assert (finished / 'train/genotype.json').read_text() == text
-  assert genotype_lib.load_genotype(str(finished / 'train/genotype.json'))
+  assert cells.load_genotype(str(finished / 'train/genotype.json'))
 
 
 def test_train_metrics(finished):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import metrics
@@ -110,7 +111,7 @@ def _are_numbers(values: Any, count: int | None = None) -> bool:
 def read_genotype(workdir: str, name: str) -> genotype_lib.Genotype | None:
   """Returns the genotype in a file of the work directory, or None."""
   path = os.path.join(workdir, name)
-  return genotype_lib.load_genotype(path) if files.is_file(path) else None
+  return cells.load_genotype(path) if files.is_file(path) else None
 
 
 def read_metrics(workdir: str, name: str) -> list[dict[str, Any]]:

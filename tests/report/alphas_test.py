@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import special
 
+from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.report import alphas
 from ms_ranas_jax.report import style
-from ms_ranas_jax.space import genotype
 
 
 def _weights(nodes, epochs, num_operations=8):
@@ -54,7 +54,7 @@ def test_where_all_weigh_the_same_with_logits_of_edges(primitives):
 @pytest.mark.parametrize('nodes', [1, 4])
 def test_final(nodes, primitives, check_texts):
   weights = _weights(nodes, 20)[-1]
-  kept = genotype.DARTS_V2.normal[: 2 * nodes]
+  kept = cells.DARTS_V2.normal[: 2 * nodes]
   figure = alphas.draw_final(weights, primitives, kept)
   check_texts(figure, least=len(weights) * 9)
   (axes,) = figure.axes

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from ms_ranas_jax.baselines import cells as published_cells
 from ms_ranas_jax.report import cells
 from ms_ranas_jax.report import style
-from ms_ranas_jax.space import genotype
 
 _TWO = (
   ('sep_conv_3x3', 0),
@@ -44,7 +44,7 @@ _CELLS = {
       found.edges(kind == 'reduction'),
       found.concat(kind == 'reduction'),
     )
-    for name, found in genotype.PUBLISHED.items()
+    for name, found in published_cells.PUBLISHED.items()
     for kind in ('normal', 'reduction')
   },
   **{f'random-{i}': cell for i, cell in enumerate(_random_cells())},

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax import errors
+from ms_ranas_jax.baselines import cells as published_cells
 from ms_ranas_jax.report import alphas
 from ms_ranas_jax.report import page
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.space import edges as edges_lib
-from ms_ranas_jax.space import genotype
 
 _VOID = {'meta', 'img'}
 
@@ -61,7 +61,7 @@ def _trained(workdir, plan, cells=None):
   """What was trained, by the files of a made-up run."""
   cost = json.loads((workdir / 'describe/train_network.json').read_text())
   if cells is None:
-    cells = genotype.load_genotype(str(workdir / 'search/genotype.json'))
+    cells = published_cells.load_genotype(str(workdir / 'search/genotype.json'))
   return page.Trained(plan, cells, cost)
 
 
@@ -196,7 +196,7 @@ def test_only_the_search(workdir, plan, primitives):
 def test_a_training_of_another_genotype(workdir, plan, primitives):
   shutil.rmtree(workdir / 'search')
   (workdir / 'evaluate/anytime.json').unlink()
-  trained = _trained(workdir, plan, genotype.AMOEBANET)
+  trained = _trained(workdir, plan, published_cells.AMOEBANET)
   path = page.write_report(str(workdir), None, trained, primitives)
   _, reader, text = _read(path)
   # budgeted, grid, two cells, learning

@@ -11,12 +11,12 @@ from fsspec.implementations import local
 import numpy as np
 import pytest
 
+from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import inputs
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import lock
 from ms_ranas_jax.runtime import metrics
-from ms_ranas_jax.space import genotype
 
 
 @pytest.fixture
@@ -78,8 +78,8 @@ def test_metrics_are_there_once_they_are_flushed(bucket):
 
 def test_genotypes(bucket):
   path = 'gs://bucket/run/search/genotype.json'
-  files.write_text(path, genotype.DARTS_V2.to_json())
-  assert genotype.load_genotype(path) == genotype.DARTS_V2
+  files.write_text(path, cells.DARTS_V2.to_json())
+  assert cells.load_genotype(path) == cells.DARTS_V2
   assert inputs.read_genotype('gs://bucket/run', 'search/genotype.json')
   assert bucket.exists()
 

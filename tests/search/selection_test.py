@@ -13,6 +13,7 @@ import pytest
 
 from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
+from ms_ranas_jax.baselines.cells import load_genotype
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import loop as loop_lib
@@ -25,7 +26,6 @@ from ms_ranas_jax.search import stage
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
-from ms_ranas_jax.space.genotype import load_genotype
 
 FEW = {
   name: ops.PRIMITIVES[name]

@@ -16,6 +16,7 @@ import pytest
 
 from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
+from ms_ranas_jax.baselines.cells import load_genotype
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import loop as loop_lib
@@ -27,7 +28,6 @@ from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import stage
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import operations as ops
-from ms_ranas_jax.space.genotype import load_genotype
 
 FEW = {
   name: ops.PRIMITIVES[name]

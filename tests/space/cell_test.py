@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import recompute
@@ -108,7 +109,7 @@ def test_number_of_edges(nodes, edges):
 
 
 def test_fixed_wiring():
-  wiring = cell_lib.fixed_wiring(genotype.NASNET, reduction=True)
+  wiring = cell_lib.fixed_wiring(cells.NASNET, reduction=True)
   assert wiring.nodes == 5
   assert wiring.concat == (4, 5, 6)
   assert not wiring.mixed
@@ -123,12 +124,12 @@ def test_fixed_wiring():
 @pytest.mark.parametrize(
   ('published', 'reduction', 'size'),
   [
-    (genotype.DARTS_V2, False, (6, 6)),
-    (genotype.DARTS_V2, False, (5, 7)),
-    (genotype.DARTS_V2, True, (8, 6)),
-    (genotype.DARTS_V2, True, (7, 5)),
-    (genotype.AMOEBANET, True, (6, 5)),
-    (genotype.NASNET, False, (4, 4)),
+    (cells.DARTS_V2, False, (6, 6)),
+    (cells.DARTS_V2, False, (5, 7)),
+    (cells.DARTS_V2, True, (8, 6)),
+    (cells.DARTS_V2, True, (7, 5)),
+    (cells.AMOEBANET, True, (6, 5)),
+    (cells.NASNET, False, (4, 4)),
   ],
   ids=['V2', 'V2 odd', 'V2 reduction', 'V2 reduction odd', 'Amoeba', 'NASNet'],
 )
@@ -391,7 +392,7 @@ def test_bad_calls_are_refused(mixing):
   with pytest.raises(UsageError, match=r'\(2, 8\), not \(5, 8\)'):
     init(mixed, good, mixing(5, 8))
   with pytest.raises(UsageError, match='"sep_conv_7x7"'):
-    init(_fixed(genotype.NASNET, True, primitives=operations.PRIMITIVES), good)
+    init(_fixed(cells.NASNET, True, primitives=operations.PRIMITIVES), good)
 
 
 class _Affine(nn.Module):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from ms_ranas_jax.baselines import cells as published_cells
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import genotype
@@ -18,7 +19,7 @@ from ms_ranas_jax.space import operations
 
 def test_darts_v2_costs_what_the_reference_code_counts():
   network = network_lib.derived_network(
-    grid.NetworkSpec(36, 20, 4, exits='last'), genotype.DARTS_V2
+    grid.NetworkSpec(36, 20, 4, exits='last'), published_cells.DARTS_V2
   )
   found = cost.network_cost(network)
   assert found.macs == 528_359_040
@@ -98,18 +99,21 @@ def test_peak_activation_by_hand():
 
 
 SPECS = {
-  'DARTS_V2': (grid.NetworkSpec(4, 4, 4, exits='last'), genotype.DARTS_V2),
+  'DARTS_V2': (
+    grid.NetworkSpec(4, 4, 4, exits='last'),
+    published_cells.DARTS_V2,
+  ),
   'NASNet, odd': (
     grid.NetworkSpec(4, 3, 5, image_shape=(15, 17, 3)),
-    genotype.NASNET,
+    published_cells.NASNET,
   ),
   'AmoebaNet, two scales': (
     grid.NetworkSpec(4, 4, 5, scales=2, exits=(1,)),
-    genotype.AMOEBANET,
+    published_cells.AMOEBANET,
   ),
   'three scales': (
     grid.NetworkSpec(4, 5, 4, scales=3, image_shape=(33, 32, 1)),
-    genotype.DARTS_V1,
+    published_cells.DARTS_V1,
   ),
   'search': (grid.NetworkSpec(4, 3, 2, scales=2, image_shape=(9, 8, 1)), None),
 }

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import edges as edges_lib
-from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import operations as ops
 
 FEW = {
@@ -39,7 +39,7 @@ def test_edges_of_no_cell_are_refused(count):
 
 
 def test_the_rows_and_columns_of_a_genotype():
-  chosen = genotype.DARTS_V2.reduction
+  chosen = cells.DARTS_V2.reduction
   rows = edges_lib.genotype_rows(chosen)
   listed = edges_lib.edge_list(4)
   assert [listed[row] for row in rows] == [

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import operations
@@ -21,19 +22,19 @@ def _with(**changes):
   return json.dumps({**SMALL, **changes})
 
 
-@pytest.mark.parametrize('name', genotype.PUBLISHED)
+@pytest.mark.parametrize('name', cells.PUBLISHED)
 def test_published_genotypes_survive_json_and_files(name, tmp_path):
-  published = genotype.load_genotype(name)
+  published = cells.load_genotype(name)
   text = published.to_json()
   assert genotype.Genotype.from_json(text) == published
   path = tmp_path / 'genotype.json'
   path.write_text(text)
-  assert genotype.load_genotype(str(path)) == published
+  assert cells.load_genotype(str(path)) == published
 
 
-@pytest.mark.parametrize('name', genotype.PUBLISHED)
+@pytest.mark.parametrize('name', cells.PUBLISHED)
 def test_published_genotypes_use_operations_that_are_at_hand(name):
-  genotype.check_operations(genotype.PUBLISHED[name], operations.OPERATIONS)
+  genotype.check_operations(cells.PUBLISHED[name], operations.OPERATIONS)
 
 
 def test_json_form_is_the_documented_one():
@@ -66,7 +67,7 @@ def test_darts_v2_is_the_published_cell():
     pairs = (part.rstrip(')').split('(') for part in text.split())
     return tuple((names[name], int(state)) for name, state in pairs)
 
-  v2 = genotype.DARTS_V2
+  v2 = cells.DARTS_V2
   assert v2.normal == cell(
     'sep3(0) sep3(1) sep3(0) sep3(1) sep3(1) skip(0) skip(0) dil3(2)'
   )
@@ -77,7 +78,7 @@ def test_darts_v2_is_the_published_cell():
 
 
 def test_accessors():
-  nasnet = genotype.NASNET
+  nasnet = cells.NASNET
   assert nasnet.nodes == 5
   assert nasnet.edges(reduction=False) == nasnet.normal
   assert nasnet.edges(reduction=True) == nasnet.reduction
@@ -96,7 +97,7 @@ def test_accessors():
 def test_lists_become_tuples_so_that_it_can_be_hashed():
   assert len({genotype.Genotype(**SMALL), genotype.Genotype(**SMALL)}) == 1
   with pytest.raises(dataclasses.FrozenInstanceError):
-    genotype.DARTS_V2.normal = ()
+    cells.DARTS_V2.normal = ()
 
 
 def test_an_input_that_no_node_reads_is_allowed():
@@ -171,14 +172,14 @@ def test_a_broken_genotype_is_refused(text, says, tmp_path):
   path = tmp_path / 'broken.json'
   path.write_text(text)
   with pytest.raises(UsageError) as caught:
-    genotype.load_genotype(str(path))
+    cells.load_genotype(str(path))
   assert str(caught.value) == f'{path}: {message}'
 
 
 def test_load_genotype_refuses_what_is_no_file(tmp_path):
   for path in (tmp_path / 'absent.json', tmp_path, 'darts_v2', ''):
     with pytest.raises(UsageError, match='neither a published') as caught:
-      genotype.load_genotype(str(path))
+      cells.load_genotype(str(path))
     assert 'DARTS_V2' in str(caught.value)
     assert f'"{path}"' in str(caught.value)
 
@@ -187,7 +188,7 @@ def test_load_genotype_refuses_a_binary_file(tmp_path):
   path = tmp_path / 'genotype.json'
   path.write_bytes(b'\x80\x04\xff')
   with pytest.raises(UsageError, match='not a text file') as caught:
-    genotype.load_genotype(str(path))
+    cells.load_genotype(str(path))
   assert str(path) in str(caught.value)
 
 

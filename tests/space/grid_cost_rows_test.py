@@ -1,6 +1,6 @@
 """The grid's rows can be run in their order."""
 
-from ms_ranas_jax.space import genotype
+from ms_ranas_jax.baselines import cells as published_cells
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 
@@ -8,7 +8,7 @@ from ms_ranas_jax.space import network as network_lib
 def test_rows_come_step_after_step_and_read_what_is_there():
   network = network_lib.derived_network(
     grid.NetworkSpec(4, 5, 4, scales=3, image_shape=(33, 32, 1)),
-    genotype.DARTS_V1,
+    published_cells.DARTS_V1,
   )
   rows = network.cost_rows()
   steps = [row.step for row in rows]

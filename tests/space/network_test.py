@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ms_ranas_jax.baselines import cells as published_cells
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import recompute
@@ -335,7 +336,7 @@ def test_darts_search_network_has_the_published_number_of_params(params_of):
 
 def test_darts_v2_has_the_published_number_of_params(params_of):
   network = network_lib.derived_network(
-    grid.NetworkSpec(36, 20, 4, exits='last'), genotype.DARTS_V2
+    grid.NetworkSpec(36, 20, 4, exits='last'), published_cells.DARTS_V2
   )
   leaves = jax.tree.leaves(params_of(network))
   assert sum(leaf.size for leaf in leaves) == 3_349_342
@@ -398,12 +399,15 @@ NETWORKS = {
     grid.NetworkSpec(4, 4, 2, scales=4, exits='last'),
     TWO_NODES,
   ),
-  'NASNet': (grid.NetworkSpec(8, 4, 5), genotype.NASNET),
+  'NASNet': (grid.NetworkSpec(8, 4, 5), published_cells.NASNET),
   'AmoebaNet, two scales': (
     grid.NetworkSpec(4, 6, 5, scales=2, exits=(2,)),
-    genotype.AMOEBANET,
+    published_cells.AMOEBANET,
   ),
-  'DARTS_V1': (grid.NetworkSpec(6, 3, 4, stem_multiplier=1), genotype.DARTS_V1),
+  'DARTS_V1': (
+    grid.NetworkSpec(6, 3, 4, stem_multiplier=1),
+    published_cells.DARTS_V1,
+  ),
   'dead ends': (grid.NetworkSpec(4, 4, 2, scales=2), DEAD),
 }
 
@@ -517,13 +521,13 @@ def test_networks_that_do_not_fit_are_refused():
     network_lib.search_network(grid.NetworkSpec(0, 4, 2))
   with pytest.raises(UsageError, match=r'mine\.layers = 0'):
     network_lib.search_network(grid.NetworkSpec(4, 0, 2), field='mine')
-  with pytest.raises(
-    UsageError, match=r'train\.network\.nodes = 2, .* 4 nodes'
-  ):
-    network_lib.derived_network(grid.NetworkSpec(4, 4, 2), genotype.DARTS_V2)
+  with pytest.raises(UsageError, match=r'spec\.nodes = 2, .* 4 nodes'):
+    network_lib.derived_network(
+      grid.NetworkSpec(4, 4, 2), published_cells.DARTS_V2
+    )
   with pytest.raises(UsageError, match='"sep_conv_7x7"'):
     network_lib.derived_network(
-      grid.NetworkSpec(4, 4, 5), genotype.NASNET, operations.PRIMITIVES
+      grid.NetworkSpec(4, 4, 5), published_cells.NASNET, operations.PRIMITIVES
     )
   none = dataclasses.replace(CELLS, normal=(('none', 0), ('none', 1)))
   with pytest.raises(UsageError, match='"none"'):

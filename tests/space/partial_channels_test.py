@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.space import cell as cell_lib
 from ms_ranas_jax.space import cost
-from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
@@ -271,7 +271,7 @@ def test_partial_channels_that_cannot_be_are_refused(fill, mixing):
         _cell(False).clone(partial_channels=count), inputs, weights, train=True
       )
   fixed = cell_lib.Cell(
-    cell_lib.fixed_wiring(genotype.DARTS_V2, False),
+    cell_lib.fixed_wiring(cells.DARTS_V2, False),
     ops.OPERATIONS,
     CHANNELS,
     partial_channels=2,

@@ -4,9 +4,9 @@ import functools
 
 import pytest
 
+from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import cost
-from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import width
@@ -18,7 +18,7 @@ _TRIED = 24
 def _build(channels):
   # Half of the channels of scale 1 come from scale 0, so odd ones are none.
   spec = grid.NetworkSpec(channels, 5, 4, 2, 1, image_shape=(16, 16, 3))
-  return network_lib.derived_network(spec, genotype.DARTS_V2)
+  return network_lib.derived_network(spec, cells.DARTS_V2)
 
 
 @functools.cache
