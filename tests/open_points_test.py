@@ -166,8 +166,7 @@ def test_a_data_set(run):
   workdir, said = run(
     'my_images',
     'stages=("train", "evaluate", "report")',
-    'train.genotype=""',
-    'train.network.family="msdnet"',
+    'train.network.family=msdnet',
     'train.network.blocks=2',
     'train.network.scales=2',
     'dataset.holdout=60',
