@@ -207,7 +207,7 @@ class ExitHead(_Part):
     )(pooled)
 
 
-class MSDNet(nn.Module):
+class MSDNet(protocol.SteppedNetwork):
   """A multi-scale dense network with an exit after every block.
 
   Attributes:
@@ -223,11 +223,6 @@ class MSDNet(nn.Module):
   lowering: str = lowering.AUTO
   axis_name: str | None = None
 
-  @property
-  def num_exits(self) -> int:
-    """The number of exits."""
-    return len(self.plan.exits)
-
   def cost_rows(self) -> tuple[protocol.CostRow, ...]:
     """Returns what is computed, for the cost model."""
     return msdnet_cost_rows.cost_rows(self.plan)
@@ -240,34 +235,6 @@ class MSDNet(nn.Module):
   def batch_axis(self) -> int:
     """The axis of the images in what is carried from step to step."""
     return 3
-
-  def __call__(
-    self,
-    images: jax.Array,
-    weights: Any = None,
-    *,
-    train: bool,
-    drop_path: jax.Array | float | None = None,
-    last_exit: int | None = None,
-  ) -> jax.Array:
-    """Computes the exits.
-
-    With `train`, BNs normalise with the statistics of the batch, and write
-    their running averages if the collection `batch_stats` is mutable.
-
-    Args:
-      images: (batch, height, width, channels), normalised.
-      weights: None; there are no mixed cells.
-      train: see above.
-      drop_path: None or zero; there are no operations to drop.
-      last_exit: compute the steps up to this exit only; None is all.
-
-    Returns:
-      Logits (exits, batch, classes), float32.
-    """
-    return protocol.advance_to(
-      self, images, weights, train=train, drop_path=drop_path, last=last_exit
-    )
 
   @nn.compact
   def advance(
@@ -287,7 +254,8 @@ class MSDNet(nn.Module):
         normalised.
       weights: None; there are no mixed cells.
       step: index of the exit to come to, that after the one before.
-      train: as `__call__` takes it.
+      train: normalise with the statistics of the batch, and write running
+        averages if the collection `batch_stats` is mutable.
       drop_path: None or zero; there are no operations to drop.
 
     Returns:

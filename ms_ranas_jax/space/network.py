@@ -80,7 +80,7 @@ class CellInput(nn.Module):
     return jnp.concatenate([down, level], axis=-1)
 
 
-class Network(nn.Module):
+class Network(protocol.SteppedNetwork):
   """A network with exits on a grid of cells.
 
   Attributes:
@@ -109,11 +109,6 @@ class Network(nn.Module):
   lowering: str = lowering.AUTO
   axis_name: str | None = None
 
-  @property
-  def num_exits(self) -> int:
-    """The number of exits."""
-    return len(self.plan.exits)
-
   def cost_rows(self) -> tuple[protocol.CostRow, ...]:
     """Returns what is computed, for the cost model."""
     return grid_cost_rows.cost_rows(
@@ -128,40 +123,6 @@ class Network(nn.Module):
   def tensors(self) -> Mapping[str, tuple[str, ...]]:
     """Returns the tensors that a cell's output consists of, by its name."""
     return grid_cost_rows.tensors(self.plan, self.normal, self.reduction)
-
-  @property
-  def batch_axis(self) -> int:
-    """The axis of the images in what is carried from step to step."""
-    return 0
-
-  def __call__(
-    self,
-    images: jax.Array,
-    weights: Weights | None = None,
-    *,
-    train: bool,
-    drop_path: jax.Array | float | None = None,
-    last_exit: int | None = None,
-  ) -> jax.Array:
-    """Computes the exits.
-
-    With `train`, BNs normalise with the statistics of the batch, and write
-    their running averages if the collection `batch_stats` is mutable.
-
-    Args:
-      images: (batch, height, width, channels), normalised.
-      weights: {'normal': (edges, operations), 'reduction': ...} of the mixed
-        cells, rows that sum to one; None for a derived network.
-      train: see above.
-      drop_path: probability to drop an operation, see `Cell`.
-      last_exit: compute the steps up to this exit only; None is all.
-
-    Returns:
-      Logits (exits, batch, classes), float32.
-    """
-    return protocol.advance_to(
-      self, images, weights, train=train, drop_path=drop_path, last=last_exit
-    )
 
   @nn.compact
   def advance(
@@ -178,10 +139,12 @@ class Network(nn.Module):
     Args:
       carried: what the step before returned; `{'images': images}` at first,
         (batch, height, width, channels), normalised.
-      weights: as `__call__` takes them.
+      weights: {'normal': (edges, operations), 'reduction': ...} of the mixed
+        cells, rows that sum to one; None for a derived network.
       step: index of the exit to come to, that after the one before.
-      train: as `__call__` takes it.
-      drop_path: the same.
+      train: normalise with the statistics of the batch, and write running
+        averages if the collection `batch_stats` is mutable.
+      drop_path: probability to drop an operation, see `Cell`.
 
     Returns:
       The features that later steps read, by name, and the logits

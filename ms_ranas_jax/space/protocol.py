@@ -247,41 +247,6 @@ def last_exit_of(
   return last
 
 
-def advance_to(
-  network: AnytimeNetwork,
-  images: jax.Array,
-  weights: Any = None,
-  *,
-  train: bool,
-  drop_path: jax.Array | float | None = None,
-  last: int | None = None,
-) -> jax.Array:
-  """Computes one step after the other; the `__call__` of every family.
-
-  Args:
-    network: bound to its variables, as a module is while it is applied.
-    images: see `AnytimeNetwork.__call__`, and what follows too.
-    weights: of mixed cells.
-    train: whether BNs use, and keep, the statistics of the batch.
-    drop_path: probability to drop an operation.
-    last: index of the last exit to compute; None is that of all.
-
-  Returns:
-    Logits (exits, batch, classes), float32.
-
-  Raises:
-    UsageError: there is no such exit.
-  """
-  carried: Carried = {IMAGES: images}
-  logits = []
-  for step in range(last_exit_of(network.num_exits, last) + 1):
-    carried, answer = network.advance(
-      carried, weights, step=step, train=train, drop_path=drop_path
-    )
-    logits.append(answer)
-  return jnp.stack(logits)
-
-
 @dataclasses.dataclass(frozen=True)
 class NumberedExit:
   """An exit of which nothing else is known, see `Exit`."""
@@ -329,10 +294,15 @@ class SteppedNetwork(nn.Module):
     drop_path: jax.Array | float | None = None,
     last_exit: int | None = None,
   ) -> jax.Array:
-    """Computes the exits, see `AnytimeNetwork`."""
-    return advance_to(
-      self, images, weights, train=train, drop_path=drop_path, last=last_exit
-    )
+    """Computes one step after the other, see `AnytimeNetwork`."""
+    carried: Carried = {IMAGES: images}
+    logits = []
+    for step in range(last_exit_of(self.num_exits, last_exit) + 1):
+      carried, answer = self.advance(
+        carried, weights, step=step, train=train, drop_path=drop_path
+      )
+      logits.append(answer)
+    return jnp.stack(logits)
 
 
 def check_images(plan: Plan, images: jax.Array) -> None:
