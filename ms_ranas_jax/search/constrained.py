@@ -3,22 +3,19 @@ r"""Deriving a genotype with few skips, or whose network costs what it may.
 DARTS keeps, per node, the two edges whose strongest operation weighs most. That
 is the genotype with the largest product of weights, over all choices of two
 edges per node and an operation other than none on each. Under a limit on the
-cost, the same product is maximised over the genotypes within the limit. Costs
-and logarithms of weights are sums over nodes, so this is a knapsack: node after
-node, the best product for every sum of costs, in small steps of cost. The peak
-of the activations is no such sum: there the genotypes are gone through from the
+cost, or a cap on the skip connections of a cell, the same product is maximised
+over the genotypes within the limits. With a variable of 0 or 1 for every
+operation on every edge, logarithms of weights, costs and skips are sums, so
+this is an integer linear program, which HiGHS solves exactly. The peak of the
+activations is no such sum: there the genotypes are gone through from the
 likeliest down, until one is within the limit.
-
-A cap on the skip connections of a cell is one more limit of that kind: the best
-product for every number of skips so far in the cell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-import dataclasses
-import functools
+from collections.abc import Mapping
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,29 +29,12 @@ from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import peak_cost
 from ms_ranas_jax.space.genotype import Genotype
 
-# Steps of cost between zero and the upper limit.
-_STEPS = 4000
+# HiGHS takes sums that are 1e-6 apart for equal: too much for logarithms.
+_SCALE = 1024
 # Genotypes whose peak of activations is looked at, from the likeliest down, and
 # those that are drawn to see how peaks spread.
 _MOST_RANKED = 20_000
 _DRAWN = 500
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-  """What can be chosen at a node.
-
-  Attributes:
-    cost: of its two edges.
-    value: log of the product of their weights.
-    edges: (column of the operation, state), twice.
-    skips: how many of them are skip connections.
-  """
-
-  cost: float
-  value: float
-  edges: tuple[tuple[int, int], tuple[int, int]]
-  skips: int
 
 
 def count_skips(
@@ -114,7 +94,8 @@ def derive_within(
 
   Args:
     weights: {'normal': (edges, operations), 'reduction': ...}, softmax weights.
-    tables: of the network to be derived, see `linear_cost.cost_tables`.
+    tables: of the network to be derived, see `linear_cost.cost_tables`; all
+      costs are whole numbers.
     lowest: the least cost allowed, in the unit of the tables.
     highest: the most.
     primitives: name -> operation, in the order of the columns.
@@ -139,31 +120,21 @@ def derive_within(
     return _first_within(
       weights, tables, lowest, highest, primitives, max_skips
     )
-  blocks = [
-    _choices(np.asarray(weights[kind]), getattr(tables, kind), primitives)
+  logs = [
+    np.log(np.maximum(np.asarray(weights[kind], np.float64), 1e-300))
     for kind in edges_lib.KINDS
   ]
-  cheapest, dearest = cost_range(tables, primitives, max_skips)
-  picked = None
-  if cheapest <= highest and lowest <= dearest:
-    picked = _knapsack(
-      blocks, lowest - tables.base, highest - tables.base, max_skips
-    )
-  if picked is None:
+  found = _largest(
+    _SCALE * np.stack(logs), primitives, max_skips, tables, (lowest, highest)
+  )
+  if found is None:
+    cheapest, dearest = cost_range(tables, primitives, max_skips)
     raise UsageError(
       f'no genotype costs between {lowest:,.0f} and {highest:,.0f}: the '
       f'cheapest costs {cheapest:,.0f} and the dearest {dearest:,.0f}; change '
       'the target, or the sizes of the network.'
     )
-  names = list(primitives)
-  cells, start = {}, 0
-  for kind, block in zip(edges_lib.KINDS, blocks, strict=True):
-    chosen = picked[start : start + len(block)]
-    start += len(block)
-    cells[kind] = tuple(
-      (names[operation], state) for pair in chosen for operation, state in pair
-    )
-  return alphas_lib.whole_genotype(cells)
+  return found
 
 
 def _first_within(
@@ -233,135 +204,103 @@ def cost_range(
   """
   if isinstance(tables, peak_cost.PeakTables):
     return _drawn_range(tables, primitives, max_skips)
-  blocks = []
-  for kind in edges_lib.KINDS:
-    costs = getattr(tables, kind)
-    blocks.append(_choices(np.ones_like(costs), costs, primitives))
-  return tuple(
-    tables.base + sum(_extreme(block, pick, max_skips) for block in blocks)
-    for pick in (min, max)
-  )
-
-
-def _extreme(
-  nodes: list[list[Choice]],
-  pick: Callable[[float, float], float],
-  max_skips: int | None,
-) -> float:
-  """Returns the least or the largest cost of a cell."""
-  best = {0: 0.0}  # by the number of skips
-  for choices in nodes:
-    own: dict[int, float] = {}
-    for choice in choices:
-      own[choice.skips] = pick(own.get(choice.skips, choice.cost), choice.cost)
-    found: dict[int, float] = {}
-    for before, total in best.items():
-      for skips, price in own.items():
-        skips += before
-        if max_skips is None or skips <= max_skips:
-          found[skips] = pick(found.get(skips, total + price), total + price)
-    best = found
-  if not best:
-    raise UsageError(
-      f'no genotype has {max_skips} skip connections at most in a cell: there '
-      'are too few other primitives; allow more.'
-    )
-  return float(functools.reduce(pick, best.values()))
+  costs, _ = _in_units(tables)
+  ends = []
+  for sign in (-1, 1):
+    found = _largest(sign * costs, primitives, max_skips)
+    if found is None:
+      raise UsageError(
+        f'no genotype has {max_skips} skip connections at most in a cell: '
+        'there are too few other primitives; allow more.'
+      )
+    ends.append(tables.of_genotype(found, primitives))
+  return tuple(ends)
 
 
 def _is_skip(operation: ops.Operation) -> bool:
   return isinstance(operation, ops.Skip)
 
 
-def _choices(
-  table: np.ndarray, costs: np.ndarray, primitives: ops.Primitives
-) -> list[list[Choice]]:
-  """Returns, node by node, all that can be chosen at it."""
-  operations = tuple(primitives.values())
-  real = edges_lib.real_columns(primitives)
-  logs = np.log(np.maximum(np.asarray(table, np.float64), 1e-300))
-  nodes = []
-  for rows in edges_lib.node_rows(len(table)):
-    single = [
-      [(cost[o], log[o], (o, state)) for o in real]
-      for state, (cost, log) in enumerate(
-        zip(costs[rows], logs[rows], strict=True)
-      )
-    ]
-    nodes.append(
-      [
-        Choice(
-          a[0] + b[0],
-          a[1] + b[1],
-          (a[2], b[2]),
-          sum(_is_skip(operations[o]) for o, _ in (a[2], b[2])),
-        )
-        for first, second in itertools.combinations(single, 2)
-        for a in first
-        for b in second
-      ]
-    )
-  return nodes
+def _in_units(tables: linear_cost.CostTables) -> tuple[np.ndarray, int]:
+  """Returns (kinds, edges, operations) costs in the largest whole unit."""
+  costs = np.stack([getattr(tables, kind) for kind in edges_lib.KINDS])
+  unit = int(np.gcd.reduce(costs.astype(np.int64), axis=None)) or 1
+  return costs / unit, unit
 
 
-def _knapsack(
-  blocks: list[list[list[Choice]]],
-  lowest: float,
-  highest: float,
+def _largest(
+  values: np.ndarray,
+  primitives: ops.Primitives,
   max_skips: int | None,
-) -> list[tuple[tuple[int, int], tuple[int, int]]] | None:
-  """Returns the choices with the largest sum of logs within the limits."""
-  step = highest / _STEPS
-  if step <= 0:
-    return None
-  # A place stands for a sum of costs, in steps, and the number of skips so far
-  # in the cell; without a cap they are not counted.
-  most = 2 * max(map(len, blocks))
-  counts = 1 if max_skips is None else min(max_skips, most) + 1
-  width = _STEPS + 1
-  size = counts * width
-  # At every place: the best sum of logs, and its exact cost.
-  best = np.full(size, -np.inf)
-  exact = np.zeros(size)
-  best[0] = 0.0
-  trail = []
-  for position, choices in (p for block in blocks for p in enumerate(block)):
-    new = np.full(size, -np.inf)
-    new_exact = np.zeros(size)
-    came = np.zeros(size, np.int64)
-    chosen = np.zeros(size, np.int64)
-    for number, choice in enumerate(choices):
-      places = np.flatnonzero(np.isfinite(best))
-      sums = exact[places] + choice.cost
-      # The first node of a cell begins to count anew.
-      skips = places // width if position else np.zeros_like(places)
-      if max_skips is not None:
-        skips = skips + choice.skips
-      inside = (sums <= highest) & (skips < counts)
-      places, sums, skips = places[inside], sums[inside], skips[inside]
-      targets = skips * width + np.round(sums / step).astype(np.int64)
-      values = best[places] + choice.value
-      # The best of what falls into one place goes last, and stays.
-      order = np.argsort(values, kind='stable')
-      places, sums, targets, values = (
-        a[order] for a in (places, sums, targets, values)
+  tables: linear_cost.CostTables | None = None,
+  limits: tuple[float, float] = (-np.inf, np.inf),
+) -> Genotype | None:
+  """Returns the genotype with the largest sum of values within the limits.
+
+  Args:
+    values: (kinds, edges, operations).
+    primitives: name -> operation, in the order of the columns.
+    max_skips: the most skip connections in each of the two cells, or None.
+    tables: what it costs, in whole numbers; None is no limits.
+    limits: the least and the most that it may cost.
+
+  Returns:
+    The genotype, or None where none is within the limits.
+  """
+  from scipy import optimize  # Slow to import, and only needed here.
+
+  names = list(primitives)
+  real = edges_lib.real_columns(primitives)
+  values = values[..., real]
+  kinds, edges, _ = values.shape
+
+  def sums(*places: tuple[Any, ...]) -> np.ndarray:
+    """Returns the rows that sum the variables at these places."""
+    rows = np.zeros((len(places), *values.shape))
+    for row, place in zip(rows, places, strict=True):
+      row[place] = 1
+    return rows.reshape(len(places), -1)
+
+  nodes = edges_lib.node_rows(edges)
+  constraints = [
+    optimize.LinearConstraint(sums(*np.ndindex(kinds, edges)), 0, 1),
+    optimize.LinearConstraint(
+      sums(*itertools.product(range(kinds), nodes)),
+      edges_lib.EDGES_PER_NODE,
+      edges_lib.EDGES_PER_NODE,
+    ),
+  ]
+  if max_skips is not None:
+    skips = [_is_skip(primitives[names[column]]) for column in real]
+    constraints.append(
+      optimize.LinearConstraint(
+        sums(*((kind, slice(None), skips) for kind in range(kinds))),
+        0,
+        max_skips,
       )
-      better = values > new[targets]
-      places, sums, targets, values = (
-        a[better] for a in (places, sums, targets, values)
+    )
+  if tables is not None:
+    costs, unit = _in_units(tables)
+    low, high = (limit - tables.base for limit in limits)
+    constraints.append(
+      optimize.LinearConstraint(
+        costs[..., real].reshape(1, -1),
+        np.ceil(low / unit),
+        np.floor(high / unit),
       )
-      new[targets] = values
-      new_exact[targets] = sums
-      came[targets] = places
-      chosen[targets] = number
-    trail.append((choices, came, chosen))
-    best, exact = new, new_exact
-  allowed = np.isfinite(best) & (exact >= lowest) & (exact <= highest)
-  if not allowed.any():
+    )
+  solution = optimize.milp(
+    -values.ravel(),
+    integrality=np.ones(values.size),
+    bounds=optimize.Bounds(0, 1),
+    constraints=constraints,
+    options={'mip_rel_gap': 0},
+  )
+  if solution.x is None:
     return None
-  place = int(np.argmax(np.where(allowed, best, -np.inf)))
-  picked = []
-  for choices, came, chosen in reversed(trail):
-    picked.append(choices[chosen[place]].edges)
-    place = int(came[place])
-  return picked[::-1]
+  states = [state for _, state in edges_lib.edge_list(len(nodes))]
+  cells = {kind: [] for kind in edges_lib.KINDS}
+  for kind, row, column in np.argwhere(solution.x.reshape(values.shape) > 0.5):
+    chosen = names[real[column]], states[row]
+    cells[edges_lib.KINDS[kind]].append(chosen)
+  return alphas_lib.whole_genotype(cells)
