@@ -6,7 +6,7 @@ Figures are in the page, and it asks no network for anything.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import html
 import os
 
@@ -73,25 +73,36 @@ class Page:
 
   def section(self, title: str) -> None:
     """Opens a section."""
-    self._close_row()
     name = title.lower().replace(' ', '-')
     self._sections.append((name, title))
-    self._parts.append(f'<h2 id="{name}">{html.escape(title)}</h2>')
+    self._add(f'<h2 id="{name}">{html.escape(title)}</h2>')
 
   def text(self, text: str) -> None:
     """Adds a paragraph."""
-    self._close_row()
-    self._parts.append(f'<p>{html.escape(text)}</p>')
+    self._add(f'<p>{html.escape(text)}</p>')
 
   def missing(self, text: str) -> None:
     """Adds a sentence about a part that is left out."""
-    self._close_row()
-    self._parts.append(f'<p class="missing">{html.escape(text)}</p>')
+    self._add(f'<p class="missing">{html.escape(text)}</p>')
 
-  def raw(self, markup: str) -> None:
-    """Adds markup whose text is escaped already."""
-    self._close_row()
-    self._parts.append(markup)
+  def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Adds a table with a line of heads."""
+    body = ''.join(f'<tr>{_cells(row)}</tr>' for row in rows)
+    self._add(
+      '<div class="scroll" tabindex="0"><table><thead><tr>'
+      f'{_cells(heads, "col")}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+  def folded_table(self, summary: str, values: Mapping[str, str]) -> None:
+    """Adds a table of names and values that a click on its summary opens."""
+    body = ''.join(
+      f'<tr>{_cells([name], "row")}{_cells([value])}</tr>'
+      for name, value in values.items()
+    )
+    self._add(
+      f'<details><summary>{html.escape(summary)}</summary>'
+      f'<table class="config"><tbody>{body}</tbody></table></details>'
+    )
 
   def figure(self, figure: Figure, name: str, alt: str, caption: str) -> None:
     """Saves a figure and adds it; neighbours share a row where they fit."""
@@ -123,7 +134,19 @@ class Page:
       f'<nav>{links}</nav>\n{body}\n</body>\n</html>\n'
     )
 
+  def _add(self, markup: str) -> None:
+    self._close_row()
+    self._parts.append(markup)
+
   def _close_row(self) -> None:
     if self._row:
       self._parts.append(f'<div class="figures">{"".join(self._row)}</div>')
       self._row = []
+
+
+def _cells(texts: Iterable[str], scope: str = '') -> str:
+  """Returns the cells of a table; with a scope, heads of it."""
+  start, end = (
+    (f'<th scope="{scope}">', '</th>') if scope else ('<td>', '</td>')
+  )
+  return ''.join(f'{start}{html.escape(text)}{end}' for text in texts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import dataclasses
 import os
 from typing import Any
 
@@ -16,6 +17,65 @@ from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import genotype as genotype_lib
 
 _AGAIN = 'run the search stage again.'
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+  """What the stages have left in a work directory; None where nothing.
+
+  Attributes:
+    config: content of `config.json`, of which nothing is sure.
+    genotype: that the search found.
+    alphas: see `read_alphas`.
+    anytime: content of `evaluate/anytime.json`.
+    budgeted: content of `evaluate/budgeted.json`.
+    search_cost: content of `describe/search_network.json`.
+    candidates: see `read_candidates`.
+    seeds: see `read_seeds`.
+    search_records: lines of `search/metrics.jsonl`, or none.
+    train_records: lines of `train/metrics.jsonl`, or none.
+  """
+
+  config: Any
+  genotype: genotype_lib.Genotype | None
+  alphas: Mapping[str, np.ndarray] | None
+  anytime: Mapping[str, Any] | None
+  budgeted: Mapping[str, Any] | None
+  search_cost: Mapping[str, Any] | None
+  candidates: Mapping[str, Any] | None
+  seeds: Mapping[str, Any] | None
+  search_records: Sequence[Mapping[str, Any]]
+  train_records: Sequence[Mapping[str, Any]]
+
+
+def read(workdir: str, primitives: Sequence[str]) -> Results:
+  """Returns all that the report reads of a work directory.
+
+  Args:
+    workdir: the work directory.
+    primitives: the operations of the search, in the order of the alphas.
+
+  Raises:
+    UsageError: a file is broken; the message names it.
+  """
+  return Results(
+    config=read_json(workdir, 'config.json'),
+    genotype=read_genotype(workdir, 'search/genotype.json'),
+    alphas=read_alphas(workdir, primitives),
+    anytime=read_object(
+      workdir, 'evaluate/anytime.json', 'exits', ('accuracy', 'macs')
+    ),
+    budgeted=read_object(
+      workdir, 'evaluate/budgeted.json', 'points', ('accuracy', 'macs')
+    ),
+    search_cost=read_object(
+      workdir, 'describe/search_network.json', 'exits', ('macs',)
+    ),
+    candidates=read_candidates(workdir),
+    seeds=read_seeds(workdir),
+    search_records=read_metrics(workdir, 'search/metrics.jsonl'),
+    train_records=read_metrics(workdir, 'train/metrics.jsonl'),
+  )
 
 
 def read_json(workdir: str, name: str) -> Any:

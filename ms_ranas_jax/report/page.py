@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import html
 import json
 import os
 from typing import Any
 
 import jax
-import numpy as np
 
 from ms_ranas_jax import fields
 from ms_ranas_jax.baselines import msdnet_plan
@@ -85,8 +83,10 @@ class Trained:
   cost: Mapping[str, Any] | None = None
 
 
-def _exit_table(exits: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the table of exits; columns that nobody has are left out."""
+def _exit_table(
+  page: html_page.Page, exits: Sequence[Mapping[str, Any]]
+) -> None:
+  """Adds the table of exits; columns that nobody has are left out."""
   last = exits[-1].get('macs')
   rows = [
     {**exit_, 'share': exit_['macs'] / last if last else None}
@@ -97,17 +97,7 @@ def _exit_table(exits: Sequence[Mapping[str, Any]]) -> str:
     values = [row.get(column.field) for row in rows]
     if any(value is not None for value in values):
       columns[column.head] = _column_texts(values, column)
-  head = ''.join(
-    f'<th scope="col">{html.escape(name)}</th>' for name in columns
-  )
-  body = ''.join(
-    '<tr>' + ''.join(f'<td>{text}</td>' for text in texts) + '</tr>'
-    for texts in zip(*columns.values())
-  )
-  return (
-    '<div class="scroll" tabindex="0"><table><thead><tr>'
-    f'{head}</tr></thead><tbody>{body}</tbody></table></div>'
-  )
+  page.table(list(columns), zip(*columns.values()))
 
 
 def _column_texts(values: Sequence[Any], column: _Column) -> list[str]:
@@ -127,11 +117,8 @@ def _column_texts(values: Sequence[Any], column: _Column) -> list[str]:
   ]
 
 
-def _results(
-  page: html_page.Page,
-  anytime: Mapping[str, Any] | None,
-  budgeted: Mapping[str, Any] | None,
-) -> None:
+def _evaluation(page: html_page.Page, results: inputs.Results) -> None:
+  anytime, budgeted = results.anytime, results.budgeted
   page.section('Results')
   if anytime is None:
     page.missing(
@@ -140,7 +127,7 @@ def _results(
     )
   else:
     exits = anytime['exits']
-    page.raw(_exit_table(exits))
+    _exit_table(page, exits)
     page.text(
       'Costs are cumulative: what it takes to come from the image to this '
       'exit. macs counts convolutions and dense layers; flops (MSDNet) follows '
@@ -270,25 +257,22 @@ def _grid_figure(
 
 
 def _network(
-  page: html_page.Page,
-  plan: AnyPlan | None,
-  cost: Mapping[str, Any] | None,
-  evaluated: bool,
+  page: html_page.Page, results: inputs.Results, trained: Trained | None
 ) -> None:
   page.section('Network')
-  if plan is None and cost is None:
+  if trained is None:
     page.missing('No network to train has been planned yet.')
-  if plan is not None:
-    _grid_figure(page, plan, 'train', 'that is trained', cost)
-  if cost is not None and not evaluated:
-    page.raw(_exit_table(cost['exits']))
+    return
+  _grid_figure(page, trained.plan, 'train', 'that is trained', trained.cost)
+  if trained.cost is not None and results.anytime is None:
+    _exit_table(page, trained.cost['exits'])
 
 
-def _training(
-  page: html_page.Page, records: Sequence[Mapping[str, Any]]
-) -> None:
+def _training(page: html_page.Page, results: inputs.Results) -> None:
   page.section('Training')
-  figure = curves.draw_learning(records, 'holdout', 'held-out images')
+  figure = curves.draw_learning(
+    results.train_records, 'holdout', 'held-out images'
+  )
   if figure is None:
     page.missing(
       'No training has been recorded in this work directory; the stage '
@@ -306,20 +290,15 @@ def _training(
 
 def _search(
   page: html_page.Page,
-  records: Sequence[Mapping[str, Any]],
-  found_alphas: Mapping[str, np.ndarray] | None,
-  found: genotype_lib.Genotype | None,
+  results: inputs.Results,
   plan: grid.Plan | None,
-  cost: Mapping[str, Any] | None,
   primitives: Sequence[str],
   styles: Mapping[str, tuple[str, Any]],
-  candidates: Mapping[str, Any] | None,
-  seeds: Mapping[str, Any] | None,
-  config: Any,
 ) -> None:
   page.section('Search')
+  records, found = results.search_records, results.genotype
   learning = curves.draw_learning(records, 'valid', 'validation half')
-  if learning is None and found_alphas is None and plan is None:
+  if learning is None and results.alphas is None and plan is None:
     page.missing(
       'No search has been recorded in this work directory; the stage '
       '"search" does that.'
@@ -334,13 +313,15 @@ def _search(
       'the images, alphas on the validation half. Colours from dark to light '
       'are the exits; the loss is the weighted sum over exits.',
     )
-  selection.add(page, records, candidates, seeds, config)
+  selection.add(
+    page, records, results.candidates, results.seeds, results.config
+  )
   if plan is not None:
-    _grid_figure(page, plan, 'search', 'that is searched', cost)
-  if found_alphas is None:
+    _grid_figure(page, plan, 'search', 'that is searched', results.search_cost)
+  if results.alphas is None:
     page.missing('No alphas have been recorded in this work directory yet.')
     return
-  weights = jax.device_get(edges_lib.softmax_weights(found_alphas))
+  weights = jax.device_get(edges_lib.softmax_weights(results.alphas))
   for kind in edges_lib.KINDS:
     page.figure(
       alphas.draw_history(weights[kind], primitives, styles),
@@ -366,19 +347,18 @@ def _config(page: html_page.Page, config: Any) -> None:
   if not isinstance(config, dict):
     page.missing('There is no config in this work directory.')
     return
-  rows = ''.join(
-    f'<tr><th scope="row">{html.escape(name)}</th>'
-    f'<td>{html.escape(json.dumps(value, ensure_ascii=False))}</td></tr>'
-    for name, value in fields.flatten(config).items()
-  )
-  page.raw(
-    '<details><summary>All fields of the config that ran</summary>'
-    f'<table class="config"><tbody>{rows}</tbody></table></details>'
+  page.folded_table(
+    'All fields of the config that ran',
+    {
+      name: json.dumps(value, ensure_ascii=False)
+      for name, value in fields.flatten(config).items()
+    },
   )
 
 
-def _lead(anytime: Mapping[str, Any] | None, config: Any) -> list[str]:
+def _lead(results: inputs.Results) -> list[str]:
   """Returns the sentences under the title."""
+  anytime, config = results.anytime, results.config
   if anytime is None:
     dataset = config.get('dataset') if isinstance(config, dict) else None
     name = dataset.get('name') if isinstance(dataset, dict) else None
@@ -430,25 +410,9 @@ def write_report(
       'or correct the path.'
     )
   # Everything is read, and refused, before anything is written.
-  config = inputs.read_json(workdir, 'config.json')
-  found = inputs.read_genotype(workdir, 'search/genotype.json')
-  found_alphas = inputs.read_alphas(workdir, primitives)
-  anytime = inputs.read_object(
-    workdir, 'evaluate/anytime.json', 'exits', ('accuracy', 'macs')
-  )
-  budgeted = inputs.read_object(
-    workdir, 'evaluate/budgeted.json', 'points', ('accuracy', 'macs')
-  )
-  cost_search = inputs.read_object(
-    workdir, 'describe/search_network.json', 'exits', ('macs',)
-  )
-  candidates = inputs.read_candidates(workdir)
-  seeds = inputs.read_seeds(workdir)
-  search_records = inputs.read_metrics(workdir, 'search/metrics.jsonl')
-  train_records = inputs.read_metrics(workdir, 'train/metrics.jsonl')
-  plan_train = None if trained is None else trained.plan
+  results = inputs.read(workdir, primitives)
   cells_trained = None if trained is None else trained.genotype
-  genotypes = [genotype for genotype in (found, cells_trained) if genotype]
+  genotypes = [found for found in (results.genotype, cells_trained) if found]
   # One style per operation on the whole page, published ones included.
   operations = list(primitives)
   operations += sorted(
@@ -458,36 +422,19 @@ def write_report(
   styles = style.operation_styles(operations)
 
   page = html_page.Page(workdir)
-  _results(page, anytime, budgeted)
-  _network(
-    page,
-    plan_train,
-    None if trained is None else trained.cost,
-    evaluated=anytime is not None,
-  )
-  of_cells = plan_train is None or isinstance(plan_train, grid.Plan)
+  _evaluation(page, results)
+  _network(page, results, trained)
+  of_cells = trained is None or isinstance(trained.plan, grid.Plan)
   if of_cells:
-    _cells(page, found, cells_trained, styles)
-  _training(page, train_records)
+    _cells(page, results.genotype, cells_trained, styles)
+  _training(page, results)
   if of_cells:
-    _search(
-      page,
-      search_records,
-      found_alphas,
-      found,
-      plan_search,
-      cost_search,
-      primitives,
-      styles,
-      candidates,
-      seeds,
-      config,
-    )
-  _config(page, config)
+    _search(page, results, plan_search, primitives, styles)
+  _config(page, results.config)
   whole = workdir if files.is_remote(workdir) else os.path.abspath(workdir)
   name = os.path.basename(whole.rstrip('/'))
   path = os.path.join(workdir, PAGE_NAME)
   files.write_text(
-    path, page.markup(f'An anytime network: {name}', _lead(anytime, config))
+    path, page.markup(f'An anytime network: {name}', _lead(results))
   )
   return path

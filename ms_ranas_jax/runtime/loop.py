@@ -251,7 +251,6 @@ class Loop:
     self._interruption = interruption
     self._stack = stack
     self._writer: MetricsWriter | None = None
-    self._progress: Progress | None = None
     self._epoch, self._batches = -1, np.empty(0)
     # Calls of one step until the time of one is known; the first one compiles.
     # What is asked for is agreed on by all processes, and done one call later.
@@ -291,9 +290,9 @@ class Loop:
       self._writer = self._stack.enter_context(
         MetricsWriter(self._folder, self.done if self._resumed else -1)
       )
-      self._progress = self._stack.enter_context(
-        Progress(spec.label, total, self.done)
-      )
+    self._progress = self._stack.enter_context(
+      Progress(spec.label, total, self.done, disable=not processes.is_first())
+    )
     self._chunk = parallel.compile_chunk(
       spec.step, spec.devices, spec.line_steps, spec.on_nonfinite, spec.seeds
     )
@@ -360,9 +359,8 @@ class Loop:
     """Writes the record of a line, if one has ended, and shows the progress."""
     if self._writer is not None and record:
       self._writer.write({'step': self.done, 'epoch': call.epoch, **record})
-    if self._progress is not None:
-      shown = self._hooks.shown(record) if record else None
-      self._progress.update(len(call.batches), shown)
+    shown = self._hooks.shown(record) if record else None
+    self._progress.update(len(call.batches), shown)
 
   def save(self) -> None:
     """Saves a checkpoint; what it is of may be donated afterwards."""

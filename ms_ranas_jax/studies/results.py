@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-import html
+from collections.abc import Mapping
 import os
 import time
 from typing import Any
@@ -86,12 +85,12 @@ def write_results(plan: plan_lib.Plan, workdir: str) -> str:
       else ''
     ),
   )
-  page.raw(_table(*table_lib.measured_cells(table)))
+  page.table(*table_lib.measured_cells(table))
   if table['budget_range']:
     page.text(table_lib.area_sentence(table))
   if table['published']:
     page.section('Published')
-    page.raw(_table(*table_lib.published_cells(table)))
+    page.table(*table_lib.published_cells(table))
   path = os.path.join(folder, page_lib.PAGE_NAME)
   files.write_text(
     path,
@@ -122,15 +121,3 @@ def _outcomes(
       if found is not None:
         outcomes[key] = found
   return outcomes
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  head = ''.join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
-  body = ''.join(
-    '<tr>' + ''.join(f'<td>{html.escape(text)}</td>' for text in row) + '</tr>'
-    for row in rows
-  )
-  return (
-    '<div class="scroll" tabindex="0"><table><thead><tr>'
-    f'{head}</tr></thead><tbody>{body}</tbody></table></div>'
-  )

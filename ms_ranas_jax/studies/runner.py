@@ -16,13 +16,13 @@ import time
 
 import jax
 from ml_collections import ConfigDict
+import tqdm
 
 from ms_ranas_jax import settings
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import lock
-from ms_ranas_jax.runtime import progress
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import selection
@@ -171,5 +171,5 @@ class _Worker:
     counted = done - self._done_at_start
     if counted > 0:
       seconds = (time.monotonic() - self._began) / counted * left
-      parts.append(f'left {progress.format_duration(seconds)}')
+      parts.append(f'left {tqdm.tqdm.format_interval(seconds)}')
     return '  '.join(parts)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 from jax import flatten_util
 import jax.numpy as jnp
@@ -14,7 +12,7 @@ _DECAY = 0.1
 
 def epoch_cosine(
   start: float, end: float, epochs: int, steps_per_epoch: int
-) -> Callable[[jax.Array], jax.Array]:
+) -> optax.Schedule:
   """A cosine schedule from `start` to `end` that moves once an epoch.
 
   Args:
@@ -26,18 +24,13 @@ def epoch_cosine(
   Returns:
     step -> learning rate, float32.
   """
-
-  def schedule(step: jax.Array) -> jax.Array:
-    epoch = jnp.minimum(step // steps_per_epoch, epochs)
-    cosine = jnp.cos(jnp.pi * epoch / epochs)
-    return end + 0.5 * (start - end) * (1.0 + cosine)
-
-  return schedule
+  decay = optax.cosine_decay_schedule(start - end, epochs)
+  return lambda step: end + decay(step // steps_per_epoch)
 
 
 def epoch_steps(
   start: float, epochs: int, steps_per_epoch: int
-) -> Callable[[jax.Array], jax.Array]:
+) -> optax.Schedule:
   """MSDNet's schedule: times 0.1 at a half and at three quarters.
 
   Args:
@@ -48,16 +41,11 @@ def epoch_steps(
   Returns:
     step -> learning rate, float32.
   """
-
-  def schedule(step: jax.Array) -> jax.Array:
-    epoch = step // steps_per_epoch
-    rates = jnp.asarray([start, _DECAY * start, _DECAY**2 * start])
-    # In whole numbers, so that no rounding moves a step.
-    return rates[
-      (2 * epoch >= epochs).astype(int) + (4 * epoch >= 3 * epochs).astype(int)
-    ]
-
-  return schedule
+  return optax.join_schedules(
+    [optax.constant_schedule(_DECAY**n * start) for n in range(3)],
+    # Rounded up to whole epochs.
+    [-(-quarters * epochs // 4) * steps_per_epoch for quarters in (2, 3)],
+  )
 
 
 def sgd(
