@@ -112,9 +112,7 @@ def derive_within(
   plain = alphas_lib.derive_genotype(weights, primitives)
   skips = max(count_skips(plain, primitives).values())
   if max_skips is None or skips <= max_skips:
-    if (
-      lowest <= linear_cost.genotype_cost(plain, tables, primitives) <= highest
-    ):
+    if lowest <= tables.of_genotype(plain, primitives) <= highest:
       return plain
   if isinstance(tables, peak_cost.PeakTables):
     return _first_within(

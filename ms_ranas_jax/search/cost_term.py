@@ -108,7 +108,7 @@ class CostTerm:
 
   def cost(self, genotype: Genotype) -> float:
     """The cost of a genotype."""
-    return linear_cost.genotype_cost(genotype, self.tables, self.primitives)
+    return self.tables.of_genotype(genotype, self.primitives)
 
   def _derive_at_any_cost(self, weights: alphas_lib.Alphas) -> Genotype:
     return constrained.derive_capped(weights, self.max_skips, self.primitives)

@@ -305,7 +305,8 @@ def check(
         f'{search.method!r} has no alphas to guard; leave it at {off!r}.'
       )
   cap = max_skips(search)
-  real = [o for o in primitives.values() if edges_lib.is_real(o)]
+  choices = list(primitives.values())
+  real = [choices[column] for column in edges_lib.real_columns(primitives)]
   if cap is not None and all(isinstance(o, ops.Skip) for o in real):
     if cap < 2 * search.network.nodes:
       raise UsageError(

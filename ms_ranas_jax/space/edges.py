@@ -86,14 +86,13 @@ def all_nodes(nodes: int) -> tuple[int, ...]:
   return tuple(range(NUM_INPUTS, NUM_INPUTS + nodes))
 
 
-def is_real(operation: ops.Operation) -> bool:
-  """Returns whether an operation can stand in a derived cell."""
-  return not isinstance(operation, ops.Zero)
-
-
 def real_columns(primitives: ops.Primitives) -> list[int]:
   """Returns the columns of all operations that can stand in a derived cell."""
-  return [c for c, o in enumerate(primitives.values()) if is_real(o)]
+  return [
+    column
+    for column, operation in enumerate(primitives.values())
+    if not isinstance(operation, ops.Zero)
+  ]
 
 
 def logits_key(kind: str) -> str:

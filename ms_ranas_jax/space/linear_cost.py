@@ -52,9 +52,14 @@ class CostTables:
     )
 
   def of_genotype(
-    self, genotype: Genotype, primitives: ops.Primitives
+    self, genotype: Genotype, primitives: ops.Primitives = ops.PRIMITIVES
   ) -> float:
-    """Returns the cost of a genotype, see `genotype_cost`."""
+    """Returns what the network that a genotype stands for costs.
+
+    Args:
+      genotype: of operations among the primitives; all nodes concatenated.
+      primitives: name -> operation, in the order of the columns.
+    """
     total = self.base
     for kind in edges_lib.KINDS:
       used = edges_lib.one_hot(getattr(genotype, kind), primitives)
@@ -140,21 +145,3 @@ def expected_cost(weights: network_lib.Weights, tables: Tables) -> jax.Array:
     A scalar in the unit of the tables.
   """
   return tables.expected(weights)
-
-
-def genotype_cost(
-  genotype: Genotype,
-  tables: Tables,
-  primitives: ops.Primitives = ops.PRIMITIVES,
-) -> float:
-  """The cost of the network that a genotype stands for, from tables.
-
-  Args:
-    genotype: of operations among the primitives; all nodes concatenated.
-    tables: of the same number of nodes and the same primitives.
-    primitives: name -> operation, in the order of the tables' columns.
-
-  Returns:
-    The cost in the unit of the tables, that of `network_cost`.
-  """
-  return tables.of_genotype(genotype, primitives)

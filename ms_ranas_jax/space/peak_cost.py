@@ -26,6 +26,7 @@ import numpy as np
 
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import edges as edges_lib
+from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.protocol import CostRow
 
@@ -65,7 +66,7 @@ class PeakTables:
     return self._peak(weights, jnp)
 
   def of_genotype(
-    self, genotype: Genotype, primitives: Mapping[str, object]
+    self, genotype: Genotype, primitives: ops.Primitives = ops.PRIMITIVES
   ) -> float:
     """Returns the peak in bytes of the network that a genotype stands for.
 

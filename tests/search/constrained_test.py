@@ -78,9 +78,7 @@ def test_it_is_the_likeliest_of_all_within_the_limits():
   spec = grid.NetworkSpec(4, 3, 2, 1, image_shape=(8, 8, 1))
   tables = linear_cost.cost_tables(spec, primitives)
   every = list(_all_genotypes(primitives))
-  costs = np.array(
-    [linear_cost.genotype_cost(g, tables, primitives) for g in every]
-  )
+  costs = np.array([tables.of_genotype(g, primitives) for g in every])
   for seed in range(3):
     weights = _weights(2, primitives, seed)
     values = np.array([_value(g, weights, primitives) for g in every])
@@ -92,7 +90,7 @@ def test_it_is_the_likeliest_of_all_within_the_limits():
       inside = (costs >= low) & (costs <= high)
       assert inside.any()
       found = constrained.derive_within(weights, tables, low, high, primitives)
-      assert low <= linear_cost.genotype_cost(found, tables, primitives) <= high
+      assert low <= tables.of_genotype(found, primitives) <= high
       _check_best(found, every, values, inside)
 
 
@@ -109,9 +107,7 @@ def test_it_is_the_likeliest_of_all_with_so_few_skips(cap):
   spec = grid.NetworkSpec(4, 3, 2, 1, image_shape=(8, 8, 1))
   tables = linear_cost.cost_tables(spec, primitives)
   every = [g for g in _all_genotypes(primitives) if _skips(g) <= cap]
-  costs = np.array(
-    [linear_cost.genotype_cost(g, tables, primitives) for g in every]
-  )
+  costs = np.array([tables.of_genotype(g, primitives) for g in every])
   np.testing.assert_allclose(
     constrained.cost_range(tables, primitives, cap), (costs.min(), costs.max())
   )
@@ -132,7 +128,7 @@ def test_it_is_the_likeliest_of_all_with_so_few_skips(cap):
       weights, tables, low, high, primitives, cap
     )
     assert _skips(found) <= cap
-    assert low <= linear_cost.genotype_cost(found, tables, primitives) <= high
+    assert low <= tables.of_genotype(found, primitives) <= high
     _check_best(found, every, values, inside)
 
 
@@ -148,12 +144,12 @@ def test_it_is_the_likeliest_of_a_large_space(metric, max_skips):
       for kind, table in _weights(4, ops.PRIMITIVES, seed).items()
     }
     plain = alphas_lib.derive_genotype(weights)
-    usual = linear_cost.genotype_cost(plain, tables)
+    usual = tables.of_genotype(plain)
     low, high = 0.94 * usual, 0.96 * usual
     first = next(
       genotype
       for genotype in ranking.ranked_genotypes(weights)
-      if low <= linear_cost.genotype_cost(genotype, tables) <= high
+      if low <= tables.of_genotype(genotype) <= high
       and (max_skips is None or _skips(genotype) <= max_skips)
     )
     for _ in range(2):  # the same again
@@ -192,13 +188,13 @@ def test_it_keeps_to_the_limits_with_all_primitives(nodes):
   tables = linear_cost.cost_tables(spec, metric='params')
   weights = _weights(nodes, ops.PRIMITIVES, 0)
   plain = alphas_lib.derive_genotype(weights)
-  usual = linear_cost.genotype_cost(plain, tables)
+  usual = tables.of_genotype(plain)
   assert constrained.derive_within(weights, tables, 0, usual) == plain
   for factor in (0.8, 1.1):
     low, high = 0.98 * factor * usual, 1.02 * factor * usual
     found = constrained.derive_within(weights, tables, low, high)
     assert found != plain
-    assert low <= linear_cost.genotype_cost(found, tables) <= high
+    assert low <= tables.of_genotype(found) <= high
 
 
 @pytest.mark.parametrize('factor', [0.1, 10.0])
@@ -207,11 +203,10 @@ def test_an_impossible_cost_is_refused_with_what_can_be_had(factor):
   tables = linear_cost.cost_tables(spec, FEW)
   weights = _weights(2, FEW, 0)
   costs = [
-    linear_cost.genotype_cost(
+    tables.of_genotype(
       genotype_lib.Genotype(
         ((name, 0), (name, 1)) * 2, (2, 3), ((name, 0), (name, 1)) * 2, (2, 3)
       ),
-      tables,
       FEW,
     )
     for name in ('skip_connect', 'sep_conv_5x5')

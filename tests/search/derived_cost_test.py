@@ -65,7 +65,7 @@ def test_sharp_alphas_cost_what_their_network_costs(metric, exit_index):
   for seed in range(5):
     alphas = _alphas(2, 1.0, seed)
     genotype = alphas_lib.derive_genotype(edges_lib.softmax_weights(alphas))
-    exact = linear_cost.genotype_cost(genotype, tables)
+    exact = tables.of_genotype(genotype)
     network = network_lib.derived_network(SPEC, genotype)
     exits = cost.network_cost(network).exits
     exit_cost = exits[-1 if exit_index is None else exit_index]

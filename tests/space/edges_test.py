@@ -54,16 +54,10 @@ def test_the_rows_and_columns_of_a_genotype():
 
 def test_columns_that_are_real():
   assert edges_lib.real_columns(FEW) == [0, 2]
-  assert edges_lib.real_columns(ops.PRIMITIVES) == list(range(1, 8))
-
-
-def test_is_real():
-  assert not edges_lib.is_real(ops.Zero())
-  assert all(
-    edges_lib.is_real(operation)
-    for name, operation in ops.OPERATIONS.items()
-    if name != 'none'
-  )
+  assert not edges_lib.real_columns({'mine': ops.Zero()})
+  names = list(ops.OPERATIONS)
+  real = [names[column] for column in edges_lib.real_columns(ops.OPERATIONS)]
+  assert real == [name for name in names if name != 'none']
 
 
 def test_weights_are_the_softmax_of_each_edge():
