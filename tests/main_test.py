@@ -87,11 +87,11 @@ def _cifar10(*arguments):
 _CASES = {
   'unknown_field': (
     _digits('foo=1'),
-    ['config.foo is not a field', 'default_config.py'],
+    ['config.foo is not a field', 'sections.py'],
   ),
   'unknown_field_of_a_section': (
     _digits('search.epoch=1'),
-    ['config.search.epoch ', 'use config.search.epochs', 'default_config.py'],
+    ['config.search.epoch ', 'use config.search.epochs', 'sections.py'],
   ),
   'unknown_field_after_no': (
     (*_DIGITS, '--noconfig.dataset.flop'),
@@ -103,23 +103,23 @@ _CASES = {
   ),
   'a_section_as_a_field': (
     _digits('search=1'),
-    ['config.search is not a field', 'default_config.py'],
+    ['config.search is not a field', 'sections.py'],
   ),
   'a_text_for_a_number': (
     _digits('seed=abc'),
-    ['--config.seed=abc', 'default_config.py'],
+    ['--config.seed=abc', 'sections.py'],
   ),
   'a_fraction_for_an_integer': (
     _digits('search.epochs=1.5'),
-    ['--config.search.epochs=1.5', 'default_config.py'],
+    ['--config.search.epochs=1.5', 'sections.py'],
   ),
   'a_number_for_a_flag': (
     _digits('dataset.flip=3'),
-    ['--config.dataset.flip=3', 'default_config.py'],
+    ['--config.dataset.flip=3', 'sections.py'],
   ),
   'a_field_without_a_value': (
     _digits('seed'),
-    ['--config.seed', 'default_config.py'],
+    ['--config.seed', 'sections.py'],
   ),
   'impossible_number': (
     _digits('seed=-1'),
@@ -187,7 +187,7 @@ _CASES = {
   ),
   'unknown_dataset': (
     _digits('dataset.name=mnist'),
-    ["dataset.name is 'mnist'", 'digits'],
+    ["dataset.name = 'mnist'", 'digits'],
   ),
   'dataset_folder_missing': (
     _cifar10('dataset.dir={missing}'),

@@ -42,6 +42,9 @@ ALL = {
   'early_stop_window': 1,
 }
 
+# It has no alphas, nor a rate for them.
+RANDOM = {'method': 'random', 'alphas_learning_rate': 3e-4}
+
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
@@ -235,8 +238,8 @@ def test_guards_that_do_not_fit_are_refused(changes, message, dataset):
       {'num_seeds': 2},
       'search.num_seeds = 2',
     ),
-    ({'auxiliary_skip': 1.0}, {'method': 'random'}, 'no alphas to guard'),
-    ({'partial_channels': 2}, {'method': 'random'}, 'no alphas to guard'),
+    ({'auxiliary_skip': 1.0}, RANDOM, 'no alphas to guard'),
+    ({'partial_channels': 2}, RANDOM, 'no alphas to guard'),
   ],
 )
 def test_guards_that_do_not_go_with_a_search_are_refused(

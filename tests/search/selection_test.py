@@ -278,6 +278,8 @@ def test_a_finished_choice_only_answers(alone, dataset, monkeypatch):
 
 RANDOM = {
   'search.method': 'random',
+  # It has no alphas, nor a rate for them.
+  'search.alphas_learning_rate': 3e-4,
   'search.num_seeds': SEEDS,
   'search.candidates.random': 6,
 }
