@@ -1,4 +1,4 @@
-"""The default config; ms_ranas_jax/default_config.py says what the fields are.
+"""The default config; ms_ranas_jax/sections.py says what the fields are.
 
 ./launch/local.sh --config=configs/default.py
 """

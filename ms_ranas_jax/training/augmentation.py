@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 
+import chex
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -46,6 +47,7 @@ def normalize(
   Returns:
     float32 of the same shape.
   """
+  chex.assert_shape(images, (None, None, None, len(mean)))
   shape = (1, 1, 1, len(mean))
   mean = jnp.asarray(mean, jnp.float32).reshape(shape)
   std = jnp.asarray(std, jnp.float32).reshape(shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -21,6 +22,8 @@ def exit_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
   Returns:
     (exits,), at least float32.
   """
+  chex.assert_rank([logits, labels], [3, 1])
+  chex.assert_equal_shape_prefix([logits[0], labels], 1)
   wide = jnp.promote_types(logits.dtype, jnp.float32)
   losses = optax.softmax_cross_entropy_with_integer_labels(
     logits.astype(wide),
@@ -42,7 +45,9 @@ def weighted_loss(
   Returns:
     A scalar.
   """
-  return jnp.dot(jnp.asarray(weights), exit_losses(logits, labels))
+  weights = jnp.asarray(weights)
+  chex.assert_shape(weights, logits.shape[:1])
+  return jnp.dot(weights, exit_losses(logits, labels))
 
 
 def exit_accuracies(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -55,6 +60,7 @@ def exit_accuracies(logits: jax.Array, labels: jax.Array) -> jax.Array:
   Returns:
     (exits,) float32.
   """
+  chex.assert_rank([logits, labels], [3, 1])
   right = jnp.argmax(logits, axis=-1) == labels[None]
   return right.astype(jnp.float32).mean(axis=1)
 

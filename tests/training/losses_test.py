@@ -76,3 +76,17 @@ def test_exit_weights_are_taken_as_they_are():
 def test_other_exit_weights_are_refused(weights, message):
   with pytest.raises(UsageError, match=message):
     losses.exit_weights(weights, 3, 'train.exit_weights')
+
+
+@pytest.mark.parametrize(
+  ('logits', 'labels', 'weights'),
+  [
+    (LOGITS[0], LABELS, (1.0, 1.0)),  # of one exit, without its axis
+    (LOGITS, LABELS[None], (1.0, 1.0)),
+    (LOGITS, LABELS[:-1], (1.0, 1.0)),
+    (LOGITS, LABELS, (1.0,)),  # would be broadcast over the exits
+  ],
+)
+def test_other_shapes_are_refused(logits, labels, weights):
+  with pytest.raises(AssertionError):
+    losses.weighted_loss(jnp.asarray(logits), jnp.asarray(labels), weights)
