@@ -150,7 +150,7 @@ def alphas_gradient(
   """
   if mixed_derivative not in MIXED_DERIVATIVES:
     raise UsageError(
-      f'search.mixed_derivative = {mixed_derivative!r}: give one of '
+      f'mixed_derivative = {mixed_derivative!r}: give one of '
       f'{MIXED_DERIVATIVES}.'
     )
 
@@ -227,7 +227,7 @@ def search_step(
     UsageError: there is no such order.
   """
   if order not in ORDERS:
-    raise UsageError(f'search.order = {order}: give one of {ORDERS}.')
+    raise UsageError(f'order = {order}: give one of {ORDERS}.')
   optimizer = lookahead_optimizer or params_optimizer
 
   def train_loss(params: PyTree, alphas: PyTree) -> jax.Array:

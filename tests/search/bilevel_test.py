@@ -391,7 +391,7 @@ def test_only_the_params_step_writes_batch_stats(order):
 def test_other_orders_are_refused(order):
   optimizer = OPTIMIZERS['sgd']
   with pytest.raises(
-    UsageError, match=r'search.order = .*give one of \(1, 2\)'
+    UsageError, match=r'order = .*give one of \(1, 2\)'
   ):
     _gradient(_state(optimizer), order, optimizer)
 
