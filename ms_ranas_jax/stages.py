@@ -375,6 +375,7 @@ def check_images(run: Run) -> None:
     _judged_images(run)
   plans = {}
   if 'search' in config.stages:
+    candidates.check_selection(config.search, len(run.dataset.train_images))
     search_stage.plan_epochs(
       config.search, len(run.dataset.train_images), config.seed
     )
