@@ -397,10 +397,12 @@ def test_what_costs_too_much_is_listed_and_not_chosen(dataset, tmp_path):
 
 
 def test_when_nothing_costs_what_it_may(dataset, tmp_path, monkeypatch):
-  config = _config()
-  judged = _judged(config, dataset)
+  judged = _judged(_config(), dataset)
   found = [candidates.Candidate(CELLS, ({'random': 0},))]
-  config.search.cost.target = 0.5 * judged.cost_term.cost(CELLS)
+  target = 0.5 * judged.cost_term.cost(CELLS)
+  cost = dataclasses.replace(judged.cost_term.config, target=target)
+  term = dataclasses.replace(judged.cost_term, config=cost)
+  judged = dataclasses.replace(judged, cost_term=term)
   with pytest.raises(UsageError, match='none of the 1 candidates costs'):
     candidates.choose(
       found, judged, _fake_score(CELLS, []), JUDGES, str(tmp_path / 'c.json')
