@@ -400,8 +400,8 @@ def test_when_nothing_costs_what_it_may(dataset, tmp_path, monkeypatch):
   judged = _judged(_config(), dataset)
   found = [candidates.Candidate(CELLS, ({'random': 0},))]
   target = 0.5 * judged.cost_term.cost(CELLS)
-  cost = dataclasses.replace(judged.cost_term.config, target=target)
-  term = dataclasses.replace(judged.cost_term, config=cost)
+  section = dataclasses.replace(judged.cost_term.config, target=target)
+  term = dataclasses.replace(judged.cost_term, config=section)
   judged = dataclasses.replace(judged, cost_term=term)
   with pytest.raises(UsageError, match='none of the 1 candidates costs'):
     candidates.choose(
