@@ -39,6 +39,7 @@ from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.search import candidates
+from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import seeds
 from ms_ranas_jax.search import selection
 from ms_ranas_jax.search import stage as search_stage
@@ -196,8 +197,14 @@ class Run:
         return None
     return load_genotype(path, ops.REAL)
 
+  @functools.cached_property
+  def problem(self) -> methods.Problem:
+    """What is searched in; it is refused where it is impossible."""
+    return search_stage.build_problem(self.config, *self.image_format)
+
+  @functools.cached_property
   def search_network(self) -> network_lib.Network:
-    """Returns the network of the search."""
+    """The network of the search, whether or not the rest fits one."""
     return search_stage.build_network(
       self.config.search,
       *self.image_format,
@@ -329,10 +336,9 @@ def _check_networks(run: Run) -> None:
       f'{config.train.network.family!r} takes no genotype; remove the stage.'
     )
   if 'search' in chosen:
-    # Traced later and with more than one device; refused here already.
-    search_stage.build_method(config, *run.image_format, steps=1)
+    _ = run.problem  # made here, and used by the search
   elif 'describe' in chosen and run.family.takes_genotype:
-    run.search_network()
+    _ = run.search_network
   if 'evaluate' in chosen and 'train' not in chosen:
     description = run.description()
     if description is None or description.tensors is None:
@@ -379,7 +385,7 @@ def check_images(run: Run) -> None:
     search_stage.plan_epochs(
       config.search, len(run.dataset.train_images), config.seed
     )
-    plans['search'] = run.search_network().plan
+    plans['search'] = run.search_network.plan
   if 'train' in config.stages:
     train_stage.plan_epochs(config, run.dataset)
     plans['train'] = families.train_plan(config.train, run.image_format)
@@ -463,7 +469,7 @@ def _has_names(dataset: Dataset) -> bool:
 
 def _describe(run: Run) -> None:
   if run.family.takes_genotype:
-    _describe_network(run, 'search', run.search_network())
+    _describe_network(run, 'search', run.search_network)
   network = run.known_network()
   if network is not None:
     _tell_width(run, network)
@@ -494,7 +500,8 @@ def _search(run: Run) -> None:
     run.config,
     run.dataset,
     run.workdir,
-    interruption=run.interruption,
+    run.interruption,
+    run.problem,
   )
   if processes.is_first():  # which has written what is read here
     for name, table in (
@@ -643,7 +650,7 @@ def _report(run: Run) -> None:
     )
   path = page.write_report(
     run.workdir,
-    run.search_network().plan if run.family.takes_genotype else None,
+    run.search_network.plan if run.family.takes_genotype else None,
     trained,
     run.config.search.primitives,
   )

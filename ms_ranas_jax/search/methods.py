@@ -102,16 +102,16 @@ class Problem:
     network: the search network, on `network.axis_name`.
     primitives: name -> operation, the choices on every edge.
     exit_weights: w_k, one per exit.
-    steps: of an epoch.
     cost_term: the cost of what is searched for.
+    steps: of an epoch.
   """
 
   search: SearchConfig
   network: network_lib.Network
   primitives: ops.Primitives
   exit_weights: tuple[float, ...]
-  steps: int
   cost_term: CostTerm
+  steps: int = 1
 
   @property
   def axis_name(self) -> str | None:

@@ -133,29 +133,22 @@ def build_network(
   )
 
 
-def build_method(
-  config: Config,
-  image_shape: tuple[int, int, int],
-  num_classes: int,
-  steps: int,
-  axis_name: str | None = None,
-) -> methods.Method:
-  """Returns the method of a search with all that it searches in.
+def build_problem(
+  config: Config, image_shape: tuple[int, int, int], num_classes: int
+) -> methods.Problem:
+  """Returns what is searched in, before the images and devices are known.
 
   Args:
     config: the whole config; the network to be derived is one of cells.
     image_shape: (height, width, channels) of the images.
     num_classes: how many classes there are.
-    steps: of an epoch.
-    axis_name: of the devices.
 
   Raises:
     UsageError: names the field that fits no search.
   """
   search, derived = config.search, config.train.network
   primitives = ops.named(search.primitives, 'config.search.primitives')
-  make = methods.named(search.method)
-  options.check(search, primitives, make.has_alphas)
+  options.check(search, primitives, methods.named(search.method).has_alphas)
   network = build_network(
     search,
     image_shape,
@@ -164,33 +157,32 @@ def build_method(
     dtype=config.dtype,
     remat=search.remat,
     lowering=lowering.resolve(config.lowering),
-    axis_name=axis_name,
   )
-  return make(
-    methods.Problem(
+  return methods.Problem(
+    search,
+    network,
+    primitives,
+    losses.exit_weights(
+      search.exit_weights, network.num_exits, 'search.exit_weights'
+    ),
+    build_cost_term(
       search,
-      network,
+      grid.network_spec(derived, image_shape, num_classes),
       primitives,
-      losses.exit_weights(
-        search.exit_weights, network.num_exits, 'search.exit_weights'
-      ),
-      steps,
-      build_cost_term(
-        search,
-        grid.network_spec(derived, image_shape, num_classes),
-        primitives,
-        derived.channels != protocol.AUTO,
-      ),
-    )
+      derived.channels != protocol.AUTO,
+    ),
   )
 
 
-def build_program(config: Config, dataset: Dataset) -> Program:
+def build_program(
+  config: Config, dataset: Dataset, problem: methods.Problem | None = None
+) -> Program:
   """Returns the program of a search.
 
   Args:
     config: the whole config.
     dataset: its training images are split in two halves.
+    problem: of the same config, see `build_problem`; None makes it.
 
   Raises:
     UsageError: the config does not fit the data or the machine.
@@ -203,8 +195,14 @@ def build_program(config: Config, dataset: Dataset) -> Program:
   halves, num_steps = plan_epochs(
     search, len(dataset.train_images), config.seed
   )
-  method = build_method(
-    config, dataset.image_shape, dataset.num_classes, num_steps, axis
+  if problem is None:
+    problem = build_problem(config, dataset.image_shape, dataset.num_classes)
+  method = methods.named(search.method)(
+    dataclasses.replace(
+      problem,
+      network=problem.network.clone(axis_name=axis),
+      steps=num_steps,
+    )
   )
   augment = functools.partial(
     augmentation.augment,
@@ -261,6 +259,7 @@ def run_search(
   dataset: Dataset,
   workdir: str,
   interruption: Interruption | None = None,
+  problem: methods.Problem | None = None,
 ) -> Genotype:
   """Searches, or goes on where an earlier call was interrupted.
 
@@ -272,6 +271,7 @@ def run_search(
     dataset: its training images are split in two halves.
     workdir: the work directory.
     interruption: may ask to stop.
+    problem: of the same config, see `build_problem`; None makes it.
 
   Returns:
     The genotype.
@@ -282,7 +282,7 @@ def run_search(
   """
   search = config.search
   candidates.check_selection(search, len(dataset.train_images))
-  program = build_program(config, dataset)
+  program = build_program(config, dataset, problem)
   numbers = seeds_lib.numbers(config.seed, search.num_seeds)
   seeds = seeds_lib.side_by_side(search)
   halves = {

@@ -23,7 +23,6 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import page
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.search import selection
-from ms_ranas_jax.search import stage as search_stage
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.studies import entries
@@ -282,7 +281,7 @@ def _check_networks(config: ConfigDict, entry: entries.Entry) -> None:
       grid.build_plan(
         grid.network_spec(derived, *run.image_format), field='train.network'
       )
-      search_stage.build_method(run.config, *run.image_format, steps=1)
+      _ = run.problem  # refused where it is impossible
     else:
       run.train_network()
   except UsageError as error:
