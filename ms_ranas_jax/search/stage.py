@@ -152,7 +152,7 @@ def build_method(
   Raises:
     UsageError: names the field that fits no search.
   """
-  search, derived = config.search, config.train.network
+  search, derived = config.search, grid.derived_config(config.train.network)
   primitives = ops.named(search.primitives, 'config.search.primitives')
   make = methods.named(search.method)
   options.check(search, primitives, make.has_alphas)
@@ -230,7 +230,7 @@ def build_program(config: Config, dataset: Dataset) -> Program:
     return method.step(state, *batches)
 
   eigenvalue = None
-  if method.has_alphas:
+  if methods.has_alphas(method):
     eigenvalue = options.eigenvalue_function(
       search,
       dataset,
@@ -250,7 +250,9 @@ def build_program(config: Config, dataset: Dataset) -> Program:
     step,
     method.metrics(),
     grid.network_spec(
-      config.train.network, dataset.image_shape, dataset.num_classes
+      grid.derived_config(config.train.network),
+      dataset.image_shape,
+      dataset.num_classes,
     ),
     eigenvalue,
   )
@@ -392,8 +394,9 @@ class _Following:
     record = _derived_metrics(
       self._program.method.problem, self._moments[-1], self._seeds
     )
-    if self._search.guards.early_stop:
-      self._eigenvalues.append(float(self._program.eigenvalue(state, epoch)))
+    eigenvalue = self._program.eigenvalue
+    if self._search.guards.early_stop and eigenvalue is not None:
+      self._eigenvalues.append(float(eigenvalue(state, epoch)))
       record[options.EIGENVALUE] = self._eigenvalues[-1]
     return record
 
