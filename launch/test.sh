@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lint, format check and tests: launch/test.sh [--lint | --all | PYTEST_ARGUMENT ...]
+# Lint, format check, type check and tests:
+# launch/test.sh [--lint | --all | PYTEST_ARGUMENT ...]
 # Without arguments, the tests that are not marked slow; --all runs those too.
 # Paths count from the repository. PYTHON and NEWEST are as for local.sh.
 set -euo pipefail
@@ -11,6 +12,9 @@ cd "$root"
 
 "$venv/bin/python" -m ruff check .
 "$venv/bin/python" -m ruff format --check .
+"$venv/bin/python" -m pyrefly check --summary=none \
+  --python-interpreter-path "$venv/bin/python"
+"$venv/bin/python" -m pylint ms_ranas_jax
 "$venv/bin/shellcheck" --external-sources launch/*.sh launch/slurm.sbatch \
   benchmarks/*.sh .ci/run
 [[ ${1:-} != --lint ]] || exit 0

@@ -276,7 +276,7 @@ def network_to_json(
     'sizes': {k: v for k, v in sizes.items() if k not in _OF_IMAGES},
   }
   genotype = genotype_of(network)
-  if genotype is not None:
+  if isinstance(network, network_lib.Network) and genotype is not None:
     for operation in genotype.operations():
       if network.operations[operation] != ops.named([operation])[operation]:
         raise UsageError(

@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import math
 import sys
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ml_collections import ConfigDict
 from ml_collections import FieldReference
 
 from ms_ranas_jax.errors import UsageError
 
-T = TypeVar('T')
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
+
+T = TypeVar('T', bound='DataclassInstance')
 _KEY = 'field'
 # Where a user finds what there is.
 _PLACE = 'ms_ranas_jax/config.py'
@@ -62,6 +65,7 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class _Section:
+  kind: type
   meaning: str
   stages: tuple[str, ...] | None
 
@@ -88,6 +92,7 @@ def field(
     free: whether it may change in a work directory.
   """
   entry = Field(rule, meaning, unit, stages, free)
+  # pylint: disable-next=invalid-field-call; for the body of a dataclass
   return dataclasses.field(default=default, metadata={_KEY: entry})
 
 
@@ -101,7 +106,8 @@ def section(
     meaning: what its fields are about.
     stages: that depend on them; None is those of the section around it.
   """
-  entry = _Section(meaning, stages)
+  entry = _Section(kind, meaning, stages)
+  # pylint: disable-next=invalid-field-call; for the body of a dataclass
   return dataclasses.field(default_factory=kind, metadata={_KEY: entry})
 
 
@@ -196,7 +202,7 @@ def entries(
     name = prefix + attribute.name
     settled = stages if entry.stages is None else entry.stages
     if isinstance(entry, _Section):
-      yield from entries(attribute.default_factory, f'{name}.', settled)
+      yield from entries(entry.kind, f'{name}.', settled)
     else:
       known = dataclasses.replace(entry, stages=settled)
       yield Entry(name, attribute.default, known)
@@ -212,7 +218,7 @@ def config_dict(kind: type) -> ConfigDict:
   for attribute in dataclasses.fields(kind):
     entry = attribute.metadata[_KEY]
     if isinstance(entry, _Section):
-      config[attribute.name] = config_dict(attribute.default_factory)
+      config[attribute.name] = config_dict(entry.kind)
     elif entry.rule.mixed:
       config[attribute.name] = FieldReference(
         attribute.default, field_type=object
@@ -235,10 +241,11 @@ def typed(kind: type[T], values: Mapping[str, Any]) -> T:
     if attribute.name not in values:
       continue
     value = values[attribute.name]
-    if isinstance(attribute.metadata[_KEY], _Section):
+    entry = attribute.metadata[_KEY]
+    if isinstance(entry, _Section):
       # What another floor has typed already stays.
       if isinstance(value, Mapping):
-        value = typed(attribute.default_factory, value)
+        value = typed(entry.kind, value)
     elif isinstance(value, list):
       value = tuple(value)
     found[attribute.name] = value

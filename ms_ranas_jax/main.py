@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+from typing import NoReturn
 
 from absl import app
 from absl import flags
@@ -105,7 +106,7 @@ def _in_short(error: Exception) -> str:
   return ' '.join(dict.fromkeys([lines[0], lines[-1]]))
 
 
-def _refuse(reason: object) -> None:
+def _refuse(reason: object) -> NoReturn:
   print(f'ms_ranas_jax: {" ".join(str(reason).split())}', file=sys.stderr)
   sys.exit(_BAD_INPUT)
 

@@ -149,9 +149,7 @@ def parse(config: ConfigDict | Mapping[str, Any]) -> Config:
   Raises:
     UsageError: names the field, its value and what it may be.
   """
-  values = config
-  if isinstance(config, ConfigDict):
-    values = complete(config)
+  values = complete(config) if isinstance(config, ConfigDict) else config
   check_config(values)
   whole = fields.typed(Config, values)
   network = fields.typed(

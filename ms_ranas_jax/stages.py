@@ -46,6 +46,7 @@ from ms_ranas_jax.search import stage as search_stage
 from ms_ranas_jax.sections import STAGES
 from ms_ranas_jax.sections import Config
 from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import protocol
@@ -326,6 +327,17 @@ def _translated(old: Mapping[str, Any]) -> dict[str, Any]:
   return found
 
 
+def _trained(run: Run) -> description_lib.Description:
+  """Returns what the model folder says; refuses one without a model."""
+  description = run.description()
+  if description is None or description.tensors is None:
+    raise UsageError(
+      f'there is no finished training in {run.model_folder} to evaluate; run '
+      "the 'train' stage to its end first."
+    )
+  return description
+
+
 def _check_networks(run: Run) -> None:
   """Refuses impossible networks before anything long is started."""
   config = run.config
@@ -340,18 +352,14 @@ def _check_networks(run: Run) -> None:
   elif 'describe' in chosen and run.family.takes_genotype:
     _ = run.search_network
   if 'evaluate' in chosen and 'train' not in chosen:
-    description = run.description()
-    if description is None or description.tensors is None:
-      raise UsageError(
-        f'there is no finished training in {run.model_folder} to evaluate; run '
-        "the 'train' stage to its end first."
-      )
+    _trained(run)
   needed = {'train', 'evaluate'} & chosen
   if run.known_network() is not None or not needed:
     return
   if 'search' not in chosen:
     run.train_network()  # tells what is missing
-  searched, derived = config.search.network, config.train.network
+  searched = config.search.network
+  derived = grid.derived_config(config.train.network)
   if searched.nodes != derived.nodes:
     raise UsageError(
       f'config.train.network.nodes = {derived.nodes}, but the search finds '
@@ -379,7 +387,7 @@ def check_images(run: Run) -> None:
     _check_same_images(run, held_out)
   if 'evaluate' in config.stages:
     _judged_images(run)
-  plans = {}
+  plans: dict[str, protocol.Plan] = {}
   if 'search' in config.stages:
     candidates.check_selection(config.search, len(run.dataset.train_images))
     search_stage.plan_epochs(
@@ -479,10 +487,8 @@ def _describe(run: Run) -> None:
 def _tell_width(run: Run, network: AnytimeNetwork) -> None:
   """Says which width was chosen, where it was."""
   if run.config.train.network.channels == protocol.AUTO:
-    run.tell(
-      f'train.network.channels: {network.plan.spec.channels}, the widest in '
-      'train.budget'
-    )
+    channels = dataclasses.asdict(network.plan.spec)['channels']
+    run.tell(f'train.network.channels: {channels}, the widest in train.budget')
 
 
 def _describe_network(run: Run, name: str, network: AnytimeNetwork) -> None:
@@ -594,7 +600,7 @@ def _tell_other_genotype(
 
 
 def _evaluate(run: Run) -> None:
-  description = run.description()
+  description = _trained(run)
   dataset = _judged_images(run)
   _, held_out = train_stage.split_training_images(run.config, dataset)
   anytime, budgeted = evaluation.evaluate_exits(

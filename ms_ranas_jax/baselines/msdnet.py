@@ -55,9 +55,9 @@ class NormReLU(nn.Module):
         self.variable('batch_stats', 'mean', jnp.zeros, shape),
         self.variable('batch_stats', 'var', jnp.ones, shape),
       )
-    if not train:
-      statistics = tuple(average.value for average in averages)
-      return norm_relu.apply_norm_relu(z, scale, bias, statistics)
+    if averages is not None and not train:
+      mean, variance = (average.value for average in averages)
+      return norm_relu.apply_norm_relu(z, scale, bias, (mean, variance))
     y, (mean, variance) = norm_relu.norm_relu(z, scale, bias, self.axis_name)
     if averages is not None and not self.is_initializing():
       pixels = z[0].size
@@ -142,14 +142,14 @@ class ImageNetStem(_Part):
     return pooling.max_pool(x, 2)
 
 
-class Node(_Part):
+class Node(_Part, kw_only=True):
   """A place of a layer, see `msdnet_plan.Node`.
 
   Attributes:
     plan: the plan's entry.
   """
 
-  plan: msdnet_plan.Node | None = None
+  plan: msdnet_plan.Node
 
   @nn.compact
   def __call__(
@@ -169,7 +169,7 @@ class Node(_Part):
     """
     plan = self.plan
     new = self._convolve(horizontal, 'horizontal', 3, plan.horizontal.features)
-    if diagonal is not None:
+    if diagonal is not None and plan.diagonal is not None:
       down = self._convolve(diagonal, 'diagonal', 3, plan.diagonal.features, 2)
       new = jnp.concatenate([down, new])
     new = self._norm_relu(new, 'norm', train)

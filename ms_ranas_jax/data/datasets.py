@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 import pathlib
 import types
+from typing import Any
 
 import numpy as np
 
@@ -319,7 +320,7 @@ def _load_digits(name: str, directory: str) -> Dataset:
       f'dataset.name: digits needs scikit-learn ({error}); install it with '
       f'pip install scikit-learn.'
     ) from error
-  digits = datasets.load_digits()
+  digits: Any = datasets.load_digits()  # else it may be a tuple
   images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
   labels = digits.target.astype(np.int32)
   train, test = split_indices(
@@ -370,7 +371,8 @@ def _statistics(
   return tuple(mean.tolist()), tuple(std.tolist())
 
 
-_LOADERS: types.MappingProxyType[str, Callable[[str, str], Dataset]] = (
+# One of one's own takes the directory alone.
+_LOADERS: types.MappingProxyType[str, Callable[..., Dataset]] = (
   types.MappingProxyType(
     {
       'cifar10': _load_cifar,

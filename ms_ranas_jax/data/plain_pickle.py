@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 import types
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -44,10 +45,12 @@ class _Dtype(_StandIn):
       raise pickle.UnpicklingError(f'array of dtype {spec!r}, not of numbers')
     self.value = np.dtype(spec)
 
-  def __setstate__(self, state: object) -> None:
+  def __setstate__(self, state: Any) -> None:
     _, order, subdtype, names, fields = state[:5]
     if (subdtype, names, fields) != (None, None, None):
       raise pickle.UnpicklingError('array of a compound dtype, not of numbers')
+    # numpy refuses what is no byte order.
+    # pyrefly: ignore[bad-argument-type]
     self.value = self.value.newbyteorder(_text(order))
 
 
@@ -56,7 +59,7 @@ class _Array(_StandIn):
 
   __slots__ = ('value',)
 
-  def __setstate__(self, state: object) -> None:
+  def __setstate__(self, state: Any) -> None:
     _, shape, dtype, fortran, raw = state
     self.value = _array(raw, dtype, shape, 'F' if fortran else 'C')
 
@@ -98,7 +101,7 @@ class _Encode(_StandIn):
 
   __slots__ = ()
 
-  def __new__(cls, text: object, encoding: object) -> bytes:
+  def __new__(cls, text: Any, encoding: object) -> bytes:
     if _text(encoding) not in ('latin1', 'latin-1'):
       raise pickle.UnpicklingError(f'bytes in the encoding {encoding!r}')
     return text.encode('latin1')
@@ -118,11 +121,13 @@ def _text(value: object) -> str:
   return value.decode('latin1') if isinstance(value, bytes) else str(value)
 
 
-def _array(raw: object, dtype: object, shape: object, order: str) -> np.ndarray:
+def _array(raw: object, dtype: object, shape: Any, order: str) -> np.ndarray:
   """Returns the array in `raw`; raises UnpicklingError where it is none."""
   if not isinstance(raw, (bytes, bytearray)) or not isinstance(dtype, _Dtype):
     raise pickle.UnpicklingError('an array without its bytes or its dtype')
   flat = np.frombuffer(raw, dtype.value) if raw else np.empty(0, dtype.value)
+  # numpy refuses what is no order.
+  # pyrefly: ignore[no-matching-overload]
   return flat.reshape(shape, order=order)
 
 
@@ -149,7 +154,7 @@ _NAMES = types.MappingProxyType(
 class _PlainUnpickler(pickle.Unpickler):
   """An unpickler that looks names up in `_NAMES` and nowhere else."""
 
-  def __init__(self, file: object, path: str):
+  def __init__(self, file: BinaryIO, path: str):
     # Text written by Python 2 may be raw image bytes: leave it as bytes.
     super().__init__(file, encoding='bytes')
     self._path = path

@@ -67,25 +67,26 @@ def prepare(
     )
     if archive is None:
       _check_reachable(builder.cifar_info.url, name)
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
+    try:
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+      )
+    except tfds.download.DownloadError as error:
+      raise errors.UsageError(
+        f'{builder.cifar_info.url} could not be downloaded: {error}; run the '
+        f'command again later, or give a copy of the archive as --archive.'
+      ) from error
+    except tfds.download.download_manager.NonMatchingChecksumError as error:
+      raise errors.UsageError(
+        f'what came from {builder.cifar_info.url} is not the published '
+        f'archive: its checksum differs; run the command again later, or give '
+        f'a copy of the archive as --archive.'
+      ) from error
   except OSError as error:  # Also of the network, half way.
     raise errors.UsageError(
       f'{name} could not be prepared in {data_dir}: {error}; check that the '
       f'folder can be written and the network is there, or name another '
       f'folder with --dir.'
-    ) from error
-  except tfds.download.DownloadError as error:
-    raise errors.UsageError(
-      f'{builder.cifar_info.url} could not be downloaded: {error}; run the '
-      f'command again later, or give a copy of the archive as --archive.'
-    ) from error
-  except tfds.download.download_manager.NonMatchingChecksumError as error:
-    raise errors.UsageError(
-      f'what came from {builder.cifar_info.url} is not the published archive: '
-      f'its checksum differs; run the command again later, or give a copy of '
-      f'the archive as --archive.'
     ) from error
   folder = tfds_source.find_prepared(name, data_dir)
   if folder is None:
@@ -126,7 +127,7 @@ def _builder_class(
   """
   from tensorflow_datasets.image_classification import cifar
 
-  stock = {'cifar10': cifar.Cifar10, 'cifar100': cifar.Cifar100}[name]
+  stock: Any = {'cifar10': cifar.Cifar10, 'cifar100': cifar.Cifar100}[name]
   dataset_name = name
 
   class Builder(stock, skip_registration=True):
@@ -190,6 +191,13 @@ def _examples(
       index += 1
 
 
+def _content(archive: tarfile.TarFile, name: str) -> bytes:
+  file = archive.extractfile(name)
+  if file is None:
+    raise KeyError(f'{name} is no file')
+  return file.read()
+
+
 def _read_archive(
   path: str | os.PathLike[str], info: Any, name: str
 ) -> dict[str, bytes]:
@@ -198,9 +206,7 @@ def _read_archive(
   try:
     with tarfile.open(path, 'r:*') as archive:
       # Named members, read in place: nothing is unpacked to disk.
-      return {
-        file: archive.extractfile(info.prefix + file).read() for file in names
-      }
+      return {file: _content(archive, info.prefix + file) for file in names}
   except KeyError as error:
     raise errors.UsageError(
       f'{path}: {error.args[0]}; it is not the binary version of {name}: '

@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import functools
+import operator
 
 import jax
 from jax import lax
@@ -146,14 +147,18 @@ def _taps(
   offset: int,
   size: tuple[int, int],
 ) -> jax.Array:
-  total = None
-  for i in range(kernel.shape[1]):
-    for j in range(kernel.shape[2]):
-      term = windows.window(
+  # Each is added as it is made.
+  return functools.reduce(
+    operator.add,
+    (
+      windows.window(
         padded, offset + i * dilation, offset + j * dilation, size, stride
-      ) * _per_edge(kernel, i, j)
-      total = term if total is None else total + term
-  return total
+      )
+      * _per_edge(kernel, i, j)
+      for i in range(kernel.shape[1])
+      for j in range(kernel.shape[2])
+    ),
+  )
 
 
 _noinline_taps = lowering.noinline(_taps)
@@ -172,7 +177,7 @@ def _input_gradient(
 
   With `masked`, the x and the affine map of it, through the ReLU too.
   """
-  size = dy.shape[-3:-1]
+  size = windows.size_of(dy)
   padding = dilation * (kernel.shape[1] - 1) // 2
   dx = _taps(
     windows.pad(dy, padding, padding),
@@ -191,7 +196,7 @@ def _strided_input_gradient(
   dy: jax.Array, kernel: jax.Array, *, edges: int
 ) -> windows.Phases:
   """The gradient of a stride-2 convolution, dilation 1, in four phases."""
-  size = dy.shape[-3:-1]
+  size = windows.size_of(dy)
   shift = windows.shift_padding(kernel.shape[1])
   padded = windows.pad(dy, shift, shift)
 
@@ -289,7 +294,7 @@ def _kernel_gradient_by_sums(
         padded,
         offset + i * dilation,
         offset + j * dilation,
-        dy.shape[-3:-1],
+        windows.size_of(dy),
         stride,
       ),
       axis=(1, 2, 3),
@@ -346,7 +351,7 @@ def _geometry(
 
 def _taps_forward(x, affine, kernels, *, shapes, stride):
   inputs = _padded_inputs(x, affine, shapes=shapes, stride=stride)
-  height, width = x.shape[-3:-1]
+  height, width = windows.size_of(x)
   size = -(-height // stride), -(-width // stride)
   outputs = []
   for kernel, shape in zip(kernels, shapes, strict=True):
@@ -414,14 +419,15 @@ def _through_relu(
   """Sums the gradients in the ReLU's output and masks them."""
   total = None
   if direct:
-    total = functools.reduce(lambda a, b: a + b, direct)
-  if phases is not None or (total is not None and total.shape != x.shape):
-    if phases is None:
+    total = functools.reduce(operator.add, direct)
+    if phases is not None:
+      phases = ((phases[0][0] + total, phases[0][1]), phases[1])
+    elif total.shape != x.shape:
       zero = lax.full(total.shape, 0, total.dtype)
       phases = ((total, zero), (zero, zero))
-    elif total is not None:
-      phases = ((phases[0][0] + total, phases[0][1]), phases[1])
-    total = windows.interleave(phases, x.shape[-3:-1])
+  if phases is not None:
+    total = windows.interleave(phases, windows.size_of(x))
+  assert total is not None
   return windows.select(_before_relu(x, affine) > 0, total)
 
 

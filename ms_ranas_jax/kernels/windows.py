@@ -7,6 +7,8 @@ Feature maps are (..., height, width, channels). Everything here is made of
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
+import operator
 
 import jax
 from jax import lax
@@ -47,12 +49,18 @@ def window(
   return x
 
 
+def size_of(x: jax.Array) -> tuple[int, int]:
+  """Returns (height, width)."""
+  height, width = x.shape[-3:-1]
+  return height, width
+
+
 def subsample(x: jax.Array, offset: int = 0) -> jax.Array:
   """Returns every other pixel from `offset` on, ceil(size / 2) of them.
 
   For an odd size and offset 1 the last row and column are zero.
   """
-  height, width = x.shape[-3:-1]
+  height, width = size_of(x)
   size = (height + 1) // 2, (width + 1) // 2
   return window(pad(x, 0, 2), offset, offset, size, 2)
 
@@ -78,16 +86,16 @@ def phases_of_strided(
   padding = (kernel - 1) // 2
 
   def phase(a: int, b: int) -> jax.Array:
-    total = None
-    for i in range(kernel):
-      if (a + padding - i) % 2:
-        continue
-      for j in range(kernel):
-        if (b + padding - j) % 2:
-          continue
-        value = term(i, j, (a + padding - i) // 2, (b + padding - j) // 2)
-        total = value if total is None else total + value
-    return total
+    # Each is added as it is made.
+    return functools.reduce(
+      operator.add,
+      (
+        term(i, j, (a + padding - i) // 2, (b + padding - j) // 2)
+        for i in range(kernel)
+        for j in range(kernel)
+        if (a + padding - i) % 2 == 0 and (b + padding - j) % 2 == 0
+      ),
+    )
 
   return (phase(0, 0), phase(0, 1)), (phase(1, 0), phase(1, 1))
 

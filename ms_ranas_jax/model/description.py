@@ -140,7 +140,7 @@ class _Malformed(ValueError):
 
 
 def _to_json(description: Description) -> dict[str, Any]:
-  value = dataclasses.asdict(description)
+  value: dict[str, Any] = dataclasses.asdict(description)
   if description.evaluation is not None:
     # The keys of a JSON object are texts, and these are numbers.
     thresholds = value['evaluation']['thresholds']

@@ -439,6 +439,9 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 
 def _keep_compiled() -> None:
   """Turns on the persistent compilation cache, where it is not set."""
+  # JAX gives its config such attributes when it is imported.
+  # pyrefly: ignore[missing-attribute]
+  # pylint: disable-next=no-member
   if jax.config.jax_compilation_cache_dir is not None:
     return
   base = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'

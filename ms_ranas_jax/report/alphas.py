@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib import layout_engine
 from matplotlib import lines as mpl_lines
 from matplotlib import patches
 from matplotlib import ticker
@@ -30,7 +31,7 @@ def state_name(state: int) -> str:
 def draw_history(
   weights: np.ndarray,
   primitives: Sequence[str],
-  operation_styles: Mapping[str, tuple[str, object]],
+  operation_styles: Mapping[str, tuple[str, style.Dashes]],
 ) -> Figure:
   """Draws the weights over the epochs, one panel per edge.
 
@@ -54,9 +55,8 @@ def draw_history(
       max(0.5 + (rows + 1) * _PANEL[0], style.CHART_WIDTH),
       0.35 + rows * _PANEL[1] + legend_height,
     ),
-    layout='constrained',
+    layout=layout_engine.ConstrainedLayoutEngine(w_pad=0.09),
   )
-  figure.get_layout_engine().set(w_pad=0.09)
   grid = figure.add_gridspec(rows, rows + 1)
   epochs = np.arange(len(weights))
   low, high = float(weights.min()), float(weights.max())

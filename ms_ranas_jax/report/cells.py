@@ -341,7 +341,7 @@ def link_paths(place: Layout) -> list[mpl_path.Path]:
 def draw(
   edges: Sequence[Edge],
   concat: Sequence[int],
-  operation_styles: Mapping[str, tuple[str, object]],
+  operation_styles: Mapping[str, tuple[str, style.Dashes]],
 ) -> Figure:
   """Draws a cell.
 

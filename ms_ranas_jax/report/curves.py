@@ -45,7 +45,10 @@ def by_epoch(
 
 
 def end_labels(
-  axes: Axes, x: float, values: Sequence[float], texts: Sequence[str]
+  axes: Axes,
+  x: float,
+  values: Sequence[float] | np.ndarray,
+  texts: Sequence[str],
 ) -> None:
   """Writes labels to the right of the axes, at their values but apart.
 
@@ -55,7 +58,7 @@ def end_labels(
     values: where they end.
     texts: what to write beside each.
   """
-  figure_height = axes.figure.get_figheight() * style.POINTS_PER_INCH
+  figure_height = style.figure_of(axes).get_figheight() * style.POINTS_PER_INCH
   height = axes.get_position().height * figure_height
   low, high = axes.get_ylim()
   line = 1.2 * style.FONT_SIZE / height * (high - low)
@@ -213,9 +216,9 @@ def unit_of(largest: float, metric: str) -> tuple[float, str]:
 
 def _megas(macs: Sequence[float]) -> tuple[np.ndarray, str]:
   """Scales macs for an axis; returns them and the unit."""
-  macs = np.asarray(macs, np.float64)
-  factor, unit = unit_of(macs.max(), 'macs')
-  return macs / factor, unit
+  found = np.asarray(macs, np.float64)
+  factor, unit = unit_of(found.max(), 'macs')
+  return found / factor, unit
 
 
 def _name_exits(
@@ -226,7 +229,7 @@ def _name_exits(
   axes.scatter(
     x, y, c=colors, s=42, zorder=4, edgecolors=style.INK, linewidths=0.8
   )
-  width = axes.get_position().width * axes.figure.get_figwidth()
+  width = axes.get_position().width * style.figure_of(axes).get_figwidth()
   inch = last_x / width
   placed = -np.inf
   for k in range(len(x)):

@@ -78,9 +78,8 @@ def _places(
 
 
 def _picture(plan: grid.Plan | msdnet_plan.Plan) -> _Picture:
-  spec = plan.spec
   if isinstance(plan, grid.Plan):
-    layers = grid.reduction_layers(spec.layers)
+    layers = grid.reduction_layers(plan.spec.layers)
     marks = dict.fromkeys(layers, 'reduction')
     # The first cell reads the stem twice; one link says so.
     rest = [
@@ -92,7 +91,7 @@ def _picture(plan: grid.Plan | msdnet_plan.Plan) -> _Picture:
       for cell in plan.cells
     ]
   else:
-    layers = msdnet_plan.transition_layers(spec)
+    layers = msdnet_plan.transition_layers(plan.spec)
     marks = dict.fromkeys(layers, 'transition')
     rest = [
       _Square(
@@ -102,6 +101,7 @@ def _picture(plan: grid.Plan | msdnet_plan.Plan) -> _Picture:
       )
       for node in plan.nodes
     ]
+  spec = plan.spec
   return _Picture(spec.layers, spec.scales, (*_stems(plan), *rest), marks)
 
 

@@ -30,6 +30,7 @@ from ms_ranas_jax.runtime import files
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import genotype as genotype_lib
 from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import protocol
 
 PAGE_NAME = 'report.html'
 AnyPlan = grid.Plan | msdnet_plan.Plan
@@ -78,7 +79,7 @@ class Trained:
     cost: as `describe` writes it; None to leave it out.
   """
 
-  plan: AnyPlan
+  plan: protocol.Plan
   genotype: genotype_lib.Genotype | None = None
   cost: Mapping[str, Any] | None = None
 
@@ -177,7 +178,7 @@ def _cells(
   page: html_page.Page,
   found: genotype_lib.Genotype | None,
   trained: genotype_lib.Genotype | None,
-  styles: Mapping[str, tuple[str, object]],
+  styles: Mapping[str, tuple[str, style.Dashes]],
 ) -> None:
   page.section('Cells')
   if found is None and trained is None:
@@ -219,7 +220,7 @@ def _spoken_state(state: int) -> str:
 
 def _grid_figure(
   page: html_page.Page,
-  plan: AnyPlan,
+  plan: protocol.Plan,
   stage: str,
   what: str,
   cost: Mapping[str, Any] | None,
@@ -293,7 +294,7 @@ def _search(
   results: inputs.Results,
   plan: grid.Plan | None,
   primitives: Sequence[str],
-  styles: Mapping[str, tuple[str, Any]],
+  styles: Mapping[str, tuple[str, style.Dashes]],
 ) -> None:
   page.section('Search')
   records, found = results.search_records, results.genotype

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib import collections
 from matplotlib import patches
 from matplotlib import ticker
 from matplotlib.figure import Figure
@@ -157,7 +158,7 @@ def draw_candidates(content: Mapping[str, Any]) -> Figure:
   kinds = [_kind_of(candidate) for candidate in candidates]
   figure = Figure(figsize=(style.CHART_WIDTH, 3.8))
   axes = figure.add_axes((0.15, 0.145, 0.815, 0.75))
-  looks = {
+  looks: dict[str, dict[str, Any]] = {
     'of an epoch': {'marker': 'o', 'c': style.PALETTE[5]},
     'random': {
       'marker': 'o',
@@ -193,7 +194,8 @@ def draw_candidates(content: Mapping[str, Any]) -> Figure:
     handletextpad=0.1,
   )
   for handle in legend.legend_handles:
-    handle.set_sizes([34])
+    if isinstance(handle, collections.PathCollection):
+      handle.set_sizes([34])
   axes.margins(0.08)
   axes.set_xlabel(f'cost of the last exit, {unit}')
   axes.set_ylabel('area, %')

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import io
 import os
+from typing import Literal
 
 from matplotlib import colormaps
 from matplotlib import colors as mpl_colors
@@ -50,7 +51,8 @@ PALETTE = (
   '#cc79a7',
 )
 # Lines also differ in dashes: colour is never the only mark.
-DASHES = ('-', (0, (4, 1.5)), (0, (1, 1.2)))
+Dashes = Literal['-'] | tuple[float, tuple[float, ...]]
+DASHES: tuple[Dashes, ...] = ('-', (0, (4, 1.5)), (0, (1, 1.2)))
 
 _STYLE = {
   'axes.edgecolor': INK,
@@ -88,7 +90,7 @@ def styled() -> Iterator[None]:
 
 def operation_styles(
   operations: Sequence[str],
-) -> dict[str, tuple[str, str | tuple[int, tuple[float, ...]]]]:
+) -> dict[str, tuple[str, Dashes]]:
   """Returns (colour, dashes) of each operation, by its place in the list.
 
   Args:
@@ -152,7 +154,9 @@ def text_width(text: str, size: float = FONT_SIZE) -> float:
   return float(path.get_extents().width)
 
 
-def spread(wanted: Sequence[float], gaps: Sequence[float]) -> np.ndarray:
+def spread(
+  wanted: Sequence[float] | np.ndarray, gaps: Sequence[float] | np.ndarray
+) -> np.ndarray:
   """Moves positions apart, and as little as possible.
 
   Solves `min sum (y_i - wanted_i)**2` under `y_{i+1} - y_i >= gaps_i`, by
@@ -177,6 +181,13 @@ def spread(wanted: Sequence[float], gaps: Sequence[float]) -> np.ndarray:
       blocks[-1][1] += count
   means = [total / count for total, count in blocks for _ in range(int(count))]
   return np.asarray(means) + offsets[: len(wanted)]
+
+
+def figure_of(axes: Axes) -> Figure:
+  """Returns the figure that axes stand in, none of its parts."""
+  figure = axes.figure
+  assert isinstance(figure, Figure)
+  return figure
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:

@@ -157,7 +157,7 @@ def save(manager: Manager, step: int, state: Any) -> None:
   manifest = {
     'fields': fields,
     'fields_crc32': _fields_checksum(fields),
-    'bytes_crc32': zlib.crc32(data),
+    'bytes_crc32': zlib.crc32(data.data),
   }
   with _failures_in_words(manager.directory):
     # The list of checkpoints is settled only when no save is under way.
@@ -384,7 +384,7 @@ def _read_bytes(folder: epath.Path, manifest: Mapping[str, Any]) -> np.ndarray:
   empty = {_BYTES: np.empty(_total(manifest['fields']), np.uint8)}
   with contextlib.closing(ocp.StandardCheckpointer()) as reader:
     data = np.asarray(reader.restore(folder / _STATE, empty)[_BYTES])
-  if manifest['bytes_crc32'] != zlib.crc32(data):
+  if manifest['bytes_crc32'] != zlib.crc32(data.data):
     raise ValueError('its bytes have been changed')
   return data
 

@@ -107,7 +107,9 @@ def write_npz(path: str | os.PathLike[str], /, **arrays: Any) -> None:
   Raises:
     ValueError: an array has such a dtype.
   """
-  converted = {name: np.asarray(array) for name, array in arrays.items()}
+  converted: dict[str, Any] = {
+    name: np.asarray(array) for name, array in arrays.items()
+  }
   for name, array in converted.items():
     if array.dtype.hasobject or array.dtype.kind == 'V':
       raise ValueError(

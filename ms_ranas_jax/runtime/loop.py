@@ -103,7 +103,7 @@ class LoopHooks:
 
 @flax.struct.dataclass
 class Checkpoint:
-  """What a checkpoint holds.
+  """What a checkpoint holds, or the shapes of it.
 
   Attributes:
     state: of the stage.
@@ -112,8 +112,8 @@ class Checkpoint:
   """
 
   state: PyTree
-  sums: Mapping[str, jax.Array]
-  seconds: jax.Array
+  sums: PyTree
+  seconds: PyTree
 
 
 def checkpoints(workdir: str, label: str) -> str:
@@ -349,7 +349,7 @@ class Loop:
     record = _mean(sums, call.line_steps, self._spec.seeds)
     record['seconds'] = round(self.seconds, 4)
     self.sums, self.seconds = self._zeros, 0.0
-    return record | self._hooks.end_line(self.done)
+    return {**record, **self._hooks.end_line(self.done)}
 
   def end_epoch(self, call: Call) -> Mapping[str, Any]:
     """Returns what the stage adds to the last record of an epoch."""

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from etils import epath
 import numpy as np
@@ -56,7 +56,8 @@ class MetricsWriter:
     files.make_directory(folder)
     self.path = folder / 'metrics.jsonl'
     _drop_after(self.path, resume_step)
-    self._file = self._events = None
+    self._file: TextIO | None = None
+    self._events: tensorboardX.SummaryWriter | None = None
     if files.is_remote(directory):
       self._text = self.path.read_text() if self.path.exists() else ''
       return
@@ -94,7 +95,7 @@ class MetricsWriter:
           'learning rate, or start again with another seed'
         )
     line = json.dumps(plain, allow_nan=False) + '\n'
-    if self._file is None:
+    if self._file is None or self._events is None:
       self._text += line
       return
     self._file.write(line)
@@ -115,6 +116,7 @@ class MetricsWriter:
     self.flush()
     if self._file is not None:
       self._file.close()
+    if self._events is not None:
       self._events.close()
 
   def __enter__(self) -> MetricsWriter:

@@ -273,19 +273,19 @@ def compile_chunk(
     are those of an earlier outcome or `zero_sums`. `flags` is any array of
     int32, of the same shape in every process.
   """
-  given = step
 
   # Traced once for all that it is used in; tracing a search takes seconds. What
   # was traced is kept for as long as the function lives that it was traced
   # from, so that is one of this call's own.
   @jax.jit
-  def step(state, data, indices):
-    return given(state, data, indices)
+  def traced(state, data, indices):
+    return step(state, data, indices)
 
+  each: Step = traced
   if on_nonfinite == SKIP:
-    step = _skipping(step)
+    each = _skipping(each)
   if seeds is not None:
-    step = _of_seeds(step, seeds)
+    each = _of_seeds(each, seeds)
 
   def chunk(state, sums, data, indices, count, flags):
     def proceeds(carry):
@@ -294,7 +294,7 @@ def compile_chunk(
 
     def body(carry):
       index, state, sums, _ = carry
-      after, metrics = step(state, data, indices[index])
+      after, metrics = each(state, data, indices[index])
       sums = {name: sums[name] + value for name, value in metrics.items()}
       return index + 1, after, sums, _all_finite(metrics)
 

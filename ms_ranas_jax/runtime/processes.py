@@ -6,6 +6,8 @@ devices; the first one writes the files.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
@@ -37,7 +39,7 @@ def join(coordinator: str, count: int, index: int) -> None:
         "of them, or --coordinator='auto'."
       )
     return
-  fields = {}
+  fields: dict[str, Any] = {}
   if coordinator != AUTO:
     if ':' not in coordinator:
       raise UsageError(f'--coordinator={coordinator}: give HOST:PORT.')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import sys
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 import tqdm
 
@@ -46,7 +46,7 @@ class Progress(tqdm.tqdm):
       stream: where to write; standard error if None.
     """
     stream = stream or sys.stderr
-    look = {'file': stream, 'dynamic_ncols': True}
+    look: dict[str, Any] = {'file': stream, 'dynamic_ncols': True}
     if not stream.isatty():
       look = {
         'file': _Lines(stream),
@@ -67,22 +67,22 @@ class Progress(tqdm.tqdm):
     self._compiling = True
 
   def update(
-    self, count: int = 1, metrics: Mapping[str, float] | None = None
+    self, n: float | None = 1, metrics: Mapping[str, float] | None = None
   ) -> None:
     """Counts steps that are done, and shows them.
 
     Args:
-      count: the steps done since the last call.
+      n: the steps done since the last call.
       metrics: numbers to show beside them; those of the last call stay if None.
     """
     if metrics is not None:
       texts = {name: f'{value:.4g}' for name, value in metrics.items()}
       self.set_postfix(texts, refresh=False)
     if not self._compiling:
-      super().update(count)
+      super().update(n)
       return
     self._compiling = False
-    self.n += count
+    self.n += n
     self.initial = self.last_print_n = self.n
     self.start_t = self.last_print_t = time.time()
     self.refresh()

@@ -16,7 +16,7 @@ from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Edge
 from ms_ranas_jax.space.genotype import Genotype
 
-Alphas = Mapping[str, jax.Array]
+Alphas = edges_lib.PerKind
 _INITIAL_DEVIATION = 1e-3
 
 
@@ -52,7 +52,7 @@ def init_alphas(
 
 
 def derive_genotype(
-  weights: Mapping[str, np.ndarray | jax.Array],
+  weights: edges_lib.PerKind,
   primitives: ops.Primitives = ops.PRIMITIVES,
 ) -> Genotype:
   """Returns the genotype that weights stand for, as DARTS derives it.
@@ -107,13 +107,12 @@ def whole_genotype(cells: Mapping[str, Sequence[Edge]]) -> Genotype:
   Args:
     cells: {'normal': two (operation, state) per node, 'reduction': ...}.
   """
-  concats = {
-    f'{kind}_concat': edges_lib.all_nodes(
-      len(edges) // edges_lib.EDGES_PER_NODE
-    )
-    for kind, edges in cells.items()
-  }
-  return Genotype(**cells, **concats)
+  normal, reduction = (tuple(cells[kind]) for kind in edges_lib.KINDS)
+  normal_concat, reduction_concat = (
+    edges_lib.all_nodes(len(edges) // edges_lib.EDGES_PER_NODE)
+    for edges in (normal, reduction)
+  )
+  return Genotype(normal, normal_concat, reduction, reduction_concat)
 
 
 def none_column(primitives: ops.Primitives) -> int:

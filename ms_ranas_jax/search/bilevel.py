@@ -54,8 +54,7 @@ Penalty = Callable[
 ]
 
 
-@flax.struct.dataclass
-class SearchState:
+class SearchState(flax.struct.PyTreeNode):
   """All that a search carries from step to step.
 
   Attributes:

@@ -50,6 +50,7 @@ from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.training import augmentation
 from ms_ranas_jax.training import losses
@@ -100,7 +101,7 @@ class Judged:
   primitives: ops.Primitives
   search: SearchConfig
 
-  def one_hot_weights(self, genotype: Genotype) -> dict[str, jax.Array]:
+  def one_hot_weights(self, genotype: Genotype) -> network_lib.Weights:
     """Returns the weights that make the search network that of a genotype."""
     return options.one_hot_weights(self.search, genotype, self.primitives)
 
@@ -199,14 +200,15 @@ def what_is_judged(
     for name, spec in specs.items()
   }
   name = 'train' if exits['train'] == exits['search'] else 'search'
-  budget_range = tuple(search.candidates.budget_range)
-  if not budget_range:
+  if search.candidates.budget_range:
+    low, high = search.candidates.budget_range
+  else:
     tables = linear_cost.cost_tables(specs[name], primitives)
-    budget_range = 0.0, constrained.cost_range(tables, primitives)[1]
+    low, high = 0.0, constrained.cost_range(tables, primitives)[1]
   return Judged(
     specs[name],
     name,
-    budget_range,
+    (low, high),
     1.0 / searched.num_classes,
     cost_term,
     primitives,
@@ -272,7 +274,7 @@ def _key(genotype: Genotype) -> Any:
 
 
 def build_score(
-  network: network_lib.Network,
+  network: protocol.AnytimeNetwork,
   dataset: Dataset,
   variables_of: Callable[[Any, alphas_lib.Alphas], Mapping[str, Any]] = (
     lambda state, weights: state
@@ -388,8 +390,8 @@ def choose(
     return content
 
   for index, candidate in enumerate(candidates):
-    by_seed = done.get(_key(candidate.genotype))
-    is_new = by_seed is None or [e['seed'] for e in by_seed] != list(judges)
+    by_seed: list[dict[str, Any]] = done.get(_key(candidate.genotype), [])
+    is_new = [e['seed'] for e in by_seed] != list(judges)
     macs = judged.macs(candidate.genotype)
     if is_new:
       weights = judged.one_hot_weights(candidate.genotype)
@@ -477,5 +479,5 @@ def scores_of(
     genotypes: the genotypes.
   """
   scores = {_key(Genotype(**r['genotype'])): r['score'] for r in records}
-  found = [scores.get(_key(genotype)) for genotype in genotypes]
-  return None if None in found else found
+  keys = [_key(genotype) for genotype in genotypes]
+  return [scores[key] for key in keys] if scores.keys() >= set(keys) else None

@@ -212,7 +212,7 @@ def cost_range(
         'there are too few other primitives; allow more.'
       )
     ends.append(tables.of_genotype(found, primitives))
-  return tuple(ends)
+  return ends[0], ends[1]
 
 
 def _is_skip(operation: ops.Operation) -> bool:

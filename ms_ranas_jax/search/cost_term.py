@@ -56,7 +56,7 @@ class CostTerm:
   """
 
   config: CostConfig
-  tables: linear_cost.CostTables
+  tables: linear_cost.Tables
   primitives: ops.Primitives
   cheapest: float
   dearest: float

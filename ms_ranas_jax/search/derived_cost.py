@@ -72,7 +72,7 @@ def _kept(logits: jax.Array) -> jax.Array:
 
 def expected_derived_cost(
   alphas: alphas_lib.Alphas,
-  tables: linear_cost.CostTables,
+  tables: linear_cost.Tables,
   primitives: ops.Primitives = ops.PRIMITIVES,
   temperature: float = 1.0,
 ) -> jax.Array:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import types
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeGuard, TypeVar
 
 import jax
 import optax
@@ -37,6 +37,8 @@ from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import optimizers
 
 PyTree = Any
+# Of the section of a method, `config.search`.
+Section = TypeVar('Section', bound=SearchConfig, covariant=True)
 Weigh = Callable[[alphas_lib.Alphas], network_lib.Weights]
 
 
@@ -94,7 +96,7 @@ def exit_loss(
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class Problem(Generic[Section]):
   """What a method searches in, and with.
 
   Attributes:
@@ -106,7 +108,7 @@ class Problem:
     steps: of an epoch.
   """
 
-  search: SearchConfig
+  search: Section
   network: network_lib.Network
   primitives: ops.Primitives
   exit_weights: tuple[float, ...]
@@ -209,23 +211,27 @@ class Method(Protocol):
     config: the class of its section, `SearchConfig` or a subclass.
     has_alphas: whether its states have `alphas`, which genotypes are derived
       from; else genotypes are drawn, and chosen by area.
-    problem: what it was made of.
   """
 
   config: ClassVar[type[SearchConfig]]
   has_alphas: ClassVar[bool]
-  problem: Problem
+
+  def __init__(self, problem: Problem) -> None: ...
+
+  @property
+  def problem(self) -> Problem:
+    """What it was made of."""
 
   def init(self, key: jax.Array) -> State:
     """Returns the state before the first step; traced."""
 
   def step(
-    self, state: State, train_batch: PyTree, valid_batch: PyTree
+    self, state: Any, train_batch: PyTree, valid_batch: PyTree
   ) -> tuple[State, Mapping[str, jax.Array]]:
     """Does a step; traced.
 
     Args:
-      state: before the step.
+      state: before the step, of the class that `init` returns.
       train_batch: normalised images and labels of the half for params.
       valid_batch: the same of the other half.
 
@@ -233,23 +239,11 @@ class Method(Protocol):
       The state after it, and the metrics, averaged over devices.
     """
 
-  def loss_in(
-    self, epoch: jax.Array | int, alone: bool = False
-  ) -> bilevel.Loss:
-    """Returns the loss of an epoch, which early stop follows in alphas.
-
-    Only of methods with alphas.
-
-    Args:
-      epoch: from 0.
-      alone: on one device, see `Problem.loss`.
-    """
-
   def metrics(self) -> Mapping[str, tuple[int, ...]]:
     """Returns name -> shape of what a step measures."""
 
   def variables(
-    self, state: State, weights: network_lib.Weights
+    self, state: Any, weights: network_lib.Weights
   ) -> Mapping[str, PyTree]:
     """Returns what judges a genotype; traced, the genotype is data.
 
@@ -262,15 +256,34 @@ class Method(Protocol):
     """
 
 
+class AlphasMethod(Method, Protocol):
+  """A way to search with alphas."""
+
+  def loss_in(
+    self, epoch: jax.Array | int, alone: bool = False
+  ) -> bilevel.Loss:
+    """Returns the loss of an epoch, which early stop follows in alphas.
+
+    Args:
+      epoch: from 0.
+      alone: on one device, see `Problem.loss`.
+    """
+
+
+def has_alphas(method: Method) -> TypeGuard[AlphasMethod]:
+  """Returns whether the states of a method have alphas."""
+  return method.has_alphas
+
+
 @dataclasses.dataclass(frozen=True)
-class SharedParams:
+class SharedParams(Generic[Section]):
   """A method whose genotypes share params; a base without alphas.
 
   Attributes:
     problem: what it searches in.
   """
 
-  problem: Problem
+  problem: Problem[Section]
   config: ClassVar[type[SearchConfig]] = SearchConfig
   has_alphas: ClassVar[bool] = False
 
@@ -317,7 +330,7 @@ class SharedParams:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bilevel(SharedParams):
+class Bilevel(SharedParams[BilevelConfig]):
   """The differentiable search, see `bilevel`."""
 
   config: ClassVar[type[SearchConfig]] = BilevelConfig
@@ -368,7 +381,7 @@ class Bilevel(SharedParams):
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomSearch(SharedParams):
+class RandomSearch(SharedParams[SearchConfig]):
   """Random search with shared params, see `random_search`."""
 
   def init(self, key: jax.Array) -> bilevel.SearchState:

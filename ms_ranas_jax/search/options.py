@@ -127,7 +127,7 @@ def weights_in(
 
 def one_hot_weights(
   search: SearchConfig, genotype: Genotype, primitives: ops.Primitives
-) -> dict[str, jax.Array]:
+) -> network_lib.Weights:
   """Returns the weights that make the search network that of a genotype.
 
   Args:
@@ -135,7 +135,9 @@ def one_hot_weights(
     genotype: of operations among the primitives.
     primitives: name -> operation, those that can be chosen.
   """
-  weights = alphas_lib.one_hot_weights(genotype, primitives)
+  weights: network_lib.Weights = alphas_lib.one_hot_weights(
+    genotype, primitives
+  )
   if edge_normalization(search):
     # The shares of a node's edges sum to one, and what goes past a mixture
     # counts with them: two edges have a half each, the others none.

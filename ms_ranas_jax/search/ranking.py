@@ -8,11 +8,10 @@ a heap of those candidates gives all genotypes in order without listing them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import heapq
 import itertools
 
-import jax
 import numpy as np
 
 from ms_ranas_jax.search import alphas as alphas_lib
@@ -21,11 +20,11 @@ from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 
 # The log of the weights of two edges, and the edges: (operation, state).
-_Choice = tuple[float, tuple[tuple[str, int], tuple[str, int]]]
+_Choice = tuple[float, tuple[tuple[str, int], ...]]
 
 
 def ranked_genotypes(
-  weights: Mapping[str, np.ndarray | jax.Array],
+  weights: edges_lib.PerKind,
   primitives: ops.Primitives = ops.PRIMITIVES,
 ) -> Iterator[Genotype]:
   """Yields all genotypes, the one of the largest product of weights first.

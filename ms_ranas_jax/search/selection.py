@@ -62,7 +62,7 @@ def select(
   problem = method.problem
   seeds = list(valid_halves)
   several = len(seeds) > 1
-  histories = {}
+  histories: dict[int, list[history_lib.Moment]] = {}
   if history:
     histories = {
       seed: history_lib.of_seed(history, index if several else None)
@@ -98,10 +98,9 @@ def select(
       },
       os.path.join(workdir, candidates_lib.CANDIDATES_FILE),
     )['candidates']
-  chosen = None
+  chosen = best = None
   if records is not None:
     (best,) = (record for record in records if record['chosen'])
-    genotype = Genotype(**best['genotype'])
     # Of a random one, no seed is the origin.
     chosen = next((s['seed'] for s in best['sources'] if 'seed' in s), None)
     if several and not found:
@@ -114,7 +113,9 @@ def select(
       history_lib.write(
         os.path.join(workdir, 'search'), histories[chosen], by_seed=False
       )
-  if records is None:
+  if best is not None:
+    genotype = Genotype(**best['genotype'])
+  else:
     genotype = found[seeds[0] if chosen is None else chosen]
   if processes.is_first():
     files.write_text(os.path.join(workdir, GENOTYPE_FILE), genotype.to_json())

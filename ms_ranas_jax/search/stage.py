@@ -146,7 +146,7 @@ def build_problem(
   Raises:
     UsageError: names the field that fits no search.
   """
-  search, derived = config.search, config.train.network
+  search, derived = config.search, grid.derived_config(config.train.network)
   primitives = ops.named(search.primitives, 'config.search.primitives')
   options.check(search, primitives, methods.named(search.method).has_alphas)
   network = build_network(
@@ -228,7 +228,7 @@ def build_program(
     return method.step(state, *batches)
 
   eigenvalue = None
-  if method.has_alphas:
+  if methods.has_alphas(method):
     eigenvalue = options.eigenvalue_function(
       search,
       dataset,
@@ -248,7 +248,9 @@ def build_program(
     step,
     method.metrics(),
     grid.network_spec(
-      config.train.network, dataset.image_shape, dataset.num_classes
+      grid.derived_config(config.train.network),
+      dataset.image_shape,
+      dataset.num_classes,
     ),
     eigenvalue,
   )
@@ -392,8 +394,9 @@ class _Following:
     record = _derived_metrics(
       self._program.method.problem, self._moments[-1], self._seeds
     )
-    if self._search.guards.early_stop:
-      self._eigenvalues.append(float(self._program.eigenvalue(state, epoch)))
+    eigenvalue = self._program.eigenvalue
+    if self._search.guards.early_stop and eigenvalue is not None:
+      self._eigenvalues.append(float(eigenvalue(state, epoch)))
       record[options.EIGENVALUE] = self._eigenvalues[-1]
     return record
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -244,7 +245,7 @@ class StateEdges(nn.Module):
           )(x, train)
         case _:
           made = operation.make(self.channels, self.stride, not self.search)
-          shared = {}
+          shared: dict[str, Any] = {}
           if hasattr(made, 'axis_name'):
             shared['axis_name'] = self.axis_name
           plain[column] = jnp.stack(
@@ -258,6 +259,7 @@ class StateEdges(nn.Module):
 
     if self.mixed:
       terms = normalized | plain
+      assert weights is not None
       columns = jnp.array(list(terms), jnp.int32)
       total = self._norm('norm', num_normalized=len(normalized))(
         list(terms.values()), weights[:, columns], train=train
@@ -309,7 +311,7 @@ class Cell(nn.Module):
   @nn.compact
   def __call__(
     self,
-    inputs: tuple[jax.Array, jax.Array],
+    inputs: Sequence[jax.Array],
     weights: jax.Array | None = None,
     *,
     train: bool,
@@ -353,7 +355,7 @@ class Cell(nn.Module):
       groups = self._groups(rows)
       x, past = states[state], None
       own = jnp.asarray(weights)[jnp.array(rows)] if wiring.mixed else None
-      if self.partial_channels > 1:
+      if own is not None and self.partial_channels > 1:
         x, past = x[..., :channels], x[..., channels:]
         if stride > 1:
           past = pooling.max_pool_2x2(past)

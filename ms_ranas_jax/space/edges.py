@@ -27,6 +27,8 @@ REDUCTION = 'reduction'
 KINDS = (NORMAL, REDUCTION)
 NUM_INPUTS = 2
 EDGES_PER_NODE = 2  # once a cell is derived
+# Alphas, or weights, by the kind of the cell; see the module.
+PerKind = Mapping[str, jax.Array | np.ndarray]
 
 
 def num_edges(nodes: int) -> int:
@@ -100,9 +102,7 @@ def logits_key(kind: str) -> str:
   return f'{kind}_edges'
 
 
-def log_softmax_weights(
-  alphas: Mapping[str, jax.Array],
-) -> dict[str, jax.Array]:
+def log_softmax_weights(alphas: PerKind) -> dict[str, jax.Array]:
   """Returns the logarithms of `softmax_weights`."""
   logs = {kind: jax.nn.log_softmax(alphas[kind]) for kind in KINDS}
   for kind in KINDS:
@@ -116,7 +116,7 @@ def log_softmax_weights(
   return logs
 
 
-def softmax_weights(alphas: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+def softmax_weights(alphas: PerKind) -> dict[str, jax.Array]:
   """Returns the weights of eq. (1): the softmax of each edge's alphas.
 
   Where the alphas hold logits of edges, times the softmax of these.

@@ -62,6 +62,23 @@ class DerivedGridConfig(_GridSizes, protocol.NetworkConfig):
   """The sizes of a network of cells that is trained."""
 
 
+def derived_config(config: protocol.NetworkConfig) -> DerivedGridConfig:
+  """Returns the sizes of a network to train whose cells are searched for.
+
+  Args:
+    config: `config.train.network`.
+
+  Raises:
+    UsageError: the networks of its family are no grids of cells.
+  """
+  if not isinstance(config, DerivedGridConfig):
+    raise UsageError(
+      f'config.train.network.family = {config.family!r} is no grid of cells to '
+      'search for; give a family whose config is a grid.DerivedGridConfig.'
+    )
+  return config
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkSpec:
   """The sizes of a network.
@@ -357,7 +374,7 @@ def build_plan(
         layer, scale, height, width, channels * outputs[reduction]
       )
       features[layer, scale] = output
-      inputs = tuple(
+      first, second = (
         CellInput(
           horizontal=features[source, scale],
           diagonal=features[source, scale - 1] if scale else None,
@@ -366,7 +383,7 @@ def build_plan(
         for position, source in enumerate(before)
       )
       cells[layer, scale] = Cell(
-        inputs=inputs,
+        inputs=(first, second),
         reduction=reduction,
         height=previous.height,
         width=previous.width,

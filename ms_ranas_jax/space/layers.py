@@ -162,14 +162,13 @@ class NormAffine(nn.Module):
       train: whether to take the statistics of the batch.
     """
     averages = _averages(self, maps, train)
-    if train:
-      statistics = normalization.moments(maps, self.axis_name)
+    if train or averages is None:  # which only a training can do without
+      mean, variance = statistics = normalization.moments(maps, self.axis_name)
       _update_averages(
         self, averages, lax.stop_gradient(statistics), maps, self.axis_name
       )
     else:
-      statistics = tuple(average.value for average in averages)
-    mean, variance = statistics
+      mean, variance = (average.value for average in averages)
     factor = normalization.inverse_deviation(variance)
     if self.affine:
       factor = factor * self.param('scale', nn.initializers.ones, mean.shape)

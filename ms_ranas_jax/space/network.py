@@ -26,7 +26,7 @@ from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import check_operations
 
-Weights = Mapping[str, jax.Array]
+Weights = edges_lib.PerKind
 
 
 class CellInput(nn.Module):

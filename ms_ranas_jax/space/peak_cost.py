@@ -57,7 +57,7 @@ class PeakTables:
   adding: np.ndarray
   making: np.ndarray
 
-  def expected(self, weights: Mapping[str, jax.Array]) -> jax.Array:
+  def expected(self, weights: edges_lib.PerKind) -> jax.Array:
     """Returns the peak in bytes under the weights, a scalar.
 
     Args:
@@ -122,11 +122,13 @@ def peak_tables(
   # All operations on an edge are one time; the first one brings the image.
   times: list[list[CostRow]] = []
   for row in rows:
-    same = times and row.edge and times[-1][0].edge
+    before = times[-1][0] if times else None
     if (
-      same
-      and times[-1][0].where == row.where
-      and times[-1][0].edge[0] == row.edge[0]
+      before is not None
+      and row.edge
+      and before.edge
+      and before.where == row.where
+      and before.edge[0] == row.edge[0]
     ):
       times[-1].append(row)
     else:

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.fields import Rule
@@ -35,8 +36,9 @@ AUTO = 'auto'
 NOMINAL_CHANNELS = 16
 # The name of the normalised images among what is carried to the first step.
 IMAGES = 'images'
-# Features by name, each with an axis of images, see `batch_axis`.
-Carried = Mapping[str, jax.Array]
+# Features by name, each with an axis of images, see `batch_axis`; the images
+# that the first step takes may be NumPy's.
+Carried = Mapping[str, jax.Array | np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,51 +104,58 @@ def scales_field() -> Any:
 
 
 class Sizes(Protocol):
-  """The sizes that every network has.
+  """The sizes that every network has."""
 
-  Attributes:
-    image_shape: (height, width, channels) of the input.
-    num_classes: classes of the classifiers.
-  """
+  # They are a dataclass.
+  __dataclass_fields__: ClassVar[dict[str, Any]]
 
-  image_shape: tuple[int, int, int]
-  num_classes: int
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(height, width, channels) of the input."""
+
+  @property
+  def num_classes(self) -> int:
+    """Classes of the classifiers."""
 
 
 class Exit(Protocol):
-  """A classifier.
+  """A classifier."""
 
-  Attributes:
-    index: which exit it is, from 0.
-    layer: the layer after which it stands.
-  """
+  @property
+  def index(self) -> int:
+    """Which exit it is, from 0."""
 
-  index: int
-  layer: int
+  @property
+  def layer(self) -> int:
+    """The layer after which it stands."""
 
 
 class Plan(Protocol):
-  """A network as data, without arrays.
+  """A network as data, without arrays."""
 
-  Attributes:
-    spec: the sizes that it was made from.
-    exits: in the order in which they are computed.
-  """
+  @property
+  def spec(self) -> Sizes:
+    """The sizes that it was made from."""
 
-  spec: Sizes
-  exits: Sequence[Exit]
+  @property
+  def exits(self) -> Sequence[Exit]:
+    """In the order in which they are computed."""
 
 
 class AnytimeNetwork(Protocol):
-  """A Flax linen module with exits.
+  """A Flax linen module with exits."""
 
-  Attributes:
-    plan: the network as data.
-    axis_name: the device axis that shares the BN statistics.
-  """
+  @property
+  def plan(self) -> Plan:
+    """The network as data."""
 
-  plan: Plan
-  axis_name: str | None
+  @property
+  def dtype(self) -> str:
+    """Of the computation: 'float32' or 'bfloat16'."""
+
+  @property
+  def axis_name(self) -> str | None:
+    """The device axis that shares the BN statistics."""
 
   @property
   def num_exits(self) -> int:
@@ -221,6 +230,9 @@ class AnytimeNetwork(Protocol):
     self, variables: Mapping[str, Any], *args: Any, **fields: Any
   ) -> Any:
     """Calls the module with variables; linen's."""
+
+  def init(self, key: jax.Array, *args: Any, **fields: Any) -> Any:
+    """Returns first variables; linen's."""
 
   def lazy_init(self, key: jax.Array, *args: Any, **fields: Any) -> Any:
     """Returns first variables, without computing the network; linen's."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import cost
+from ms_ranas_jax.space import protocol
 
 # What a budget can limit; all of the last exit.
 MACS, PARAMS, BYTES = LIMITS = 'macs', 'params', 'bytes'
@@ -16,11 +17,10 @@ _BYTES_PER_PARAM = 4
 _GAP = 64
 _WIDEST = 2**14
 
+Network = TypeVar('Network', bound=protocol.AnytimeNetwork)
 
-Network = TypeVar('Network')  # what `cost.network_cost` takes
 
-
-def measured(network: Network) -> dict[str, int]:
+def measured(network: protocol.AnytimeNetwork) -> dict[str, int]:
   """Returns what a network costs of each thing that can be limited.
 
   Args:
@@ -73,21 +73,25 @@ def widest(
     except UsageError:
       return None
 
-  def fits(channels: int) -> bool:
-    costs = measured(built(channels))
+  def fits(network: Network) -> bool:
+    costs = measured(network)
     return all(costs[name] <= limit for name, limit in limits.items())
 
-  def next_valid(channels: int) -> int | None:
+  def next_valid(channels: int) -> tuple[int, Network] | None:
     """The narrowest width of at least so many channels, if any is near."""
-    upwards = range(channels, min(channels + _GAP, _WIDEST))
-    return next((c for c in upwards if built(c) is not None), None)
+    for width in range(channels, min(channels + _GAP, _WIDEST)):
+      network = built(width)
+      if network is not None:
+        return width, network
+    return None
 
-  narrowest = next_valid(1)
-  if narrowest is None:
+  best = next_valid(1)
+  if best is None:
     build(1)  # Says why it makes no network.
     raise UsageError(f'{field}: no width up to {_GAP} makes a network.')
-  if not fits(narrowest):
-    costs = measured(built(narrowest))
+  narrowest, network = best
+  if not fits(network):
+    costs = measured(network)
     raise UsageError(
       f'{field}: the narrowest network, of {narrowest} channels, has '
       + ', '.join(
@@ -97,14 +101,14 @@ def widest(
       + '; allow more, or choose a smaller network.'
     )
   # Doubled until it does not fit, then halved between.
-  best, above = narrowest, 2 * narrowest
-  while (wider := next_valid(above)) is not None and fits(wider):
-    best, above = wider, 2 * wider
-  while best + 1 < above:
-    middle = (best + above) // 2
+  above = 2 * narrowest
+  while (wider := next_valid(above)) is not None and fits(wider[1]):
+    best, above = wider, 2 * wider[0]
+  while best[0] + 1 < above:
+    middle = (best[0] + above) // 2
     wider = next_valid(middle)
-    if wider is not None and wider < above and fits(wider):
+    if wider is not None and wider[0] < above and fits(wider[1]):
       best = wider
     else:
       above = middle
-  return best, built(best)
+  return best

@@ -277,7 +277,7 @@ def _check_networks(config: ConfigDict, entry: entries.Entry) -> None:
   try:
     run = stages.project(config)
     if needs_search(config):
-      derived = run.config.train.network
+      derived = grid.derived_config(run.config.train.network)
       grid.build_plan(
         grid.network_spec(derived, *run.image_format), field='train.network'
       )

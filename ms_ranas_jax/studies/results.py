@@ -109,7 +109,7 @@ def _outcomes(
   plan: plan_lib.Plan, workdir: str
 ) -> dict[tuple[str, int], Mapping[str, Any]]:
   """Reads the evaluations that there are."""
-  outcomes = {}
+  outcomes: dict[tuple[str, int], Mapping[str, Any]] = {}
   for key, job in plan.trainings.items():
     if job.is_done(workdir):
       found = inputs.read_object(

@@ -49,9 +49,9 @@ def normalize(
   """
   chex.assert_shape(images, (None, None, None, len(mean)))
   shape = (1, 1, 1, len(mean))
-  mean = jnp.asarray(mean, jnp.float32).reshape(shape)
-  std = jnp.asarray(std, jnp.float32).reshape(shape)
-  return (images.astype(jnp.float32) / 255.0 - mean) / std
+  center = jnp.asarray(mean, jnp.float32).reshape(shape)
+  scale = jnp.asarray(std, jnp.float32).reshape(shape)
+  return (images.astype(jnp.float32) / 255.0 - center) / scale
 
 
 def augment(

@@ -25,7 +25,7 @@ def epoch_cosine(
     step -> learning rate, float32.
   """
   decay = optax.cosine_decay_schedule(start - end, epochs)
-  return lambda step: end + decay(step // steps_per_epoch)
+  return lambda step: end + decay(jnp.floor_divide(step, steps_per_epoch))
 
 
 def epoch_steps(

@@ -32,8 +32,7 @@ from ms_ranas_jax.training import prediction
 PyTree = Any
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """All that a training carries from step to step.
 
   Attributes:
@@ -160,7 +159,10 @@ def split_training_images(
       f'dataset.holdout = {config.dataset.holdout}, but there are {count} '
       'training images; hold out fewer.'
     )
-  return split_indices(count, (None, config.dataset.holdout), config.seed)
+  fitted, held_out = split_indices(
+    count, (None, config.dataset.holdout), config.seed
+  )
+  return fitted, held_out
 
 
 def plan_epochs(
@@ -200,9 +202,7 @@ def build_optimizer(
   )
 
 
-def _schedule(
-  train: TrainConfig, steps: int
-) -> Callable[[jax.Array], jax.Array]:
+def _schedule(train: TrainConfig, steps: int) -> optax.Schedule:
   if train.schedule == 'step':
     return optimizers.epoch_steps(train.learning_rate, train.epochs, steps)
   return optimizers.epoch_cosine(
@@ -349,7 +349,7 @@ def run_training(
 
   def end_line(done: int) -> dict[str, Any]:
     rate = _schedule(train, program.steps)(jnp.int32(done - 1))
-    return {'learning_rate': float(rate)}
+    return {'learning_rate': float(jnp.asarray(rate))}
 
   def end_epoch(state: TrainState, epoch: int) -> dict[str, Any]:
     del epoch
