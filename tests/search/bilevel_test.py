@@ -390,9 +390,7 @@ def test_only_the_params_step_writes_batch_stats(order):
 @pytest.mark.parametrize('order', [0, 3, '1'])
 def test_other_orders_are_refused(order):
   optimizer = OPTIMIZERS['sgd']
-  with pytest.raises(
-    UsageError, match=r'order = .*give one of \(1, 2\)'
-  ):
+  with pytest.raises(UsageError, match=r'order = .*give one of \(1, 2\)'):
     _gradient(_state(optimizer), order, optimizer)
 
 
