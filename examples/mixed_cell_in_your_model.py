@@ -41,7 +41,7 @@ def main(steps: int = 20) -> mr.Genotype:
   images = jnp.asarray(mr.load_dataset('digits').train_images[:256]) / 255.0
   train, valid = images[:128], images[128:]
   weights = mr.softmax_weights(alphas)['normal']
-  params = model.init(keys[2], train[:1], weights)['params']
+  params = jax.jit(model.init)(keys[2], train[:1], weights)['params']
   optimizers = {
     'params_optimizer': optax.adam(3e-3),
     'alphas_optimizer': mr.adam_with_l2(1e-2, weight_decay=1e-3),

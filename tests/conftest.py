@@ -1,6 +1,5 @@
 """What every test shares: two CPU devices, strict broadcasting, fixtures."""
 
-import functools
 import os
 import pathlib
 
@@ -21,6 +20,17 @@ if not jax.config.jax_platforms:
 jax.config.update('jax_num_cpu_devices', 2)
 # An array that is broadcast by accident is an error, not a wrong number.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# What is compiled here runs a few times, so it is optimised little: programs of
+# cells compile about four times as fast. Processes that tests start inherit it.
+# XLA ends with an error at a flag that it does not know, so this one goes only
+# to the release that is known to have it.
+jax.config.update('jax_disable_most_optimizations', True)
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+_QUICK_FLAG = '--xla_cpu_use_fusion_emitters=false'
+if jax.__version_info__[:2] == (0, 10) and (
+  _QUICK_FLAG not in os.environ.get('XLA_FLAGS', '')
+):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_QUICK_FLAG}'
 # The launchers set the same folder; this serves a bare `python -m pytest`.
 if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
   jax.config.update('jax_compilation_cache_dir', str(_ROOT / '.cache/jax'))
@@ -60,14 +70,6 @@ def shared_cifar10(repo_root: pathlib.Path) -> pathlib.Path:
   if not path.is_dir():
     pytest.skip('no local copy of CIFAR-10 in ../shared/data/cifar10')
   return path
-
-
-@pytest.fixture(scope='session')
-def quick_jit():
-  """`jax.jit` that optimises little, for what is compiled to run once."""
-  return functools.partial(
-    jax.jit, compiler_options={'xla_backend_optimization_level': 0}
-  )
 
 
 def random_variables(module, *args, seed=0, **kwargs):
@@ -149,11 +151,3 @@ def params_count():
     return sum(int(np.prod(leaf.shape)) for leaf in leaves)
 
   return count
-
-
-@pytest.fixture(scope='module')
-def quick_compilation():
-  """Compiles with few optimisations what runs a few times only."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)

@@ -56,9 +56,10 @@ def test_an_example_uses_the_public_api_alone(path):
 
 def test_a_mixed_cell_is_searched_in_a_model_of_ones_own(repo_root, capsys):
   module = _import(repo_root / 'examples/mixed_cell_in_your_model.py')
+  module.NODES = 1  # compiles within seconds
   found = module.main(steps=2)
   assert isinstance(found, ms_ranas_jax.Genotype)
-  assert found.nodes == module.NODES
+  assert found.nodes == 1
   assert set(found.operations()) <= set(module.NAMES) - {'none'}
   text = capsys.readouterr().out
   assert float(text.removeprefix('validation loss ')) > 0

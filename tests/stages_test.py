@@ -14,7 +14,6 @@ from ms_ranas_jax import stages
 from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import metrics
-from ms_ranas_jax.space import operations
 
 _COST = {'params', 'macs', 'flops_msdnet', 'exits'}
 _EXIT_COST = {
@@ -26,6 +25,7 @@ _EXIT_COST = {
   'total_params',
   'peak_activation_bytes',
 }
+_PRIMITIVES = ('none', 'max_pool_3x3', 'skip_connect', 'sep_conv_3x3')
 _LAYERS = 3
 _EXITS = _LAYERS - 1
 _CHUNK = 10
@@ -42,6 +42,7 @@ def _config(**fields):
     section.batch_size = 64
     section.chunk_steps = _CHUNK
     section.network.update(channels=4, layers=_LAYERS, nodes=1, scales=2)
+  config.search.primitives = _PRIMITIVES
   config.update(fields)
   return config
 
@@ -170,7 +171,7 @@ def test_alphas(finished):
     alphas = dict(arrays)
   assert set(alphas) == {'normal', 'reduction'}
   for kind, values in alphas.items():
-    assert values.shape == (2, 2, len(operations.PRIMITIVES))  # epochs + 1
+    assert values.shape == (2, 2, len(_PRIMITIVES))  # epochs + 1
     assert values.dtype == np.float32
     assert (values[0] != values[1]).all(), kind
 
@@ -184,14 +185,13 @@ def test_the_genotype_is_the_one_that_the_last_alphas_stand_for(finished):
     'reduction',
     'reduction_concat',
   }
-  names = list(operations.PRIMITIVES)
   with np.load(finished / 'search/alphas.npz') as arrays:
     for kind in 'normal', 'reduction':
       last = np.where(
-        np.array(names) == 'none', -np.inf, arrays[kind][-1]
+        np.array(_PRIMITIVES) == 'none', -np.inf, arrays[kind][-1]
       ).argmax(axis=1)
       found = {state: operation for operation, state in value[kind]}
-      assert found == {0: names[last[0]], 1: names[last[1]]}
+      assert found == {0: _PRIMITIVES[last[0]], 1: _PRIMITIVES[last[1]]}
       assert value[f'{kind}_concat'] == [2]
   assert (finished / 'train/genotype.json').read_text() == text
   assert cells.load_genotype(str(finished / 'train/genotype.json'))

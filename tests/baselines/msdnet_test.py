@@ -182,14 +182,14 @@ def _images(spec, batch=2, seed=0):
 
 
 @pytest.mark.parametrize('name', _SPECS)
-def test_the_forward_pass_is_that_of_the_plain_form(name, fill, quick_jit):
+def test_the_forward_pass_is_that_of_the_plain_form(name, fill):
   spec = _SPECS[name]
   network = msdnet.build_msdnet(spec, lowering=lowering.TAPS)
   # Statistics of two values are too near nothing for single precision.
   images = _images(spec, batch=8)
   variables = fill(network, images, train=True)
 
-  @quick_jit
+  @jax.jit
   def both(variables, images):
     return (
       network.apply(variables, images, train=False),
@@ -205,12 +205,14 @@ def test_the_forward_pass_is_that_of_the_plain_form(name, fill, quick_jit):
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=atol)
 
 
-def test_an_exit_needs_no_later_params(fill, quick_jit):
+@jax.enable_x64(True)
+def test_an_exit_needs_no_later_params(fill):
   spec = _SPECS['max']
-  network = msdnet.build_msdnet(spec, lowering=lowering.TAPS)
+  network = msdnet.build_msdnet(spec, dtype='float64', lowering=lowering.TAPS)
   images = _images(spec)
-  variables = fill(network, images, train=True)
-  every = quick_jit(lambda v: network.apply(v, images, train=False))(variables)
+  # Logits are in the hundreds, and two programs round apart in float32.
+  variables = jax.tree.map(np.float64, fill(network, images, train=True))
+  every = jax.jit(lambda v: network.apply(v, images, train=False))(variables)
   for last in range(spec.blocks):
     needed = jax.eval_shape(
       lambda last=last: network.init(
@@ -222,7 +224,7 @@ def test_an_exit_needs_no_later_params(fill, quick_jit):
       collection: {name: variables[collection][name] for name in tree}
       for collection, tree in needed.items()
     }
-    found = quick_jit(
+    found = jax.jit(
       lambda v, last=last: network.apply(v, images, train=False, last_exit=last)
     )(kept)
     np.testing.assert_allclose(found, every[: last + 1], rtol=1e-5, atol=1e-5)
@@ -251,7 +253,7 @@ def _loss_and_gradient(network, variables, images, labels):
   return value, stats, gradient
 
 
-def test_both_lowerings_and_two_devices_give_one_gradient(fill, quick_jit):
+def test_both_lowerings_and_two_devices_give_one_gradient(fill):
   spec = _SPECS['max, lin_grow']
   images, labels = _images(spec, batch=4), np.array([0, 1, 2, 0])
   network = msdnet.build_msdnet(spec, lowering=lowering.CONV)
@@ -260,9 +262,9 @@ def test_both_lowerings_and_two_devices_give_one_gradient(fill, quick_jit):
   def run(network, images, labels):
     return _loss_and_gradient(network, variables, images, labels)
 
-  wanted = quick_jit(lambda x, y: run(network, x, y))(images, labels)
+  wanted = jax.jit(lambda x, y: run(network, x, y))(images, labels)
   taps = network.clone(lowering=lowering.TAPS)
-  found = quick_jit(lambda x, y: run(taps, x, y))(images, labels)
+  found = jax.jit(lambda x, y: run(taps, x, y))(images, labels)
   plain, ours = (
     str(
       jax.make_jaxpr(lambda x, n=n: n.apply(variables, x, train=False))(images)
@@ -277,7 +279,7 @@ def test_both_lowerings_and_two_devices_give_one_gradient(fill, quick_jit):
   def on_device(x, y):
     return jax.lax.pmean(run(shared, x, y), 'devices')
 
-  split = quick_jit(jax.vmap(on_device, axis_name='devices'))(
+  split = jax.jit(jax.vmap(on_device, axis_name='devices'))(
     images.reshape(2, 2, *images.shape[1:]), labels.reshape(2, 2)
   )
   for other in (found, jax.tree.map(lambda a: a[0], split)):

@@ -14,9 +14,14 @@ def _random(*shape, seed=0):
 
 
 def _pull(function, *args):
-  """(value, gradients for a fixed random cotangent)."""
-  value, pull = jax.vjp(function, *args)
-  return value, pull(jnp.asarray(_random(*value.shape, seed=9)))
+  """(value, gradients for a fixed random cotangent), as one program."""
+
+  @jax.jit
+  def compute(*args):
+    value, pull = jax.vjp(function, *args)
+    return value, pull(jnp.asarray(_random(*value.shape, seed=9)))
+
+  return compute(*args)
 
 
 def _assert_close(actual, wanted, rtol=1e-10):

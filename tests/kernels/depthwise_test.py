@@ -60,14 +60,12 @@ def _assert_close(actual, expected, relative):
   [(2, (5, 6)), (1, (8, 7))],
   ids=str,
 )
-def test_taps_equal_the_plain_convolution(
-  stride, batch, size, reference, quick_jit
-):
+def test_taps_equal_the_plain_convolution(stride, batch, size, reference):
   """Values and gradients, shared and per-edge inputs, both precisions."""
   shared = _inputs(ALL, True, batch, size)
   separate = _inputs(PER_EDGE, False, batch, size)
 
-  @quick_jit
+  @jax.jit
   def compute(shared, separate):
     return [
       [
@@ -107,13 +105,13 @@ def test_taps_equal_the_plain_convolution(
   [((depthwise.KernelShape(3),), 1), (PER_EDGE, 1), (PER_EDGE, 2)],
   ids=str,
 )
-def test_an_affine_map_before_the_relu(shapes, stride, quick_jit):
+def test_an_affine_map_before_the_relu(shapes, stride):
   """Its gradients too; one window at stride 1 has a shorter way back."""
   x, kernels, seeds = _inputs(shapes, False, 2, (5, 6))
   rng = np.random.default_rng(1)
   affine = tuple(rng.normal(size=(2, EDGES, CHANNELS)))
 
-  @quick_jit
+  @jax.jit
   def compute(*args):
     def way(choice, before):
       def convolve(x, affine, kernels):
@@ -159,10 +157,10 @@ def test_an_affine_map_before_the_relu(shapes, stride, quick_jit):
   ],
   ids=str,
 )
-def test_special_shapes(windows, stride, size, quick_jit):
+def test_special_shapes(windows, stride, size):
   case = _inputs(windows, True, 1, size)
 
-  @quick_jit
+  @jax.jit
   def compute(x, kernels, seeds):
     return [
       _value_and_gradients(windows, stride, choice, x, kernels, seeds)

@@ -15,9 +15,14 @@ def _random(*shape, seed=0):
 
 
 def _pull(function, *args):
-  """(value, gradients for a fixed random cotangent)."""
-  value, pull = jax.vjp(function, *args)
-  return value, pull(jnp.asarray(_random(*value.shape, seed=9)))
+  """(value, gradients for a fixed random cotangent), as one program."""
+
+  @jax.jit
+  def compute(*args):
+    value, pull = jax.vjp(function, *args)
+    return value, pull(jnp.asarray(_random(*value.shape, seed=9)))
+
+  return compute(*args)
 
 
 def _assert_close(actual, wanted, rtol=1e-10):
@@ -78,9 +83,9 @@ def test_norm_relu_over_devices_is_that_of_the_whole_batch():
     def halves(x):
       return jnp.stack(jnp.split(jnp.asarray(x), 2, axis=-1))
 
-    dz, d_scale, d_bias = pull(z, cotangent)
-    on_two = jax.vmap(
-      lambda z, dy: pull(z, dy, 'devices'), axis_name='devices'
+    dz, d_scale, d_bias = jax.jit(pull)(z, cotangent)
+    on_two = jax.jit(
+      jax.vmap(lambda z, dy: pull(z, dy, 'devices'), axis_name='devices')
     )(halves(z), halves(cotangent))
     _assert_close(on_two[0], halves(dz), rtol=1e-8)
     # Like every other gradient these stay local, to be added up once.

@@ -62,10 +62,10 @@ def _assert_close(actual, expected, relative):
 
 
 @pytest.mark.parametrize(('batch', 'size'), [(2, (5, 6)), (1, (3, 3))])
-def test_sum_and_gradients_equal_the_plain_formula(batch, size, quick_jit):
+def test_sum_and_gradients_equal_the_plain_formula(batch, size):
   args = _inputs(batch, size)
 
-  @quick_jit
+  @jax.jit
   def compute(args):
     return [_value_and_gradients(rule, *args) for rule in (_rule, _plain)]
 
@@ -189,11 +189,11 @@ def test_bfloat16_keeps_its_statistics_in_float32():
   np.testing.assert_allclose(mean, [[float(z[0, 0, 0, 0, 0])]], rtol=1e-5)
 
 
-def test_moments_and_their_gradient(quick_jit):
+def test_moments_and_their_gradient():
   maps, _, _ = _inputs(2, (5, 6))
   maps = maps[:2]
 
-  @quick_jit
+  @jax.jit
   def compute(maps):
     def value(rule, maps):
       mean, variance = rule(maps)

@@ -9,6 +9,7 @@ from ms_ranas_jax.model import model as model_lib
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
+from ms_ranas_jax.space import operations as ops
 
 SHAPE = (8, 8, 3)
 NAMES = ('cat', 'dog', 'owl', 'bee')
@@ -28,6 +29,7 @@ def _network(family):
         num_classes=len(NAMES),
       ),
       CELLS,
+      ops.named(CELLS.operations(), 'genotype'),
       lowering='taps',
     )
   return msdnet.build_msdnet(

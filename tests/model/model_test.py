@@ -117,7 +117,7 @@ def test_images_stop_where_they_are_sure(
 
 
 def test_steps_give_one_answer_after_another(evaluated, images, logits):
-  for batch_size in (8, 250):
+  for batch_size in (6, 250):
     answers = list(evaluated.steps(images, batch_size=batch_size))
     assert len(answers) == 3
     for exit_, answer in enumerate(answers):
@@ -127,7 +127,7 @@ def test_steps_give_one_answer_after_another(evaluated, images, logits):
 
 def test_batches_do_not_matter(evaluated, images):
   one = evaluated.predict(images, confidence=0.75)
-  for batch_size in (1, 6, 16):
+  for batch_size in (1, 6):
     other = evaluated.predict(images, confidence=0.75, batch_size=batch_size)
     np.testing.assert_array_equal(other.exits, one.exits)
     np.testing.assert_allclose(
@@ -400,7 +400,13 @@ def test_another_process_answers_the_same_and_keeps_what_it_compiled(
     'JAX_COMPILATION_CACHE_DIR': chosen and str(tmp_path / chosen),
   }
   if not chosen:
-    del environment['JAX_COMPILATION_CACHE_DIR']
+    # As a program of one's own: with all optimisations.
+    for name in (
+      'JAX_COMPILATION_CACHE_DIR',
+      'JAX_DISABLE_MOST_OPTIMIZATIONS',
+      'XLA_FLAGS',
+    ):
+      environment.pop(name, None)
   out = subprocess.run(
     [
       sys.executable,
@@ -417,7 +423,8 @@ def test_another_process_answers_the_same_and_keeps_what_it_compiled(
   ).stdout.split()
   expected = str(tmp_path / (chosen or 'home/ms_ranas_jax'))
   assert out == [expected if chosen else 'None', expected]
-  # Few optimisations and two devices here, all and one there.
+  # Few optimisations and two devices here; one there, and all where nothing
+  # is chosen.
   np.testing.assert_allclose(
     np.load(tmp_path / 'answer.npy'),
     evaluated.predict(images, q=0.5).probabilities,

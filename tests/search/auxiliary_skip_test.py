@@ -17,8 +17,6 @@ FEW = {
 }
 WITH = auxiliary_skip.with_auxiliary_skip(FEW)
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 def _cell(primitives, reduction):
   """Of one node, so that its output is the sum of two mixtures."""

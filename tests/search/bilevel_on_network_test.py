@@ -25,7 +25,7 @@ from ms_ranas_jax.training import initialization
 SPEC = grid.NetworkSpec(
   channels=4,
   layers=2,
-  nodes=2,
+  nodes=1,
   scales=2,
   exits=(0, 1),
   image_shape=(8, 8, 1),
@@ -39,7 +39,7 @@ EXAMPLES = 8
 
 
 @pytest.fixture(scope='module', autouse=True)
-def _float64(quick_compilation):
+def _float64():
   with jax.enable_x64(True):
     yield
 
@@ -105,25 +105,27 @@ def _lookahead(params, gradient):
 
 
 @pytest.fixture(scope='module')
+def gradients():
+  """(params, alphas, batch) -> the loss and its gradients in both."""
+  return jax.jit(jax.value_and_grad(functools.partial(_loss, None), (0, 1)))
+
+
+@pytest.fixture(scope='module')
 def gradient(point):
   """Of order 2, on one device."""
   return jax.jit(functools.partial(_gradient, None))(*point)
 
 
 @pytest.mark.slow
-def test_agrees_with_differences_of_the_objective(point, gradient):
+def test_agrees_with_differences_of_the_objective(point, gradients, gradient):
   params, alphas, train, valid = point
-  gradients = jax.jit(
-    jax.value_and_grad(functools.partial(_loss, None), (0, 1))
-  )
   flat, unflatten = flatten_util.ravel_pytree(alphas)
+  lookahead = jax.jit(_lookahead)
 
   def objective(order, flat):
     ahead = params
     if order == 2:
-      ahead = _lookahead(
-        params, gradients(params, unflatten(flat), train)[1][0]
-      )
+      ahead = lookahead(params, gradients(params, unflatten(flat), train)[1][0])
     return gradients(ahead, unflatten(flat), valid)[0]
 
   rng = np.random.default_rng(3)
@@ -147,15 +149,14 @@ def test_agrees_with_differences_of_the_objective(point, gradient):
 
 
 @pytest.mark.slow
-def test_the_eigenvalue_agrees_with_differences_of_gradients(point):
+def test_the_eigenvalue_agrees_with_differences_of_gradients(point, gradients):
   """The whole Hessian in alphas, column by column."""
   params, alphas, _, valid = point
   loss = functools.partial(_loss, None)
   flat, unflatten = flatten_util.ravel_pytree(alphas)
 
-  @jax.jit
   def gradient_at(flat):
-    tree = jax.grad(loss, 1)(params, unflatten(flat), valid)
+    _, (_, tree) = gradients(params, unflatten(flat), valid)
     return flatten_util.ravel_pytree(tree)[0]
 
   columns = [

@@ -47,8 +47,6 @@ CELLS = Genotype(
 )
 BATCH = 8
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 def _config(**changes):
   config = default_config.get_config()

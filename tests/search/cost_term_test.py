@@ -121,7 +121,6 @@ def test_an_exit_that_is_not_there_is_refused(exit_):
     _term(exit=exit_)
 
 
-@pytest.mark.usefixtures('quick_compilation')
 def test_a_search_finds_what_it_was_asked_for(tmp_path):
   """And says what it expects, and what the cells of every epoch cost."""
   dataset = load_dataset('digits')

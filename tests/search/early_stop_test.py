@@ -11,8 +11,6 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import bilevel
 from ms_ranas_jax.search import early_stop
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 def _largest(matrix, steps):
   find = jax.jit(

@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-import pytest
 
 from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
@@ -17,8 +16,6 @@ KINDS = {
   name: ops.PRIMITIVES[name]
   for name in ('max_pool_3x3', 'avg_pool_3x3', 'sep_conv_3x3', 'dil_conv_5x5')
 }
-
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 def _searched(dataset, **changes):

@@ -45,8 +45,6 @@ ALL = {
 # It has no alphas, nor a rate for them.
 RANDOM = {'method': 'random', 'alphas_learning_rate': 3e-4}
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 def _config(epochs=EPOCHS, search=None, **changes):
   config = default_config.get_config()
@@ -72,7 +70,7 @@ def dataset():
 
 
 @pytest.fixture(scope='module')
-def program(dataset, quick_compilation):
+def program(dataset):
   """Compiled once for all searches, which differ in their eigenvalues."""
   return stage.build_program(_config(**ALL), dataset)
 

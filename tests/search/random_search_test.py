@@ -1,6 +1,7 @@
 """Random genotypes, and the step of a search that draws them."""
 
 import collections
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -111,17 +112,18 @@ def test_the_step_trains_the_drawn_params_alone():
     optax.adam(1e-3),
     jax.random.key(1),
   )
-  drawn = set()
-  for number in range(1, 9):
-    after, metrics = random_search.random_search_step(
-      state,
-      jnp.float32(4),
-      jnp.float32(1),
+  step = jax.jit(
+    functools.partial(
+      random_search.random_search_step,
       loss=loss,
       params_optimizer=optimizer,
       nodes=1,
       primitives=FEW,
     )
+  )
+  drawn = set()
+  for number in range(1, 9):
+    after, metrics = step(state, jnp.float32(4), jnp.float32(1))
     moved = np.asarray(after.params - state.params)
     chosen = np.asarray(moved != 0)
     np.testing.assert_array_equal(chosen.sum(axis=1), 1)

@@ -34,8 +34,6 @@ FEW = {
 EPOCHS, BATCH, STEPS = 2, 8, 4
 SEEDS = 2
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 def _config(**changes):
   config = default_config.get_config()
@@ -105,7 +103,7 @@ ALONE = {
 
 
 @pytest.fixture(scope='module')
-def alone(dataset, tmp_path_factory, quick_compilation):
+def alone(dataset, tmp_path_factory):
   """Work directories of searches of one seed each, by area."""
   workdirs = [tmp_path_factory.mktemp(f'seed_{n}') for n in range(SEEDS)]
   for seed, workdir in enumerate(workdirs):
@@ -117,7 +115,7 @@ TOGETHER = {'search.num_seeds': SEEDS, 'search.seeds_at_once': SEEDS}
 
 
 @pytest.fixture(scope='module')
-def together(dataset, tmp_path_factory, quick_compilation):
+def together(dataset, tmp_path_factory):
   """The work directory of both seeds in one run."""
   workdir = tmp_path_factory.mktemp('together')
   _search(dataset, workdir, **TOGETHER)

@@ -36,8 +36,6 @@ FEW = {
 EPOCHS, BATCH, STEPS = 2, 8, 4
 SHAPE = (EPOCHS + 1, 2, len(FEW))
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 def _config(**changes):
   config = default_config.get_config()
@@ -86,7 +84,7 @@ class _Run:
 
 
 @pytest.fixture(scope='module')
-def finished(dataset, tmp_path_factory, quick_compilation):
+def finished(dataset, tmp_path_factory):
   """An undisturbed run."""
   workdir = tmp_path_factory.mktemp('finished')
   batches = []

@@ -222,7 +222,7 @@ def _derived_variables(cell, reduction, mixed_variables, shapes, reference):
 
 @pytest.mark.parametrize('reduction', [False, True])
 def test_a_one_hot_mixed_cell_equals_the_derived_cell(
-  reduction, fill, quick_jit, reference
+  reduction, fill, reference
 ):
   inputs = _inputs((6, 5))
   weights = _one_hot(SMALL, reduction)
@@ -237,14 +237,14 @@ def test_a_one_hot_mixed_cell_equals_the_derived_cell(
     reference,
   )
   for one_hot, derived in zip(
-    _both_modes(mixed, quick_jit)(variables, inputs, weights),
-    _both_modes(fixed, quick_jit)(of_fixed, inputs),
+    _both_modes(mixed)(variables, inputs, weights),
+    _both_modes(fixed)(of_fixed, inputs),
     strict=True,
   ):
     np.testing.assert_allclose(one_hot, derived, rtol=1e-5, atol=1e-5)
 
 
-def test_lowerings_and_remat_give_the_same_gradients(fill, mixing, quick_jit):
+def test_lowerings_and_remat_give_the_same_gradients(fill, mixing):
   """Of a whole mixed cell, in params, weights and inputs."""
   inputs = _inputs((5, 6))
   primitives = {
@@ -286,7 +286,7 @@ def test_lowerings_and_remat_give_the_same_gradients(fill, mixing, quick_jit):
 
   args = jax.tree.map(np.float64, (variables['params'], weights, inputs))
   with jax.enable_x64(True):
-    plain, *others = quick_jit(gradients)(*args)
+    plain, *others = jax.jit(gradients)(*args)
   for other in others:
     for a, b in zip(
       jax.tree.leaves(other), jax.tree.leaves(plain), strict=True
@@ -467,9 +467,7 @@ def test_an_operation_of_ones_own_in_a_fixed_cell(fill):
 @pytest.mark.parametrize(
   'name', ['sep_conv_3x3', 'skip_connect', 'conv_7x1_1x7']
 )
-def test_statistics_of_every_operation_are_shared_over_devices(
-  name, fill, quick_jit
-):
+def test_statistics_of_every_operation_are_shared_over_devices(name, fill):
   cell = genotype.Genotype(
     normal=((name, 0), (name, 1)),
     normal_concat=(2,),
@@ -483,10 +481,10 @@ def test_statistics_of_every_operation_are_shared_over_devices(
   def apply(module, inputs):
     return module.apply(variables, inputs, train=True, mutable=['batch_stats'])
 
-  whole, stats = quick_jit(lambda x: apply(module, x))(inputs)
+  whole, stats = jax.jit(lambda x: apply(module, x))(inputs)
   shards = tuple(np.stack(np.split(x, 2)) for x in inputs)
   sharing = module.clone(axis_name='devices')
-  y, shared = quick_jit(
+  y, shared = jax.jit(
     jax.vmap(lambda x: apply(sharing, x), axis_name='devices')
   )(shards)
   np.testing.assert_allclose(

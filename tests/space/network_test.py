@@ -49,14 +49,14 @@ def _images(spec, batch=2):
   return rng.normal(size=(batch, *spec.image_shape)).astype(np.float32)
 
 
-def _compile(network, fill, quick_jit, weights=None):
+def _compile(network, fill, weights=None):
   images = _images(network.plan.spec)
   return _Compiled(
     network,
     fill(network, images, weights, train=True),
     images,
     weights,
-    quick_jit(_forward(network, images, weights)),
+    jax.jit(_forward(network, images, weights)),
   )
 
 
@@ -68,19 +68,19 @@ def _forward(network, images, weights):
 
 
 @pytest.fixture(scope='module')
-def derived(fill, quick_jit):
+def derived(fill):
   network = network_lib.derived_network(SPEC, CELLS)
-  return _compile(network, fill, quick_jit)
+  return _compile(network, fill)
 
 
 @pytest.fixture(scope='module')
-def searched(fill, mixing, quick_jit):
+def searched(fill, mixing):
   weights = {
     'normal': jnp.asarray(mixing(2, len(FEW), seed=1)),
     'reduction': jnp.asarray(mixing(2, len(FEW), seed=2)),
   }
   network = network_lib.search_network(SPEC, FEW)
-  return _compile(network, fill, quick_jit, weights)
+  return _compile(network, fill, weights)
 
 
 def _steps_of_params(plan):
@@ -173,9 +173,7 @@ def _reference_forward(reference, compiled, train):
 
 
 @pytest.mark.parametrize('which', ['derived', 'searched'])
-def test_a_whole_network_equals_the_reference(
-  which, request, reference, quick_jit
-):
+def test_a_whole_network_equals_the_reference(which, request, reference):
   compiled = request.getfixturevalue(which)
   wide = dataclasses.replace(
     compiled,
@@ -184,7 +182,7 @@ def test_a_whole_network_equals_the_reference(
   )
   with jax.enable_x64(True):
     forward = _forward(wide.network, wide.images, wide.weights)
-    outputs = quick_jit(forward)(wide.variables)
+    outputs = jax.jit(forward)(wide.variables)
   in_float32 = compiled.forward(compiled.variables)
   for train, logits, rounded in zip((True, False), outputs, in_float32):
     expected = _reference_forward(reference, wide, train)
@@ -231,16 +229,14 @@ def test_an_exit_does_not_depend_on_what_only_later_exits_use(
   np.testing.assert_array_equal(before[1][:exit_index], own[1][:exit_index])
 
 
-def test_last_exit_computes_the_first_steps_from_their_params_alone(
-  derived, quick_jit
-):
+def test_last_exit_computes_the_first_steps_from_their_params_alone(derived):
   steps = _steps_of_params(derived.network.plan)
   needed = {
     collection: {n: v for n, v in tree.items() if steps[n] <= 1}
     for collection, tree in derived.variables.items()
   }
   assert len(needed['params']) < len(derived.variables['params'])
-  logits = quick_jit(
+  logits = jax.jit(
     lambda variables: derived.network.apply(
       variables, derived.images, train=False, last_exit=1
     )
@@ -270,12 +266,12 @@ def test_train_uses_the_batch_and_evaluation_the_running_averages(derived):
   assert np.abs(np.asarray(before[1]) - after[1]).max() > 1e-3
 
 
-def test_batch_stats_are_written_when_mutable_and_training(derived, quick_jit):
+def test_batch_stats_are_written_when_mutable_and_training(derived):
   network, variables = derived.network, derived.variables
   plan = network.plan
   stem = plan.stems[0].output.name
 
-  @quick_jit
+  @jax.jit
   def update(variables):
     return [
       network.apply(
@@ -309,7 +305,7 @@ def test_batch_stats_are_written_when_mutable_and_training(derived, quick_jit):
     assert changed == (steps[name] == 0), name
 
 
-def test_drop_path_reaches_the_cells(derived, quick_jit):
+def test_drop_path_reaches_the_cells(derived):
   def logits(rate, seed):
     return derived.network.apply(
       derived.variables,
@@ -320,7 +316,7 @@ def test_drop_path_reaches_the_cells(derived, quick_jit):
       rngs={'drop_path': jax.random.key(seed)},
     )
 
-  run = quick_jit(logits)
+  run = jax.jit(logits)
   first, again, other = run(0.5, 0), run(0.5, 0), run(0.5, 3)
   np.testing.assert_array_equal(first, again)
   assert np.abs(np.asarray(first) - other).max() > 1e-3

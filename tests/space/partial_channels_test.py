@@ -115,9 +115,7 @@ def _reference(params, inputs, weights, shares, reduction):
 
 
 @pytest.mark.parametrize('reduction', [False, True])
-def test_values_and_gradients_are_those_of_pc_darts(
-  reduction, fill, mixing, quick_jit
-):
+def test_values_and_gradients_are_those_of_pc_darts(reduction, fill, mixing):
   rng = np.random.default_rng(0)
   inputs = tuple(
     rng.normal(size=(2, 6, 4, CHANNELS)).astype(np.float32) for _ in range(2)
@@ -141,7 +139,7 @@ def test_values_and_gradients_are_those_of_pc_darts(
     return jnp.sum(y * pull), y
 
   found, expected = (
-    quick_jit(jax.grad(f, (0, 1, 2, 3), has_aux=True))(
+    jax.jit(jax.grad(f, (0, 1, 2, 3), has_aux=True))(
       params, inputs, weights, shares
     )
     for f in (ours, plain)
@@ -175,12 +173,12 @@ def test_all_channels_is_the_cell_without_partial_channels(fill, mixing):
   assert shapes[0] == shapes[1]
 
 
-def test_odd_sizes_end_with_windows_that_stick_out(fill, mixing, quick_jit):
+def test_odd_sizes_end_with_windows_that_stick_out(fill, mixing):
   inputs = (np.ones((1, 5, 3, CHANNELS), np.float32),) * 2
   module = _cell(True)
   weights = mixing(5, len(FEW))
   variables = fill(module, inputs, weights, train=True)
-  y = quick_jit(lambda v: module.apply(v, inputs, weights, train=False))(
+  y = jax.jit(lambda v: module.apply(v, inputs, weights, train=False))(
     variables
   )
   assert y.shape == (1, 3, 2, NODES * CHANNELS)

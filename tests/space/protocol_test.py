@@ -71,16 +71,16 @@ def _of_step(network, variables, step):
   }
 
 
-def test_steps_one_after_another_are_the_network(network, fill, quick_jit):
+def test_steps_one_after_another_are_the_network(network, fill):
   images = _images(network, 3)
   variables = fill(network, images, train=False)
-  whole = quick_jit(lambda v, x: network.apply(v, x, train=False))(
+  whole = jax.jit(lambda v, x: network.apply(v, x, train=False))(
     variables, images
   )
   carried, found = {protocol.IMAGES: images}, []
   for step in range(network.num_exits):
     needed = _of_step(network, variables, step)
-    carried, logits = quick_jit(_advance(network, step))(needed, carried)
+    carried, logits = jax.jit(_advance(network, step))(needed, carried)
     found.append(logits)
     for value in carried.values():
       assert value.shape[network.batch_axis] == 3

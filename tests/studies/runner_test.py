@@ -259,9 +259,11 @@ from ms_ranas_jax.studies import runner
 spec = importlib.util.spec_from_file_location('conftest', sys.argv[1])
 conftest = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(conftest)
+config = conftest._config(seeds=(0,))
+config.search.primitives = 'none', 'skip_connect', 'sep_conv_3x3'
 with interruption.listen() as listener:
   runner.run_study(
-    conftest._config(seeds=(0,)), sys.argv[2], print, listener,
+    config, sys.argv[2], print, listener,
     figure=conftest._FIGURE, poll_seconds=0.2)
 """
 

@@ -31,7 +31,7 @@ FEW = {
 EDGES = (('skip_connect', 0), ('dil_conv_3x3', 1))
 CELLS = genotype.Genotype(EDGES, (2,), EDGES, (2,))
 
-pytestmark = pytest.mark.usefixtures('quick_compilation', 'nothing_compiled')
+pytestmark = pytest.mark.usefixtures('nothing_compiled')
 
 
 @pytest.fixture(scope='module')

@@ -43,8 +43,6 @@ NETWORK = network_lib.derived_network(
   CELLS,
 )
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 def _config(**changes):
   config = default_config.get_config()
@@ -92,7 +90,7 @@ class _Run:
 
 
 @pytest.fixture(scope='module')
-def finished(dataset, tmp_path_factory, quick_compilation):
+def finished(dataset, tmp_path_factory):
   """An undisturbed run."""
   workdir = tmp_path_factory.mktemp('finished')
   batches = []
