@@ -45,9 +45,9 @@ def weighted_loss(
   Returns:
     A scalar.
   """
-  weights = jnp.asarray(weights)
-  chex.assert_shape(weights, logits.shape[:1])
-  return jnp.dot(weights, exit_losses(logits, labels))
+  factors = jnp.asarray(weights)
+  chex.assert_shape(factors, logits.shape[:1])
+  return jnp.dot(factors, exit_losses(logits, labels))
 
 
 def exit_accuracies(logits: jax.Array, labels: jax.Array) -> jax.Array:
