@@ -118,7 +118,17 @@ def named(name: str) -> Family:
   Raises:
     UsageError: there is none of that name.
   """
-  return importing.find(name, FAMILIES, f'config.{_FIELD}.family')
+  return _find(name, f'config.{_FIELD}.family')
+
+
+def _find(name: str, field: str) -> Family:
+  return importing.find(
+    name,
+    FAMILIES,
+    field,
+    lambda found: isinstance(found, Family),
+    'a families.Family',
+  )
 
 
 def train_plan(train: TrainConfig, images: ImageFormat) -> Plan:
@@ -306,7 +316,7 @@ def network_from_json(
     raise UsageError(
       f'network.family = {name!r}: there are {", ".join(FAMILIES)}.'
     )
-  family = importing.find(name, FAMILIES, 'network.family')
+  family = _find(name, 'network.family')
   names = {field.name for field in dataclasses.fields(family.spec)}
   names -= set(_OF_IMAGES)
   sizes = value.get('sizes')

@@ -6,7 +6,7 @@ are named so; nothing is registered, and the name is what is written down.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import importlib
 from typing import Any, TypeVar
 
@@ -31,8 +31,9 @@ def load(name: str) -> Any:
     found = importlib.import_module(module)
   # A module is code: what it can raise is not a closed list.
   except Exception as error:
+    reason = ' '.join(str(error).split())
     raise UsageError(
-      f'{name!r}: {type(error).__name__}: {error}; name a module that Python '
+      f'{name!r}: {type(error).__name__}: {reason}; name a module that Python '
       'finds from here, as my_module:my_name.'
     ) from error
   if not hasattr(found, attribute):
@@ -42,24 +43,38 @@ def load(name: str) -> Any:
   return getattr(found, attribute)
 
 
-def find(name: str, known: Mapping[str, T], field: str) -> T:
+def find(
+  name: str,
+  known: Mapping[str, T],
+  field: str,
+  fits: Callable[[Any], bool] = callable,
+  expected: str = 'a function',
+) -> T:
   """Returns one of what the package has, or what is imported by its name.
 
   Args:
     name: a key of `known`, or 'my_module:my_name'.
     known: name -> what it stands for.
     field: of the config, for the message.
+    fits: whether what was imported can stand there.
+    expected: the same in words, after "name".
 
   Raises:
-    UsageError: it is neither.
+    UsageError: it is neither, or does not fit.
   """
   if name in known:
     return known[name]
   if ':' in name:
     try:
-      return load(name)
+      found = load(name)
     except UsageError as error:
       raise UsageError(f'{field} = {error}') from error
+    if not fits(found):
+      raise UsageError(
+        f'{field} = {name!r} is {found!r}: name {expected}, see '
+        'docs/own_parts.md.'
+      )
+    return found
   raise UsageError(
     f'{field} = {name!r}: give one of {", ".join(known)}, or '
     "'my_module:my_name' of your own."

@@ -80,7 +80,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     UsageError: names the field, its value and what it may be.
   """
   flat = fields.flatten(config)
-  if flat.get('search.order') == 0:
+  if flat.get('search.order') == 0 and fields.is_whole(flat['search.order']):
     raise UsageError(
       'config.search.order = 0: give 1 or 2; random search is search.method = '
       "'random' now."
@@ -112,10 +112,12 @@ def _of_ones_own(
 ) -> tuple[families.Family | None, type[methods.Method] | None]:
   """Returns the family and the method that are not of the package."""
   family = method = None
-  if ':' in str(flat.get('train.network.family')):
-    family = families.named(flat['train.network.family'])
-  if ':' in str(flat.get('search.method')):
-    method = methods.named(flat['search.method'])
+  name = flat.get('train.network.family')
+  if isinstance(name, str) and ':' in name:
+    family = families.named(name)
+  name = flat.get('search.method')
+  if isinstance(name, str) and ':' in name:
+    method = methods.named(name)
   return family, method
 
 

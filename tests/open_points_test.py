@@ -13,8 +13,12 @@ import sys
 
 import pytest
 
+from ms_ranas_jax import families
 from ms_ranas_jax import importing
+from ms_ranas_jax.data import datasets
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.search import methods
+from ms_ranas_jax.space import operations
 
 _TOYS = pathlib.Path(__file__).parent / 'toys'
 _LINES = {'my_family': 80, 'my_method': 60, 'my_operation': 25, 'my_images': 20}
@@ -201,3 +205,17 @@ def test_what_is_neither_known_nor_imported_is_refused():
     importing.find('three', known, 'some.field')
   with pytest.raises(UsageError, match="some.field = 'json:three'"):
     importing.find('json:three', known, 'some.field')
+
+
+@pytest.mark.parametrize(
+  ('find', 'message'),
+  [
+    (families.named, 'config.train.network.family = .* a families.Family'),
+    (methods.named, 'config.search.method = .* all that methods.Method has'),
+    (lambda name: operations.named([name]), 'operation = .* such as a Custom'),
+    (lambda name: datasets.load_dataset(name), 'returned a str: return a Data'),
+  ],
+)
+def test_what_is_something_else_is_refused(find, message):
+  with pytest.raises(UsageError, match=message):
+    find('json:dumps')

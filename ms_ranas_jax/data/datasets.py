@@ -153,7 +153,13 @@ def load_dataset(
   loader = importing.find(name, _LOADERS, 'dataset.name')
   try:
     if ':' in name:
-      dataset = dataclasses.replace(loader(str(directory)), name=name)
+      dataset = loader(str(directory))
+      if not isinstance(dataset, Dataset):
+        raise errors.UsageError(
+          f'dataset.name = {name!r} returned a {type(dataset).__name__}: '
+          'return a Dataset, see docs/own_parts.md.'
+        )
+      dataset = dataclasses.replace(dataset, name=name)
     else:
       dataset = loader(name, str(directory))
   except OSError as error:  # Such as a folder that may not be entered.

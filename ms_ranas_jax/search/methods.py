@@ -419,4 +419,13 @@ def named(name: str) -> type[Method]:
   Raises:
     UsageError: there is none of that name.
   """
-  return importing.find(name, METHODS, 'config.search.method')
+  return importing.find(
+    name,
+    METHODS,
+    'config.search.method',
+    lambda found: (
+      isinstance(found, type)
+      and all(hasattr(found, part) for part in ('config', 'has_alphas', 'step'))
+    ),
+    'a class with all that methods.Method has',
+  )

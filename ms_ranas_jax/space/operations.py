@@ -211,7 +211,16 @@ def named(names: Iterable[str], field: str = 'operation') -> Primitives:
   Raises:
     UsageError: there is none of some name.
   """
-  return {name: importing.find(name, OPERATIONS, field) for name in names}
+  return {
+    name: importing.find(
+      name,
+      OPERATIONS,
+      field,
+      lambda found: isinstance(found, Operation),
+      'an operation, such as a Custom',
+    )
+    for name in names
+  }
 
 
 class _Real:
