@@ -246,7 +246,7 @@ class MSDNet(protocol.SteppedNetwork):
     train: bool,
     drop_path: jax.Array | float | None = None,
   ) -> tuple[protocol.Carried, jax.Array]:
-    """Computes one step, from the features at hand; see `family`.
+    """Computes one step, from the features at hand; see `protocol`.
 
     Args:
       carried: what the step before returned, (channels, height, width, batch)
