@@ -7,8 +7,6 @@ Feature maps are (..., height, width, channels). Everything here is made of
 from __future__ import annotations
 
 from collections.abc import Callable
-import functools
-import operator
 
 import jax
 from jax import lax
@@ -81,22 +79,25 @@ def phases_of_strided(
     kernel: odd size of the window.
 
   Returns:
-    The gradients of the four phases, `[row phase][column phase]`.
+    The gradients of the four phases, `[row phase][column phase]`; None where a
+    kernel of one pixel has no tap.
   """
   padding = (kernel - 1) // 2
 
-  def phase(a: int, b: int) -> jax.Array:
-    # Each is added as it is made.
-    return functools.reduce(
-      operator.add,
-      (
-        term(i, j, (a + padding - i) // 2, (b + padding - j) // 2)
-        for i in range(kernel)
-        for j in range(kernel)
-        if (a + padding - i) % 2 == 0 and (b + padding - j) % 2 == 0
-      ),
-    )
+  def phase(a: int, b: int) -> jax.Array | None:
+    total = None
+    for i in range(kernel):
+      if (a + padding - i) % 2:
+        continue
+      for j in range(kernel):
+        if (b + padding - j) % 2:
+          continue
+        one = term(i, j, (a + padding - i) // 2, (b + padding - j) // 2)
+        total = one if total is None else total + one
+    return total
 
+  # None only of a kernel of one pixel, whose other phases have no tap.
+  # pyrefly: ignore[bad-return]
   return (phase(0, 0), phase(0, 1)), (phase(1, 0), phase(1, 1))
 
 

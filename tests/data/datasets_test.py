@@ -112,7 +112,7 @@ def test_digits_take_no_directory():
 
 def test_an_unknown_name_lists_the_known_ones():
   with pytest.raises(
-    UsageError, match="'mnist'; use one of cifar10, cifar100, digits, npz"
+    UsageError, match="'mnist': give one of cifar10, cifar100, digits, npz"
   ):
     datasets_lib.load_dataset('mnist')
 

@@ -14,9 +14,9 @@ from ms_ranas_jax.errors import UsageError
 _PROGRAM = """
 import sys
 import numpy as np
-from ms_ranas_jax.runtime import data
+from ms_ranas_jax.data import datasets
 
-dataset = data.load_dataset('cifar10')
+dataset = datasets.load_dataset('cifar10')
 np.savez(
   sys.argv[1],
   train_images=dataset.train_images,

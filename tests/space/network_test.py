@@ -513,7 +513,7 @@ def test_the_attributes_say_how_all_in_it_is_computed(derived):
 
 
 def test_networks_that_do_not_fit_are_refused():
-  with pytest.raises(UsageError, match=r'search\.network\.channels = 0'):
+  with pytest.raises(UsageError, match=r'spec\.channels = 0'):
     network_lib.search_network(grid.NetworkSpec(0, 4, 2))
   with pytest.raises(UsageError, match=r'mine\.layers = 0'):
     network_lib.search_network(grid.NetworkSpec(4, 0, 2), field='mine')
