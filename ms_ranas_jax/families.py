@@ -286,6 +286,12 @@ def network_to_json(
     'sizes': {k: v for k, v in sizes.items() if k not in _OF_IMAGES},
   }
   genotype = genotype_of(network)
+  if _find(family, 'family').takes_genotype and genotype is None:
+    raise UsageError(
+      f'the family {family!r} takes a genotype, but its network, a '
+      f'{type(network).__name__}, has none to write down: build a Network, see '
+      'space/network.py.'
+    )
   if isinstance(network, network_lib.Network) and genotype is not None:
     for operation in genotype.operations():
       if network.operations[operation] != ops.named([operation])[operation]:

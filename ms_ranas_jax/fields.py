@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar('T', bound='DataclassInstance')
 _KEY = 'field'
 # Where a user finds what there is.
-_PLACE = 'ms_ranas_jax/config.py'
+PLACE = 'ms_ranas_jax/sections.py'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,7 +277,7 @@ def check(values: Mapping[str, Any], known: Mapping[str, Entry]) -> None:
   for name in flat:
     if name not in known:
       raise UsageError(
-        f'config.{name} is not a field; remove it, or see {_PLACE} for the '
+        f'config.{name} is not a field; remove it, or see {PLACE} for the '
         'fields there are.'
       )
   for name, entry in known.items():

@@ -15,6 +15,7 @@ from absl import flags
 import jax
 from ml_collections import config_flags
 
+from ms_ranas_jax import fields
 from ms_ranas_jax import settings
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
@@ -48,18 +49,17 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 _BAD_INPUT = 2
 _FIELD_FLAG = re.compile(r'--?(?:no)?config\.([^=]*)')
-_FIELDS_FILE = 'ms_ranas_jax/sections.py'
 
 
 def _check_field_names(argv: Sequence[str]) -> None:
   """Refuses fields that there are not; absl would not say what there is."""
-  fields = settings.known_fields()
+  known = settings.known_fields()
   for name in (m[1] for m in map(_FIELD_FLAG.match, argv) if m):
-    if name not in fields:
-      close = difflib.get_close_matches(name, fields, n=1)
+    if name not in known:
+      close = difflib.get_close_matches(name, known, n=1)
       mend = f'use config.{close[0]}, or see' if close else 'see'
       raise UsageError(
-        f'config.{name} is not a field; {mend} {_FIELDS_FILE} for the fields '
+        f'config.{name} is not a field; {mend} {fields.PLACE} for the fields '
         'there are.'
       )
 
@@ -89,7 +89,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     )
   except flags.Error as error:
     _refuse(
-      f'{_in_short(error)}; --helpfull lists the flags, {_FIELDS_FILE} the '
+      f'{_in_short(error)}; --helpfull lists the flags, {fields.PLACE} the '
       'fields of a config and what they may be.'
     )
   # A config file is code: what it can raise is not a closed list.

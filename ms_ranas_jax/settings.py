@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 from typing import Any
 
@@ -16,9 +16,18 @@ from ms_ranas_jax.sections import Config
 
 # Sections whose class is another one for every family or method.
 _NETWORK, _SEARCH = 'train.network', 'search'
+_FAMILY, _METHOD = families.GRID, 'bilevel'
 
 
-def config_dict(family: str, method: str) -> ConfigDict:
+def _kinds(family: str, method: str) -> Iterator[tuple[str, type]]:
+  """Yields (section, class of its fields), those that are asked for last."""
+  for found in (*families.FAMILIES.values(), families.named(family)):
+    yield _NETWORK, found.config
+  for made in (*methods.METHODS.values(), methods.named(method)):
+    yield _SEARCH, made.config
+
+
+def config_dict(family: str = _FAMILY, method: str = _METHOD) -> ConfigDict:
   """Returns every field that there is, with its default.
 
   Args:
@@ -29,45 +38,54 @@ def config_dict(family: str, method: str) -> ConfigDict:
     UsageError: there is none of that name.
   """
   config = fields.config_dict(Config)
-  for found in (*families.FAMILIES.values(), families.named(family)):
-    _add(config.train.network, fields.config_dict(found.config))
-  for made in (*methods.METHODS.values(), methods.named(method)):
-    _add(config.search, fields.config_dict(made.config))
+  for section, kind in _kinds(family, method):
+    place = config.train.network if section == _NETWORK else config.search
+    more = fields.config_dict(kind)
+    for name, value in more.items():
+      # A reference, since it says of which types the field may be.
+      place[name] = value if name in place else more.get_ref(name)
   config.train.network.family = family
   config.search.method = method
   return config
 
 
-def _add(section: ConfigDict, more: ConfigDict) -> None:
-  for name in more:
-    if name not in section:
-      section[name] = more.get_ref(name)
-
-
 def known_fields(
-  family: families.Family | None = None,
-  method: type[methods.Method] | None = None,
+  family: str = _FAMILY, method: str = _METHOD
 ) -> dict[str, fields.Entry]:
   """Returns name -> field, of the whole config.
 
   Args:
-    family: one of the user's own, whose fields there are besides.
-    method: the same.
+    family: of the network to train; one of the user's own has more fields.
+    method: of the search, the same.
+
+  Raises:
+    UsageError: there is none of that name.
   """
-  kinds = [
-    *((_NETWORK, f.config) for f in families.FAMILIES.values()),
-    *((_SEARCH, m.config) for m in methods.METHODS.values()),
-  ]
-  if family is not None:
-    kinds.append((_NETWORK, family.config))
-  if method is not None:
-    kinds.append((_SEARCH, method.config))
   found = {entry.name: entry for entry in fields.entries(Config)}
   stages = {_NETWORK: ('train',), _SEARCH: ('search',)}
-  for section, kind in kinds:
+  for section, kind in _kinds(family, method):
     for entry in fields.entries(kind, f'{section}.', stages[section]):
-      found.setdefault(entry.name, entry)
+      found[entry.name] = entry
   return found
+
+
+def fields_of(values: Mapping[str, Any]) -> dict[str, fields.Entry]:
+  """Returns the fields that a config may have, with its family and method.
+
+  Args:
+    values: nested mappings. What is no name in them is left to `check_config`.
+
+  Raises:
+    UsageError: it names a family or method that there is not.
+  """
+  flat = fields.flatten(values)
+  names = flat.get(f'{_NETWORK}.family'), flat.get(f'{_SEARCH}.method')
+  return known_fields(
+    *(
+      name if isinstance(name, str) and ':' in name else usual
+      for name, usual in zip(names, (_FAMILY, _METHOD), strict=True)
+    )
+  )
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -85,8 +103,7 @@ def check_config(config: Mapping[str, Any]) -> None:
       'config.search.order = 0: give 1 or 2; random search is search.method = '
       "'random' now."
     )
-  family, method = _of_ones_own(flat)
-  known = known_fields(family, method)
+  known = fields_of(config)
   fields.check(config, known)
   # What a method has not is refused, so that nobody believes it was done.
   own = {
@@ -107,20 +124,6 @@ def check_config(config: Mapping[str, Any]) -> None:
       )
 
 
-def _of_ones_own(
-  flat: Mapping[str, Any],
-) -> tuple[families.Family | None, type[methods.Method] | None]:
-  """Returns the family and the method that are not of the package."""
-  family = method = None
-  name = flat.get('train.network.family')
-  if isinstance(name, str) and ':' in name:
-    family = families.named(name)
-  name = flat.get('search.method')
-  if isinstance(name, str) and ':' in name:
-    method = methods.named(name)
-  return family, method
-
-
 def complete(config: ConfigDict) -> dict[str, Any]:
   """Returns what a config says, and the defaults of one's own fields.
 
@@ -131,14 +134,14 @@ def complete(config: ConfigDict) -> dict[str, Any]:
     UsageError: it names a family or method that there is not.
   """
   values = config.to_dict()
-  family, method = _of_ones_own(fields.flatten(values))
-  for kind, section in (
-    (family, lambda: values['train']['network']),
-    (method, lambda: values['search']),
-  ):
-    if kind is not None:
-      for name, value in fields.config_dict(kind.config).to_dict().items():
-        section().setdefault(name, value)
+  there = {*known_fields(), *fields.flatten(values)}
+  for name, entry in fields_of(values).items():
+    if name not in there:
+      *sections, last = name.split('.')
+      place = values
+      for section in sections:
+        place = place.setdefault(section, {})
+      place[last] = entry.default
   return values
 
 

@@ -199,19 +199,14 @@ class Run:
     return load_genotype(path, ops.REAL)
 
   @functools.cached_property
-  def problem(self) -> methods.Problem:
-    """What is searched in; it is refused where it is impossible."""
-    return search_stage.build_problem(self.config, *self.image_format)
-
-  @functools.cached_property
   def search_network(self) -> network_lib.Network:
     """The network of the search, whether or not the rest fits one."""
-    return search_stage.build_network(
-      self.config.search,
-      *self.image_format,
-      dtype=self.config.dtype,
-      lowering=lowering.resolve(self.config.lowering),
-    )
+    return search_stage.build_network(self.config, *self.image_format)
+
+  @functools.cached_property
+  def problem(self) -> methods.Problem:
+    """What is searched in; it is refused where it is impossible."""
+    return search_stage.build_problem(self.config, self.search_network)
 
   def train_network(self) -> AnytimeNetwork:
     """Returns the network to train.
@@ -289,15 +284,15 @@ def check_same_run(values: Mapping[str, Any], workdir: str) -> None:
     raise UsageError(f'{path} holds no config; name another --workdir.')
   new = fields.flatten(json.loads(json.dumps(values)))
   old = _translated(fields.flatten(old))
-  known = settings.known_fields()
-  for name in new:
+  known = settings.fields_of(values)
+  for name, entry in known.items():
     # Fields that are newer than the work directory had their defaults.
-    if name in known:
-      old.setdefault(name, json.loads(json.dumps(known[name].default)))
+    old.setdefault(name, json.loads(json.dumps(entry.default)))
   differing = sorted(
     name
     for name in old.keys() | new.keys()
-    if name not in free_fields() and old.get(name) != new.get(name)
+    if not (name in known and known[name].field.free)
+    and old.get(name) != new.get(name)
   )
   if differing:
     listed = ', '.join(
@@ -310,13 +305,6 @@ def check_same_run(values: Mapping[str, Any], workdir: str) -> None:
       f'{path} is of another config: {listed}; name another --workdir, or set '
       'these fields back.'
     )
-
-
-def free_fields() -> frozenset[str]:
-  """Returns what may change from one call to the next in a work directory."""
-  return frozenset(
-    name for name, entry in settings.known_fields().items() if entry.field.free
-  )
 
 
 def _translated(old: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,21 +4,30 @@ Each toy is a module and a config at once, in a folder that is no part of the
 package: a family of networks, a search method, an operation, a data set.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 
+from ms_ranas_jax import default_config
 from ms_ranas_jax import families
+from ms_ranas_jax import fields
 from ms_ranas_jax import importing
+from ms_ranas_jax import sections
+from ms_ranas_jax import settings
+from ms_ranas_jax import stages
 from ms_ranas_jax.data import datasets
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import methods
 from ms_ranas_jax.space import operations
+from ms_ranas_jax.space import protocol
 
 _TOYS = pathlib.Path(__file__).parent / 'toys'
 _LINES = {'my_family': 80, 'my_method': 60, 'my_operation': 25, 'my_images': 20}
@@ -219,3 +228,72 @@ def test_what_is_neither_known_nor_imported_is_refused():
 def test_what_is_something_else_is_refused(find, message):
   with pytest.raises(UsageError, match=message):
     find('json:dumps')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config(sections.SearchConfig):
+  epochs: int = fields.field(9, fields.whole(1), 'passes over the images')
+  threads: int = fields.field(1, fields.whole(1), 'at once', free=True)
+  depth: int = fields.field(2, fields.whole(1), 'of something')
+
+
+class _Method(methods.SharedParams):
+  config = _Config
+
+  def step(self, state, train_batch, valid_batch):
+    raise NotImplementedError
+
+
+@pytest.fixture
+def own_config(monkeypatch):
+  """The config of a method of one's own, with a default and two fields."""
+  module = types.ModuleType('module_of_a_test')
+  module.Method = _Method
+  monkeypatch.setitem(sys.modules, module.__name__, module)
+  return default_config.get_config(method='module_of_a_test:Method')
+
+
+def test_a_default_of_ones_own_counts(own_config):
+  assert (own_config.search.epochs, own_config.search.depth) == (9, 2)
+  assert default_config.get_config().search.epochs == 5
+  assert settings.parse(own_config).search == _Config(
+    method='module_of_a_test:Method'
+  )
+
+
+def test_a_field_of_ones_own_may_change_where_it_is_free(own_config, tmp_path):
+  values = own_config.to_dict()
+  path = tmp_path / 'config.json'
+  path.write_text(json.dumps(values))
+  own_config.search.threads = 4
+  stages.check_same_run(own_config.to_dict(), str(tmp_path))
+  own_config.search.depth = 3
+  with pytest.raises(UsageError, match='search.depth was 2, now 3'):
+    stages.check_same_run(own_config.to_dict(), str(tmp_path))
+  # It had its default before there was such a field.
+  del values['search']['depth']
+  path.write_text(json.dumps(values))
+  with pytest.raises(UsageError, match='search.depth was 2, now 3'):
+    stages.check_same_run(own_config.to_dict(), str(tmp_path))
+
+
+def test_a_field_is_refused_with_a_file_that_is_there(own_config, repo_root):
+  values = own_config.to_dict()
+  values['search']['deep'] = 3
+  with pytest.raises(UsageError, match='config.search.deep is not') as caught:
+    settings.check_config(values)
+  (place,) = re.findall(r'\S+\.py', str(caught.value))
+  assert (repo_root / place).is_file()
+
+
+def test_a_genotype_that_could_not_be_written_down_is_refused_at_once():
+  """Not when the model folder is read again, after the training."""
+  spec = families.FAMILIES['msdnet'].sizes(
+    families.FAMILIES['msdnet'].config(), (8, 8, 1), 10
+  )
+  network = types.SimpleNamespace(plan=protocol.PlainPlan(spec, ()))
+  family = dataclasses.replace(families.FAMILIES['msdnet'], takes_genotype=True)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(families, '_find', lambda *_: family)
+    with pytest.raises(UsageError, match='takes a genotype, but its network'):
+      families.network_to_json(network, 'mine:FAMILY')

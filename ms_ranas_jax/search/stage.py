@@ -105,43 +105,37 @@ class Program:
 
 
 def build_network(
-  search: SearchConfig,
-  image_shape: tuple[int, int, int],
-  num_classes: int,
-  primitives: ops.Primitives | None = None,
-  **attributes: Any,
+  config: Config, image_shape: tuple[int, int, int], num_classes: int
 ) -> network_lib.Network:
-  """Returns the network of a search, with its guards.
+  """Returns the network of a search, with its guards, on one device.
 
   Args:
-    search: `config.search`.
+    config: the whole config.
     image_shape: (height, width, channels) of the images.
     num_classes: how many classes there are.
-    primitives: name -> operation; None is those of `search.primitives`.
-    **attributes: of the network, beside `remat`.
 
   Raises:
     UsageError: there is no such network, or no such operation.
   """
-  if primitives is None:
-    primitives = ops.named(search.primitives, 'config.search.primitives')
+  search = config.search
   return options.search_network(
     search,
     grid.network_spec(search.network, image_shape, num_classes),
-    primitives,
-    **attributes,
+    ops.named(search.primitives, 'config.search.primitives'),
+    dtype=config.dtype,
+    remat=search.remat,
+    lowering=lowering.resolve(config.lowering),
   )
 
 
 def build_problem(
-  config: Config, image_shape: tuple[int, int, int], num_classes: int
+  config: Config, network: network_lib.Network
 ) -> methods.Problem:
   """Returns what is searched in, before the images and devices are known.
 
   Args:
     config: the whole config; the network to be derived is one of cells.
-    image_shape: (height, width, channels) of the images.
-    num_classes: how many classes there are.
+    network: see `build_network`.
 
   Raises:
     UsageError: names the field that fits no search.
@@ -149,15 +143,7 @@ def build_problem(
   search, derived = config.search, grid.derived_config(config.train.network)
   primitives = ops.named(search.primitives, 'config.search.primitives')
   options.check(search, primitives, methods.named(search.method).has_alphas)
-  network = build_network(
-    search,
-    image_shape,
-    num_classes,
-    primitives,
-    dtype=config.dtype,
-    remat=search.remat,
-    lowering=lowering.resolve(config.lowering),
-  )
+  spec = network.plan.spec
   return methods.Problem(
     search,
     network,
@@ -167,7 +153,7 @@ def build_problem(
     ),
     build_cost_term(
       search,
-      grid.network_spec(derived, image_shape, num_classes),
+      grid.network_spec(derived, spec.image_shape, spec.num_classes),
       primitives,
       derived.channels != protocol.AUTO,
     ),
@@ -196,7 +182,10 @@ def build_program(
     search, len(dataset.train_images), config.seed
   )
   if problem is None:
-    problem = build_problem(config, dataset.image_shape, dataset.num_classes)
+    problem = build_problem(
+      config,
+      build_network(config, dataset.image_shape, dataset.num_classes),
+    )
   method = methods.named(search.method)(
     dataclasses.replace(
       problem,

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from ms_ranas_jax import default_config
 from ms_ranas_jax import families
 from ms_ranas_jax import fields
+from ms_ranas_jax import settings
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import page
@@ -104,11 +105,12 @@ def identity(config: ConfigDict) -> str:
   Args:
     config: the whole config.
   """
-  free = stages.free_fields()
+  values = config.to_dict()
+  known = settings.fields_of(values)
   decisive = {
     name: value
-    for name, value in fields.flatten(config.to_dict()).items()
-    if name not in free
+    for name, value in fields.flatten(values).items()
+    if not known[name].field.free
   }
   text = json.dumps(decisive, sort_keys=True)
   return hashlib.sha256(text.encode('utf-8')).hexdigest()
@@ -125,11 +127,11 @@ def search_config(config: ConfigDict) -> ConfigDict:
     config: the whole config of a search and a training.
   """
   config = copy.deepcopy(config)
-  defaults = default_config.get_config()
-  derived = config.train.network
+  derived, family = config.train.network, config.train.network.family
   if not (config.search.cost.target or config.search.cost.weight):
     # It is asked for its cost in the metrics, and for nothing else.
-    derived = config.search.network
+    derived, family = config.search.network, families.GRID
+  defaults = default_config.get_config(family)
   defaults.train.network.update(derived.to_dict())
   config.train = defaults.train
   config.evaluate = defaults.evaluate

@@ -7,7 +7,6 @@ import pytest
 from ms_ranas_jax import default_config
 from ms_ranas_jax import fields
 from ms_ranas_jax import settings
-from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.studies import entries
 from ms_ranas_jax.studies import plan as plan_lib
@@ -148,9 +147,9 @@ def test_a_search_does_not_depend_on(search_identity, fields):
   'name',
   sorted(
     name
-    for name in fields.flatten(default_config.get_config().to_dict())
+    for name, entry in settings.known_fields().items()
     if (name.startswith('search.') or name in ('seed', 'dtype'))
-    and name not in stages.free_fields()
+    and not entry.field.free
   ),
 )
 def test_a_search_depends_on(whole, search_identity, name):
