@@ -57,6 +57,14 @@ def stop_at_call() -> type[StopAtCall]:
   return StopAtCall
 
 
+@pytest.fixture
+def as_users_compile():
+  """All optimisations, for what is about the programs that XLA makes."""
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
+
+
 @pytest.fixture(scope='session')
 def repo_root() -> pathlib.Path:
   """The folder that holds setup.cfg."""

@@ -71,14 +71,6 @@ def _of_step(network, variables, step):
   }
 
 
-@pytest.fixture
-def as_users_compile():
-  """All optimisations, with which one program stands beside several."""
-  jax.config.update('jax_disable_most_optimizations', False)
-  yield
-  jax.config.update('jax_disable_most_optimizations', True)
-
-
 @pytest.mark.usefixtures('as_users_compile')
 def test_steps_one_after_another_are_the_network(network, fill):
   images = _images(network, 3)
