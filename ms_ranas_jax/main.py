@@ -47,6 +47,12 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
   'process_id', 0, 'Which of them this is, from 0.', lower_bound=0
 )
+_REDO = flags.DEFINE_bool(
+  'redo',
+  False,
+  'Do stages again that have kept something of another config; what is there '
+  'is kept in the work directory, under aside/.',
+)
 _BAD_INPUT = 2
 _FIELD_FLAG = re.compile(r'--?(?:no)?config\.([^=]*)')
 
@@ -126,10 +132,16 @@ def main(argv: Sequence[str]) -> None:
       processes.join(
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
       )
-      run = (
-        runner.run_study if _CONFIG.value.study.figure else stages.run_stages
-      )
-      run(_CONFIG.value, _WORKDIR.value or _default_workdir(), print, listener)
+      config, workdir = _CONFIG.value, _WORKDIR.value or _default_workdir()
+      if not config.study.figure:
+        stages.run_stages(config, workdir, print, listener, _REDO.value)
+      elif _REDO.value:
+        raise UsageError(
+          'a study has no --redo; name another --workdir, or move the folders '
+          'of the runs that are to be done again away.'
+        )
+      else:
+        runner.run_study(config, workdir, print, listener)
   except UsageError as error:
     _refuse(error)
   except OSError as error:

@@ -281,13 +281,20 @@ class TestImagesConfig:
 class EvaluateConfig:
   """How what was trained is judged."""
 
-  batch_size: int = field(250, whole(1), 'per call', unit='images')
+  batch_size: int = field(250, whole(1), 'per call', unit='images', free=True)
   budget_range: tuple[float, ...] = field(
     (),
     _BUDGET_RANGE,
     "of the expected accuracy; () is from nothing to the last exit's cost. A "
     'budget below the first exit earns chance',
     unit='macs',
+  )
+  model: str = field(
+    '',
+    TEXT,
+    'a model folder, or the work directory of one, that is judged in place of '
+    'what was trained in this one; it is only read',
+    free=True,
   )
   dataset: TestImagesConfig = section(
     TestImagesConfig, 'other test images to judge'
@@ -336,11 +343,13 @@ class Config:
     'what to do, in this order',
     free=True,
   )
-  seed: int = field(0, _SEED, 'of everything random')
+  seed: int = field(0, _SEED, 'of everything random', stages=_IMAGES)
   num_devices: int = field(
     0, whole(0), 'devices of all processes; 0 is all', free=True
   )
-  dtype: str = field('float32', one_of(*DTYPES), 'of the computation')
+  dtype: str = field(
+    'float32', one_of(*DTYPES), 'of the computation', stages=_IMAGES
+  )
   lowering: str = field(
     'auto', one_of(*lowering.CHOICES), 'of convolutions and pools', free=True
   )

@@ -6,16 +6,14 @@ from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import functools
-import json
 import os
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 import numpy as np
 
 from ms_ranas_jax import families
-from ms_ranas_jax import fields
+from ms_ranas_jax import same_run
 from ms_ranas_jax import settings
 from ms_ranas_jax import text_tables
 from ms_ranas_jax.anytime import evaluation
@@ -30,6 +28,7 @@ from ms_ranas_jax.model import description as description_lib
 from ms_ranas_jax.model import fingerprint
 from ms_ranas_jax.model import model as model_lib
 from ms_ranas_jax.model import tensors
+from ms_ranas_jax.report import inputs
 from ms_ranas_jax.report import page
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import lock
@@ -55,15 +54,9 @@ from ms_ranas_jax.space.protocol import AnytimeNetwork
 from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import stage as train_stage
 
-CONFIG_FILE = 'config.json'
 _IMAGE_STAGES = frozenset({'search', 'train', 'evaluate'})
-# Fields that had another name -> what they are called now. Work directories of
-# before hold the old names.
-RENAMED_FIELDS: Mapping[str, str] = {}
 # Stages that all processes run; the first one runs the others alone.
 _STAGES_OF_ALL = frozenset({'search', 'train', 'evaluate'})
-# How many differing fields an error lists.
-_LISTED = 6
 
 
 def run_stages(
@@ -71,6 +64,7 @@ def run_stages(
   workdir: str,
   say: Callable[[str], None],
   interruption: Interruption | None = None,
+  redo: bool = False,
 ) -> None:
   """Runs the stages that the config names, in the program's order.
 
@@ -79,6 +73,8 @@ def run_stages(
     workdir: the work directory; made where it is not there.
     say: told in a few lines what came out.
     interruption: may ask to stop.
+    redo: whether stages that have kept something of another config are done
+      again; what they left is kept aside.
 
   Raises:
     UsageError: bad input; nothing was started or lost.
@@ -88,22 +84,26 @@ def run_stages(
   typed = settings.parse(values)
   if files.is_file(workdir):
     raise UsageError(f'--workdir={workdir} is a file; name a directory.')
-  check_same_run(values, workdir)
-  run = Run(typed, workdir, say, interruption or Interruption())
+  changes = same_run.compare(values, workdir, redo)
+  run = Run(typed, workdir, say, interruption or Interruption(), changes.again)
   _check_networks(run)
   if _IMAGE_STAGES & set(typed.stages):
     check_images(run)
-    run.tell(
-      f'{run.dataset.name}: {len(run.dataset.train_images)} training and '
-      f'{len(run.dataset.test_images)} test images'
-    )
+    run.tell(_summary(run.dataset))
+  if redo:
+    # None may look at what was there once the first has set it aside.
+    processes.wait_for_all('redo')
   with contextlib.ExitStack() as stack:
     if processes.is_first():
       stack.enter_context(lock.hold(workdir))
       # Once more: who held the lock may have been of another config.
-      check_same_run(values, workdir)
-      files.write_json(os.path.join(workdir, CONFIG_FILE), values)
+      changes = same_run.compare(values, workdir, redo)
+      aside = same_run.set_aside(workdir, changes)
+      if aside is not None:
+        run.tell(f'kept aside, since it is of another config: {aside}')
+      same_run.write_config(values, workdir)
     _check_shared(workdir)
+    run = run.as_it_is_now()
     run.tell(f'work directory: {workdir}')
     chosen = [stage for stage in STAGES if stage in typed.stages]
     for stage in chosen:
@@ -111,15 +111,33 @@ def run_stages(
       if processes.any_of(run.interruption.requested):
         raise Interrupted
       if stage in _STAGES_OF_ALL or processes.is_first():
-        _STAGES[stage](run)
+        _run_stage(stage, run)
       # The others read what the first process has written.
       processes.wait_for_all(stage)
+
+
+def _summary(dataset: Dataset) -> str:
+  """Returns how many images and classes there are, in a line."""
+  counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
+  return (
+    f'{dataset.name}: {len(dataset.train_images)} training and '
+    f'{len(dataset.test_images)} test images of {dataset.num_classes} classes, '
+    f'{counts.min()} to {counts.max()} training images each'
+  )
+
+
+def _run_stage(stage: str, run: Run) -> None:
+  if processes.is_first():
+    same_run.begin(run.workdir, stage)
+  _STAGES[stage](run)
+  if processes.is_first():
+    same_run.finish(run.workdir, stage)
 
 
 def _check_shared(workdir: str) -> None:
   """Refuses a work directory that not all processes see."""
   processes.wait_for_all('config')
-  if not files.is_file(os.path.join(workdir, CONFIG_FILE)):
+  if not files.is_file(os.path.join(workdir, same_run.CONFIG_FILE)):
     raise UsageError(
       f'process {jax.process_index()} does not see what the first one wrote '
       f'to {workdir}; name a --workdir that all machines share.'
@@ -135,12 +153,19 @@ class Run:
     workdir: the work directory.
     say: told in a few lines what came out.
     interruption: may ask to stop.
+    again: stages of which nothing that is there counts, since they will be
+      done again.
   """
 
   config: Config
   workdir: str
   say: Callable[[str], None]
   interruption: Interruption
+  again: tuple[str, ...] = ()
+
+  def as_it_is_now(self) -> Run:
+    """Returns the same once what does not count was set aside."""
+    return dataclasses.replace(self, again=()) if self.again else self
 
   def tell(self, text: str) -> None:
     """Says what came out, once for all processes."""
@@ -163,10 +188,19 @@ class Run:
     """The family of the network to train."""
     return families.named(self.config.train.network.family)
 
-  @property
+  @functools.cached_property
   def model_folder(self) -> str:
     """Where what is trained is described, and its params in the end."""
+    if self.config.evaluate.model:
+      return model_lib.find_folder(self.config.evaluate.model)
     return description_lib.folder_of(self.workdir)
+
+  @property
+  def search_is_over(self) -> bool:
+    """Whether nothing of the search is left to do."""
+    return same_run.is_finished(self.workdir, 'search') and files.is_file(
+      os.path.join(self.workdir, selection.GENOTYPE_FILE)
+    )
 
   def description(self) -> description_lib.Description | None:
     """Returns what the model folder says, None before a training has begun.
@@ -174,9 +208,16 @@ class Run:
     Once it is there, what was trained is known from it and nothing else.
     """
     # A study asks for networks before there is any work directory.
-    if not self.workdir or not description_lib.exists(self.model_folder):
+    if (
+      not self.workdir
+      or 'train' in self.again
+      or not description_lib.exists(self.model_folder)
+    ):
       return None
-    return description_lib.read(self.model_folder)
+    found = description_lib.read(self.model_folder)
+    if found.tensors is None and not same_run.has_kept(self.workdir, 'train'):
+      return None  # it may begin anew, of another config
+    return found
 
   def genotype(self) -> Genotype | None:
     """Returns the genotype to train, None if there is none, or none yet.
@@ -187,14 +228,16 @@ class Run:
       return None
     path = self.config.train.genotype
     begun = os.path.join(self.workdir, 'train', 'genotype.json')
-    if files.is_directory(loop_lib.checkpoints(self.workdir, 'train')) and (
-      files.is_file(begun)
+    if (
+      'train' not in self.again
+      and files.is_directory(loop_lib.checkpoints(self.workdir, 'train'))
+      and files.is_file(begun)
     ):
       # Of a release that wrote no model folder: what it began to train.
       path = begun
     if not path:
       path = os.path.join(self.workdir, selection.GENOTYPE_FILE)
-      if not files.is_file(path):
+      if 'search' in self.again or not files.is_file(path):
         return None
     return load_genotype(path, ops.REAL)
 
@@ -266,55 +309,6 @@ def project(
   )
 
 
-def check_same_run(values: Mapping[str, Any], workdir: str) -> None:
-  """Refuses a work directory that another config made.
-
-  Args:
-    values: the whole config, nested mappings.
-    workdir: the work directory; nothing has to be there.
-
-  Raises:
-    UsageError: it holds another config; the message names what differs.
-  """
-  path = os.path.join(workdir, CONFIG_FILE)
-  if not files.is_file(path):
-    return
-  old = files.read_json(path)
-  if not isinstance(old, dict):
-    raise UsageError(f'{path} holds no config; name another --workdir.')
-  new = fields.flatten(json.loads(json.dumps(values)))
-  old = _translated(fields.flatten(old))
-  known = settings.fields_of(values)
-  for name, entry in known.items():
-    # Fields that are newer than the work directory had their defaults.
-    old.setdefault(name, json.loads(json.dumps(entry.default)))
-  differing = sorted(
-    name
-    for name in old.keys() | new.keys()
-    if not (name in known and known[name].field.free)
-    and old.get(name) != new.get(name)
-  )
-  if differing:
-    listed = ', '.join(
-      f'{name} was {old.get(name)!r}, now {new.get(name)!r}'
-      for name in differing[:_LISTED]
-    )
-    more = len(differing) - _LISTED
-    listed += f' and {more} more' if more > 0 else ''
-    raise UsageError(
-      f'{path} is of another config: {listed}; name another --workdir, or set '
-      'these fields back.'
-    )
-
-
-def _translated(old: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the fields of a work directory of before, as they are now."""
-  found = {RENAMED_FIELDS.get(name, name): old[name] for name in old}
-  if found.get('search.order') == 0:  # was random search
-    found |= {'search.order': 1, 'search.method': 'random'}
-  return found
-
-
 def _trained(run: Run) -> description_lib.Description:
   """Returns what the model folder says; refuses one without a model."""
   description = run.description()
@@ -330,10 +324,21 @@ def _check_networks(run: Run) -> None:
   """Refuses impossible networks before anything long is started."""
   config = run.config
   chosen = set(config.stages)
+  if config.evaluate.model:
+    _check_other_model(run)
   if 'search' in chosen and not run.family.takes_genotype:
     raise UsageError(
       "config.stages has 'search', but config.train.network.family = "
       f'{config.train.network.family!r} takes no genotype; remove the stage.'
+    )
+  if (
+    'train' in chosen
+    and run.again == ()
+    and not same_run.is_of_here(run.workdir, 'train')
+  ):
+    raise UsageError(
+      f'{run.model_folder} was not trained in this work directory; name '
+      'another --workdir, or move that folder away.'
     )
   if 'search' in chosen:
     _ = run.problem  # made here, and used by the search
@@ -341,6 +346,8 @@ def _check_networks(run: Run) -> None:
     _ = run.search_network
   if 'evaluate' in chosen and 'train' not in chosen:
     _trained(run)
+  if 'report' in chosen and not {'train', 'evaluate'} & chosen:
+    _check_evaluation(run)
   needed = {'train', 'evaluate'} & chosen
   if run.known_network() is not None or not needed:
     return
@@ -358,6 +365,43 @@ def _check_networks(run: Run) -> None:
   budget = dataclasses.asdict(config.train.budget)
   if any(budget.values()) or derived.channels == protocol.AUTO:
     families.check_budget(config.train, run.image_format, derived.nodes)
+
+
+def _check_other_model(run: Run) -> None:
+  """Refuses a model of elsewhere where there is one, or will be one, here."""
+  path = run.config.evaluate.model
+  here = description_lib.folder_of(run.workdir)
+  making = {'search', 'train'} & set(run.config.stages)
+  if making:
+    raise UsageError(
+      f'config.evaluate.model = {path!r}, but config.stages has '
+      f'{" and ".join(map(repr, sorted(making)))}; remove them, or judge what '
+      'is trained here.'
+    )
+  if not description_lib.exists(here):
+    return
+  tensors_here = description_lib.read(here).tensors
+  if tensors_here != _trained(run).tensors:
+    raise UsageError(
+      f'config.evaluate.model = {path!r}, but {here} is another model; name '
+      'another --workdir for what is found.'
+    )
+
+
+def _check_evaluation(run: Run) -> None:
+  """Refuses to report an evaluation of another config as if it were this."""
+  found = None if run.again else inputs.read_anytime(run.workdir)
+  if found is None:
+    return
+  whole = [0, found['exits'][-1]['macs']]
+  asked = list(run.config.evaluate.budget_range) or whole
+  judged = found.get('budget_range', whole)
+  if judged != asked:
+    raise UsageError(
+      f'what was evaluated in {run.workdir} is of evaluate.budget_range = '
+      f"{judged}, not {asked}; add 'evaluate' to config.stages, so that it is "
+      'done again.'
+    )
 
 
 def check_images(run: Run) -> None:
@@ -490,6 +534,10 @@ def _describe_network(run: Run, name: str, network: AnytimeNetwork) -> None:
 
 
 def _search(run: Run) -> None:
+  path = os.path.join(run.workdir, selection.GENOTYPE_FILE)
+  if run.search_is_over:
+    run.tell(f'search: {path} was found before')
+    return
   genotype = search_stage.run_search(
     run.config,
     run.dataset,
@@ -622,8 +670,12 @@ def _evaluate(run: Run) -> None:
         point['q']: tuple(point['thresholds']) for point in budgeted['points']
       },
     )
+    here = description_lib.folder_of(run.workdir)
+    if run.config.evaluate.model:
+      path = os.path.join(run.model_folder, tensors.FILE)
+      tensors.write(here, files.read_bytes(path))
     description_lib.write(
-      run.model_folder, dataclasses.replace(description, evaluation=settled)
+      here, dataclasses.replace(description, evaluation=settled)
     )
   others = ', not those of the training' * other
   run.tell(

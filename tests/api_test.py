@@ -61,6 +61,7 @@ _FLOORS = (
   ('model',),
   ('text_tables',),
   ('report',),
+  ('same_run',),
   ('stages', 'predict'),
   ('studies',),
   ('main',),

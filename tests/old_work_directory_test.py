@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import same_run
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
 
@@ -23,7 +24,7 @@ def _write_old(folder, **search):
 def _check(folder, **search):
   config = default_config.get_config()
   config.search.update(search)
-  stages.check_same_run(config.to_dict(), str(folder))
+  same_run.compare(config.to_dict(), str(folder))
 
 
 def test_what_it_lacks_was_at_its_default(tmp_path):

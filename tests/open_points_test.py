@@ -20,9 +20,9 @@ from ms_ranas_jax import default_config
 from ms_ranas_jax import families
 from ms_ranas_jax import fields
 from ms_ranas_jax import importing
+from ms_ranas_jax import same_run
 from ms_ranas_jax import sections
 from ms_ranas_jax import settings
-from ms_ranas_jax import stages
 from ms_ranas_jax.data import datasets
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import methods
@@ -266,15 +266,15 @@ def test_a_field_of_ones_own_may_change_where_it_is_free(own_config, tmp_path):
   path = tmp_path / 'config.json'
   path.write_text(json.dumps(values))
   own_config.search.threads = 4
-  stages.check_same_run(own_config.to_dict(), str(tmp_path))
+  same_run.compare(own_config.to_dict(), str(tmp_path))
   own_config.search.depth = 3
   with pytest.raises(UsageError, match='search.depth was 2, now 3'):
-    stages.check_same_run(own_config.to_dict(), str(tmp_path))
+    same_run.compare(own_config.to_dict(), str(tmp_path))
   # It had its default before there was such a field.
   del values['search']['depth']
   path.write_text(json.dumps(values))
   with pytest.raises(UsageError, match='search.depth was 2, now 3'):
-    stages.check_same_run(own_config.to_dict(), str(tmp_path))
+    same_run.compare(own_config.to_dict(), str(tmp_path))
 
 
 def test_a_field_is_refused_with_a_file_that_is_there(own_config, repo_root):

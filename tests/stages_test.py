@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import fields as fields_lib
 from ms_ranas_jax import stages
 from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
@@ -43,7 +44,7 @@ def _config(**fields):
     section.chunk_steps = _CHUNK
     section.network.update(channels=4, layers=_LAYERS, nodes=1, scales=2)
   config.search.primitives = _PRIMITIVES
-  config.update(fields)
+  config.update_from_flattened_dict(fields)
   return config
 
 
@@ -90,6 +91,7 @@ def test_the_work_directory_holds_what_it_should(finished):
   names = {re.sub(r'figures/.*\.', 'figures/*.', n) for n in names}
   assert names == {
     '.lock',
+    'begun.json',
     'config.json',
     'describe/search_network.json',
     'describe/train_network.json',
@@ -343,6 +345,8 @@ def test_a_changed_field_is_refused(workdir):
   [
     {'num_devices': 2},
     {'lowering': 'conv'},
+    {'evaluate.batch_size': 7},
+    {'evaluate.budget_range': (1000, 2000)},
     {'stages': ('evaluate',), 'num_devices': 0},
     {'stages': ()},
   ],
@@ -351,9 +355,27 @@ def test_a_changed_field_is_refused(workdir):
 def test_what_decides_nothing_may_change(workdir, fields):
   """How fast, and which stages: not what comes out."""
   _run(_config(**{'stages': ('describe',)} | fields), workdir)
+  written = fields_lib.flatten(_json(workdir / 'config.json'))
   for name, value in fields.items():
-    written = _json(workdir / 'config.json')[name]
-    assert written == json.loads(json.dumps(value))
+    assert written[name] == json.loads(json.dumps(value))
+
+
+def test_what_was_searched_elsewhere_is_trained_as_one_likes(workdir):
+  """After a search alone no field of the training is bound."""
+  for folder in 'train', 'model', 'evaluate', 'figures':
+    shutil.rmtree(workdir / folder)
+  before = _contents(workdir)
+  config = _config(**{'train.learning_rate': 0.05, 'dataset.holdout': 100})
+  config.train.network.update(channels=6, layers=2)
+  config.stages = ('search', 'describe')
+  assert 'was found before' in _run(config, workdir)
+  after = _contents(workdir)
+  changed = {n for n in before if after[n] != before[n]}
+  assert changed == {
+    'begun.json',
+    'config.json',
+    'describe/train_network.json',
+  }
 
 
 def test_the_same_seed_finds_the_same_cell(finished, tmp_path):
@@ -403,6 +425,7 @@ def test_describe_leaves_out_a_network_that_is_not_known(tmp_path):
   _run(_config(stages=('describe',)), tmp_path)
   assert sorted(_contents(tmp_path)) == [
     '.lock',
+    'begun.json',
     'config.json',
     'describe/search_network.json',
   ]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import same_run
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.model import model as model_lib
@@ -317,7 +318,7 @@ def test_a_work_directory_of_before_goes_on(folder, family):
 
 
 def test_a_field_that_was_renamed_is_translated(folder, family, monkeypatch):
-  monkeypatch.setattr(stages, 'RENAMED_FIELDS', {'old.seed': 'seed'})
+  monkeypatch.setattr(same_run, 'RENAMED_FIELDS', {'old.seed': 'seed'})
   path = folder / 'run/config.json'
   config = json.loads(path.read_text())
   del config['seed']

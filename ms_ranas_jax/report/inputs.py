@@ -62,9 +62,7 @@ def read(workdir: str, primitives: Sequence[str]) -> Results:
     config=read_json(workdir, 'config.json'),
     genotype=read_genotype(workdir, 'search/genotype.json'),
     alphas=read_alphas(workdir, primitives),
-    anytime=read_object(
-      workdir, 'evaluate/anytime.json', 'exits', ('accuracy', 'macs')
-    ),
+    anytime=read_anytime(workdir),
     budgeted=read_object(
       workdir, 'evaluate/budgeted.json', 'points', ('accuracy', 'macs')
     ),
@@ -106,6 +104,13 @@ def read_object(
           'that writes it again.'
         )
   return content
+
+
+def read_anytime(workdir: str) -> dict[str, Any] | None:
+  """Returns the content of `evaluate/anytime.json`, or None."""
+  return read_object(
+    workdir, 'evaluate/anytime.json', 'exits', ('accuracy', 'macs')
+  )
 
 
 def read_candidates(workdir: str) -> dict[str, Any] | None:

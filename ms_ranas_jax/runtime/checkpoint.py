@@ -260,6 +260,16 @@ def restore_latest(
   )
 
 
+def any_in(directory: str | os.PathLike[str]) -> bool:
+  """Returns whether a folder holds a checkpoint; opens none.
+
+  Args:
+    directory: see `open_manager`; it need not be there.
+  """
+  folder = epath.Path(directory)
+  return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+
+
 def steps(manager: Manager) -> list[int]:
   """Returns the steps of the checkpoints, the newest last; waits for saves."""
   manager.orbax.wait_until_finished()

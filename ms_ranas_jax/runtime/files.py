@@ -40,6 +40,26 @@ def is_directory(path: str | os.PathLike[str]) -> bool:
   return epath.Path(path).is_dir()
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+  """Returns whether there is such a file or folder, local or remote."""
+  return epath.Path(path).exists()
+
+
+def move(
+  source: str | os.PathLike[str], target: str | os.PathLike[str]
+) -> None:
+  """Moves a file or folder, making the folder of its new place.
+
+  Args:
+    source: what there is; its new place is in the same file system.
+    target: what there is not.
+  """
+  if exists(target):
+    raise FileExistsError(f'{target} is there already')
+  make_directory(epath.Path(target).parent)
+  epath.Path(source).rename(target)
+
+
 def make_directory(path: str | os.PathLike[str]) -> None:
   """Makes a folder, local or remote, where it is missing."""
   epath.Path(path).mkdir(parents=True, exist_ok=True)

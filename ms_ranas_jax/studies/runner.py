@@ -18,6 +18,7 @@ import jax
 from ml_collections import ConfigDict
 import tqdm
 
+from ms_ranas_jax import same_run
 from ms_ranas_jax import settings
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
@@ -73,14 +74,14 @@ def run_study(
       'a study is not one run of several processes; start the same command '
       'several times instead, without --coordinator.'
     )
-  stages.check_same_run(values, workdir)
+  same_run.check_whole(values, workdir)
   plan = plan_lib.build_plan(
     config, figure or entries.of(config.study.figure, config.study.size)
   )
   # The first job of a kind stands for all: they have one set of images.
   for job in {job.kind: job for job in reversed(plan.jobs)}.values():
     stages.check_images(stages.project(job.config, workdir, say, interruption))
-  files.write_json(os.path.join(workdir, stages.CONFIG_FILE), values)
+  files.write_json(os.path.join(workdir, same_run.CONFIG_FILE), values)
   _Worker(plan, workdir, say, interruption, run_stages).work(poll_seconds)
   say(f'report: {results.write_results(plan, workdir)}')
 
