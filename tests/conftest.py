@@ -1,5 +1,6 @@
 """What every test shares: two CPU devices, strict broadcasting, fixtures."""
 
+import gc
 import os
 import pathlib
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.runtime import interruption
 
 # The plain forms that tests compare with are fixtures too.
@@ -31,6 +33,9 @@ if jax.__version_info__[:2] == (0, 10) and (
   _QUICK_FLAG not in os.environ.get('XLA_FLAGS', '')
 ):
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_QUICK_FLAG}'
+# Programs are large trees of objects that live as long as their test: looking
+# for cycles among them took a sixth of the time.
+gc.set_threshold(200_000, 100, 100)
 # The launchers set the same folder; this serves a bare `python -m pytest`.
 if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
   jax.config.update('jax_compilation_cache_dir', str(_ROOT / '.cache/jax'))
@@ -55,6 +60,13 @@ class StopAtCall(interruption.Interruption):
 def stop_at_call() -> type[StopAtCall]:
   """Makes an interruption that asks to stop in a loop's n-th call."""
   return StopAtCall
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _one_lowering():
+  """The way of CPUs, as the program says it: tracing all ways takes longer."""
+  with lowering.using(lowering.resolve()):
+    yield
 
 
 @pytest.fixture

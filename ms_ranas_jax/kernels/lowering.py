@@ -58,9 +58,9 @@ def using(choice: str) -> contextlib.AbstractContextManager[None]:
       of their own, behind calls and in loops: for CPUs), 'fused' (those
       without calls and loops, for a compiler that makes one pass of a sum of
       many: for GPUs), 'conv' (XLA's convolutions and pools: for TPUs, and the
-      plain form that tests compare with), or 'auto', as outside of all: by the
-      platform that the program is lowered for, which need not be the one that
-      traces it.
+      plain form that tests compare with), or 'auto': as it is said around
+      this, and where nothing is said by the platform that the program is
+      lowered for, which need not be the one that traces it.
 
   Returns:
     A context, of this thread.
@@ -70,7 +70,7 @@ def using(choice: str) -> contextlib.AbstractContextManager[None]:
   """
   if choice not in CHOICES:
     raise UsageError(f"lowering = '{choice}': give one of {CHOICES}.")
-  return _choice(choice)
+  return _choice(_choice.value if choice == AUTO else choice)
 
 
 def resolve(choice: str = AUTO) -> str:

@@ -16,6 +16,9 @@ from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import normalization
 from ms_ranas_jax.kernels import pooling
 from ms_ranas_jax.kernels import recompute
+from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import network as network_lib
+from ms_ranas_jax.space.genotype import Genotype
 
 
 @pytest.fixture(name='cpu')
@@ -319,3 +322,23 @@ def test_the_compiled_mixture_of_pools_keeps_its_calls(cpu):
     '_max_input_gradient',
     '_weigh',
   ]
+
+
+def test_a_network_of_which_nothing_is_said_is_computed_as_here():
+  genotype = Genotype(
+    (('sep_conv_3x3', 0), ('max_pool_3x3', 1)),
+    (2,),
+    (('sep_conv_3x3', 0), ('skip_connect', 1)),
+    (2,),
+  )
+  spec = grid.NetworkSpec(
+    image_shape=(8, 8, 1), channels=4, layers=2, nodes=1, scales=1
+  )
+  images = jnp.ones((2, 8, 8, 1))
+  found = {}
+  for choice in 'auto', lowering.resolve():
+    network = network_lib.derived_network(spec, genotype, lowering=choice)
+    found[choice], _ = network.init_with_output(
+      jax.random.key(0), images, train=True
+    )
+  np.testing.assert_array_equal(*found.values())
