@@ -54,6 +54,8 @@ class Field:
     stages: that depend on it; None is those of its section.
     free: whether it may change from one call to the next in a work directory,
       since nothing that is kept depends on it.
+    needs: another field of its section, and the value which that must have for
+      this one to do anything; None is any value that is not 0, False or ''.
   """
 
   rule: Rule
@@ -61,6 +63,7 @@ class Field:
   unit: str = ''
   stages: tuple[str, ...] | None = None
   free: bool = False
+  needs: tuple[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,7 @@ def field(
   unit: str = '',
   stages: tuple[str, ...] | None = None,
   free: bool = False,
+  needs: tuple[str, Any] | None = None,
 ) -> Any:
   """Returns an attribute of a section's dataclass.
 
@@ -90,8 +94,10 @@ def field(
     unit: of a number.
     stages: that depend on it; None is those of its section.
     free: whether it may change in a work directory.
+    needs: (another field of the section, its value or None) without which it
+      does nothing, and is refused.
   """
-  entry = Field(rule, meaning, unit, stages, free)
+  entry = Field(rule, meaning, unit, stages, free, needs)
   # pylint: disable-next=invalid-field-call; for the body of a dataclass
   return dataclasses.field(default=default, metadata={_KEY: entry})
 
@@ -289,4 +295,35 @@ def check(values: Mapping[str, Any], known: Mapping[str, Entry]) -> None:
     if not entry.field.rule.holds(flat[name]):
       raise UsageError(
         f'config.{name} = {flat[name]!r}: give {entry.field.rule.expected}.'
+      )
+
+
+def is_default(value: Any, entry: Entry) -> bool:
+  """Returns whether a field is as where nothing was said."""
+  if isinstance(value, list):
+    value = tuple(value)
+  return value == entry.default
+
+
+def check_needs(flat: Mapping[str, Any], known: Mapping[str, Entry]) -> None:
+  """Refuses fields that are set and do nothing.
+
+  Args:
+    flat: name -> value, all checked.
+    known: name -> field.
+
+  Raises:
+    UsageError: names the field, and the one that it needs.
+  """
+  for name, entry in known.items():
+    if entry.field.needs is None or is_default(flat[name], entry):
+      continue
+    other, wanted = entry.field.needs
+    other = '.'.join([*name.split('.')[:-1], other])
+    found = flat[other]
+    if not (found if wanted is None else found == wanted):
+      mend = f'set {other}' if wanted is None else f'set {other} = {wanted!r}'
+      raise UsageError(
+        f'config.{name} = {flat[name]!r} does nothing while config.{other} = '
+        f'{found!r}; {mend}, or leave it at {entry.default!r}.'
       )

@@ -62,8 +62,9 @@ class DatasetConfig:
   )
   holdout: int = field(
     200,
-    whole(1),
-    'training images kept for thresholds',
+    whole(0),
+    'training images kept for thresholds; 0 is none, and there are no '
+    'thresholds',
     unit='images',
     stages=('train', 'evaluate'),
   )
@@ -133,7 +134,10 @@ class CostConfig:
     0.0, number(0), 'cost to search for, instead; 0 is none'
   )
   tolerance: float = field(
-    0.05, number(0, 1, above=True), 'share that the result may be off by'
+    0.05,
+    number(0, 1, above=True),
+    'share that the result may be off by',
+    needs=('target', None),
   )
   temperature: float = field(
     0.2, number(0, above=True), 'of the expected cost; towards 0 exact'
@@ -146,14 +150,25 @@ class GuardsConfig:
 
   max_skips: int = field(-1, whole(-1), 'the most in a derived cell; -1 is off')
   auxiliary_skip: float = field(0.0, number(0), 'its factor at first; 0 is off')
-  auxiliary_decay: str = field('linear', one_of(*DECAYS), 'how it goes to 0')
+  auxiliary_decay: str = field(
+    'linear',
+    one_of(*DECAYS),
+    'how it goes to 0',
+    needs=('auxiliary_skip', None),
+  )
   partial_channels: int = field(
     1, whole(1), '1 / so many channels are mixed; 1 is off'
   )
   early_stop: bool = field(False, FLAG, 'when the loss gets sharp in alphas')
-  early_stop_batches: int = field(1, whole(1), 'that the sharpness is of')
-  early_stop_window: int = field(5, whole(1), 'of an average', unit='epochs')
-  early_stop_factor: float = field(1.3, number(1), 'growth of the average')
+  early_stop_batches: int = field(
+    1, whole(1), 'that the sharpness is of', needs=('early_stop', None)
+  )
+  early_stop_window: int = field(
+    5, whole(1), 'of an average', unit='epochs', needs=('early_stop', None)
+  )
+  early_stop_factor: float = field(
+    1.3, number(1), 'growth of the average', needs=('early_stop', None)
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +273,9 @@ class TrainConfig(OptimisationConfig):
     ),
     'probability to drop an operation, reached at the last epoch',
   )
+  final_learning_rate: float = field(
+    0.0, number(0), 'where the cosine ends', needs=('schedule', 'cosine')
+  )
   schedule: str = field(
     'cosine',
     one_of(*SCHEDULES),
@@ -308,7 +326,9 @@ class StudyConfig:
   figure: str = field(
     '', one_of('', *FIGURES), "of the paper; '' is one run, no study"
   )
-  size: str = field('paper', one_of(*SIZES), 'of its networks')
+  size: str = field(
+    'paper', one_of(*SIZES), 'of its networks', needs=('figure', None)
+  )
   seeds: tuple[int, ...] = field(
     (0,),
     Rule(
@@ -319,12 +339,21 @@ class StudyConfig:
     ),
     'of the runs, in place of `seed`; may grow later',
     free=True,
+    needs=('figure', None),
   )
   cutout: int = field(
-    16, whole(1), 'side of the square in runs with cutout', unit='pixels'
+    16,
+    whole(1),
+    'side of the square in runs with cutout',
+    unit='pixels',
+    needs=('figure', None),
   )
   published: bool = field(
-    False, FLAG, 'show published numbers beside the measured', free=True
+    False,
+    FLAG,
+    'show published numbers beside the measured',
+    free=True,
+    needs=('figure', None),
   )
 
 

@@ -105,22 +105,42 @@ def check_config(config: Mapping[str, Any]) -> None:
     )
   known = fields_of(config)
   fields.check(config, known)
-  # What a method has not is refused, so that nobody believes it was done.
-  own = {
-    entry.name
-    for entry in fields.entries(
-      methods.named(flat['search.method']).config, 'search.'
-    )
-  }
+  _refuse_unused(
+    flat, known, _SEARCH, 'method', methods.named(flat[f'{_SEARCH}.method'])
+  )
+  _refuse_unused(
+    flat, known, _NETWORK, 'family', families.named(flat[f'{_NETWORK}.family'])
+  )
+  fields.check_needs(flat, known)
+
+
+def _refuse_unused(
+  flat: Mapping[str, Any],
+  known: Mapping[str, fields.Entry],
+  section: str,
+  names: str,
+  chosen: type[methods.Method] | families.Family,
+) -> None:
+  """Refuses what a method or family has not, so that none believes it done.
+
+  Args:
+    flat: name -> value.
+    known: name -> field.
+    section: that is another one for every method or family.
+    names: the field in it that names the choice.
+    chosen: it.
+  """
+  own = {entry.name for entry in fields.entries(chosen.config, f'{section}.')}
   for name, entry in known.items():
     if (
-      name.startswith('search.')
+      name.startswith(f'{section}.')
       and name not in own
-      and flat[name] != entry.default
+      and not fields.is_default(flat[name], entry)
     ):
       raise UsageError(
-        f'config.{name} = {flat[name]!r}, but search.method = '
-        f'{flat["search.method"]!r} has none; leave it at {entry.default!r}.'
+        f'config.{name} = {flat[name]!r}, but {section}.{names} = '
+        f'{flat[f"{section}.{names}"]!r} has none; leave it at '
+        f'{entry.default!r}.'
       )
 
 

@@ -51,10 +51,13 @@ from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.protocol import AnytimeNetwork
+from ms_ranas_jax.training import augmentation
 from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import stage as train_stage
 
 _IMAGE_STAGES = frozenset({'search', 'train', 'evaluate'})
+# How many classes an error lists.
+_LISTED = 6
 # Stages that all processes run; the first one runs the others alone.
 _STAGES_OF_ALL = frozenset({'search', 'train', 'evaluate'})
 
@@ -118,12 +121,16 @@ def run_stages(
 
 def _summary(dataset: Dataset) -> str:
   """Returns how many images and classes there are, in a line."""
-  counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
+  counts = _images_per_class(dataset)
   return (
     f'{dataset.name}: {len(dataset.train_images)} training and '
     f'{len(dataset.test_images)} test images of {dataset.num_classes} classes, '
     f'{counts.min()} to {counts.max()} training images each'
   )
+
+
+def _images_per_class(dataset: Dataset) -> np.ndarray:
+  return np.bincount(dataset.train_labels, minlength=dataset.num_classes)
 
 
 def _run_stage(stage: str, run: Run) -> None:
@@ -429,13 +436,30 @@ def check_images(run: Run) -> None:
   if 'train' in config.stages:
     train_stage.plan_epochs(config, run.dataset)
     plans['train'] = families.train_plan(config.train, run.image_format)
+    _check_holdout(len(held_out), len(plans['train'].exits))
   for stage, plan in plans.items():
     section = getattr(config, stage)
+    augmentation.check(
+      run.dataset.image_shape[:2],
+      config.dataset.crop_padding,
+      section.cutout,
+      stage,
+    )
     parallel.choose_devices(
       config.num_devices, section.batch_size, f'{stage}.batch_size'
     )
     losses.exit_weights(
       section.exit_weights, len(plan.exits), f'{stage}.exit_weights'
+    )
+
+
+def _check_holdout(held_out: int, num_exits: int) -> None:
+  """Refuses so few held-out images that some exit could answer none."""
+  if 0 < held_out < num_exits:
+    raise UsageError(
+      f'config.dataset.holdout = {held_out}, but the network has {num_exits} '
+      'exits: every image would go to the last one; hold out many more, or '
+      'give 0 for no thresholds.'
     )
 
 
@@ -476,35 +500,50 @@ def _judged_images(run: Run) -> Dataset:
     found = load_dataset(other.name, other.dir)
   except UsageError as error:
     raise UsageError(f'evaluate.dataset: {error}') from error
-  if (
-    _has_names(found)
-    and _has_names(dataset)
-    and found.class_names != dataset.class_names
-  ):
+  labels = _labels_as_trained(found, dataset)
+  if found.image_shape != dataset.image_shape:
     raise UsageError(
-      f'evaluate.dataset.name = {other.name!r} has other classes than '
-      f'{dataset.name}; name test images of the classes that were trained.'
-    )
-  if (
-    found.image_shape != dataset.image_shape
-    or found.test_labels.max() >= dataset.num_classes
-  ):
-    raise UsageError(
-      f'evaluate.dataset: test images {found.image_shape} of classes up to '
-      f'{found.test_labels.max()} do not fit a network of images '
-      f'{dataset.image_shape} and {dataset.num_classes} classes; name others.'
+      f'evaluate.dataset: test images {found.image_shape} do not fit a network '
+      f'of images {dataset.image_shape}; name others.'
     )
   return dataclasses.replace(
     dataset,
     name=found.name,
     test_images=found.test_images,
-    test_labels=found.test_labels,
+    test_labels=labels,
   )
+
+
+def _labels_as_trained(found: Dataset, trained: Dataset) -> np.ndarray:
+  """Returns test labels as the numbers that a network knows the classes by.
+
+  Classes are the same if they have the same name. Where one of the datasets has
+  names and the other only numbers from 0 on, the numbers count.
+  """
+  known = {name: index for index, name in enumerate(trained.class_names)}
+  names = found.class_names
+  if _has_names(trained) != _has_names(found):
+    unnamed = found if _has_names(trained) else trained
+    if unnamed.class_names == tuple(map(str, range(unnamed.num_classes))):
+      names = trained.class_names
+  there = np.unique(found.test_labels).tolist()
+  unknown = [n for n in there if n >= len(names) or names[n] not in known]
+  if unknown:
+    listed = ', '.join(found.class_names[n] for n in unknown[:_LISTED])
+    more = ', ...' if len(unknown) > _LISTED else ''
+    raise UsageError(
+      f'evaluate.dataset.name = {found.name!r} has other classes than '
+      f'{trained.name} ({listed}{more}); name test images of the classes that '
+      'were trained.'
+    )
+  places = np.zeros(found.num_classes, np.int32)
+  places[there] = [known[names[n]] for n in there]
+  return places[found.test_labels]
 
 
 def _has_names(dataset: Dataset) -> bool:
   """Returns whether classes have names and not only numbers."""
-  return dataset.class_names != tuple(map(str, range(dataset.num_classes)))
+  return not all(name.isdigit() for name in dataset.class_names)
 
 
 def _describe(run: Run) -> None:
@@ -604,7 +643,11 @@ def _begin_model(
       dataset.class_names,
       family=run.config.train.network.family,
     ).description,
-    data={'name': dataset.name, **fingerprint.of_dataset(dataset, held_out)},
+    data={
+      'name': dataset.name,
+      'images_per_class': _images_per_class(dataset).tolist(),
+      **fingerprint.of_dataset(dataset, held_out),
+    },
   )
   if processes.is_first():
     description_lib.write(run.model_folder, description)
@@ -678,6 +721,11 @@ def _evaluate(run: Run) -> None:
       here, dataclasses.replace(description, evaluation=settled)
     )
   others = ', not those of the training' * other
+  if not budgeted['num_holdout']:
+    run.tell(
+      'no images are held out (dataset.holdout = 0): there are no thresholds, '
+      'and confidences are not calibrated'
+    )
   run.tell(
     f'{anytime["num_examples"]} test images of {anytime["dataset"]}{others}; '
     f'expected accuracy {anytime["expected_accuracy"]:.2%}\n'

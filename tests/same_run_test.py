@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from ms_ranas_jax import default_config
@@ -257,3 +258,44 @@ def test_another_model_is_not_written_over(finished, workdir):
   path.write_text(json.dumps(value))
   with pytest.raises(UsageError, match='is another model; name another'):
     _run(config, workdir)
+
+
+def test_without_held_out_images_there_are_no_thresholds(finished, tmp_path):
+  config = _config(**{'dataset.holdout': 0, 'dataset.train_images': 60})
+  config.stages = ('train', 'evaluate', 'report')
+  said = _run(config, tmp_path)
+  assert 'there are no thresholds' in said
+  assert 'digits: 60 training and 360 test images of 10 classes, ' in said
+  (record,) = metrics.read_metrics(tmp_path / 'train/metrics.jsonl')
+  assert record['step'] == 3 and 'holdout_loss' not in record
+  budgeted = json.loads((tmp_path / 'evaluate/budgeted.json').read_text())
+  assert budgeted == {'num_holdout': 0, 'points': []}
+  anytime = json.loads((tmp_path / 'evaluate/anytime.json').read_text())
+  for exit_ in anytime['exits']:
+    assert exit_['temperature'] == 1
+    assert exit_['calibration_error'] == exit_['calibration_error_before']
+  page = (tmp_path / 'report.html').read_text()
+  assert 'there are no thresholds and no budgeted batch curve' in page
+  model = model_lib.load_model(tmp_path)
+  assert sum(model.description.data['images_per_class']) == 60
+  images = np.zeros((2, 8, 8, 1), np.uint8)
+  assert model.predict(images, confidence=0.5).labels.shape == (2,)
+  with pytest.raises(UsageError, match='no thresholds were solved'):
+    model.predict(images, q=0.5)
+
+
+def test_fewer_held_out_images_than_exits_are_refused(finished, tmp_path):
+  config = _config(**{'dataset.holdout': 1})
+  with pytest.raises(UsageError, match='holdout = 1, but the network has 2 ex'):
+    _run(config, tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('stage', ['search', 'train'])
+def test_augmentation_beyond_the_images_is_refused(tmp_path, stage):
+  config = default_config.get_config()
+  config.stages = ('search', 'train')
+  config[stage].cutout = 16
+  with pytest.raises(UsageError, match=f'config.{stage}.cutout = 16, but the '):
+    _run(config, tmp_path)
+  assert not list(tmp_path.iterdir())

@@ -30,7 +30,7 @@ _ALSO_BAD = [
   ('seed', 2**31),
   ('dtype', 'float64'),
   ('lowering', 'fast'),
-  ('dataset.holdout', 0),
+  ('dataset.holdout', -1),
   ('search.order', -1),
   ('search.order', 3),
   ('search.select', 'best'),
@@ -124,7 +124,28 @@ _ALSO_GOOD = [
   ('evaluate.budget_range', (0, 1e6)),
   ('study.figure', 'figure10'),
   ('study.seeds', [3, 1]),
+  ('dataset.holdout', 0),
 ]
+# Without these, a field does nothing and is refused.
+_MSDNET = {'train.network.family': 'msdnet'}
+_STUDY = {'study.figure': 'figure4'}
+_NEEDED = {
+  'search.guards.auxiliary_decay': {'search.guards.auxiliary_skip': 1.0},
+  'search.guards.early_stop_factor': {'search.guards.early_stop': True},
+  'search.guards.early_stop_window': {'search.guards.early_stop': True},
+  'search.guards.early_stop_batches': {'search.guards.early_stop': True},
+  'search.cost.tolerance': {'search.cost.target': 1e6},
+  'train.final_learning_rate': {'train.schedule': 'cosine'},
+  'train.network.growth_factors': _MSDNET,
+  'train.network.bottleneck_factors': _MSDNET,
+  'train.network.prune': _MSDNET,
+  'train.network.step_mode': _MSDNET,
+  'train.network.stem': _MSDNET,
+  'study.size': _STUDY,
+  'study.seeds': _STUDY,
+  'study.cutout': _STUDY,
+  'study.published': _STUDY,
+}
 
 
 def _nested(flat):
@@ -168,7 +189,61 @@ def test_the_default_config_is_allowed():
 
 @pytest.mark.parametrize(('name', 'value'), _ALSO_GOOD, ids=repr)
 def test_possible_values_are_allowed(name, value):
-  _check(_DEFAULTS | {name: value})
+  _check(_DEFAULTS | _NEEDED.get(name, {}) | {name: value})
+
+
+@pytest.mark.parametrize(
+  ('name', 'value', 'without'),
+  [
+    ('search.guards.auxiliary_decay', 'cosine', 'search.guards.auxiliary_skip'),
+    ('search.guards.early_stop_factor', 2.0, 'search.guards.early_stop'),
+    ('search.guards.early_stop_window', 2, 'search.guards.early_stop'),
+    ('search.guards.early_stop_batches', 2, 'search.guards.early_stop'),
+    ('search.cost.tolerance', 0.1, 'search.cost.target'),
+    ('study.size', 'cpu', 'study.figure'),
+    ('study.seeds', (1, 2), 'study.figure'),
+    ('study.cutout', 8, 'study.figure'),
+    ('study.published', True, 'study.figure'),
+  ],
+)
+def test_what_is_set_and_does_nothing_is_refused(name, value, without):
+  with pytest.raises(UsageError) as caught:
+    _check(_DEFAULTS | {name: value})
+  assert str(caught.value) == (
+    f'config.{name} = {value!r} does nothing while config.{without} = '
+    f'{_DEFAULTS[without]!r}; set {without}, or leave it at '
+    f'{_DEFAULTS[name]!r}.'
+  )
+  _check(_DEFAULTS | _NEEDED[name] | {name: value})
+
+
+def test_a_step_schedule_has_no_end_of_a_cosine():
+  changes = {'train.final_learning_rate': 0.001, 'train.schedule': 'step'}
+  with pytest.raises(UsageError, match="set train.schedule = 'cosine'"):
+    _check(_DEFAULTS | changes)
+
+
+@pytest.mark.parametrize(
+  ('family', 'name', 'value'),
+  [
+    ('grid', 'stem', 'imagenet'),
+    ('grid', 'blocks', 5),
+    ('grid', 'prune', 'min'),
+    ('grid', 'growth', 7),
+    ('msdnet', 'layers', 7),
+    ('msdnet', 'nodes', 3),
+    ('msdnet', 'exits', 'last'),
+    ('msdnet', 'scale_growth', 3),
+  ],
+)
+def test_what_a_family_has_not_is_refused(family, name, value):
+  changes = {'train.network.family': family, f'train.network.{name}': value}
+  with pytest.raises(UsageError) as caught:
+    _check(_DEFAULTS | changes)
+  assert str(caught.value) == (
+    f'config.train.network.{name} = {value!r}, but train.network.family = '
+    f'{family!r} has none; leave it at {_DEFAULTS[f"train.network.{name}"]!r}.'
+  )
 
 
 @pytest.mark.parametrize('name', _DEFAULTS)

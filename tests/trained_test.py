@@ -247,17 +247,51 @@ def test_a_model_from_elsewhere_is_not_taken_for_one_that_was_trained(
       _run(_config(folder, family, stages=chosen), folder)
 
 
-def test_test_images_of_other_classes_are_refused(finished, monkeypatch):
-  """CIFAR-10's labels would pass for the first ones of CIFAR-100."""
+@pytest.mark.parametrize(
+  ('trained', 'found', 'expected'),
+  [
+    # CIFAR-10's labels would pass for the first ones of CIFAR-100.
+    ('abc', 'abd', 'd'),
+    ('abc', 'cba', (2, 1, 0)),
+    ('abcd', 'dba', (3, 1, 0)),
+    # Labels of files count from 0, from 1, or are of a part of the classes.
+    ('123', '123', (0, 1, 2)),
+    ('123', '012', '0'),
+    ('0123456', '135', (1, 3, 5)),
+    # One has names and the other only numbers: the numbers count.
+    ('abcd', '012', (0, 1, 2)),
+    ('012', 'abc', (0, 1, 2)),
+    ('ab', '012', '2'),
+    ('abcd', '123', '1, 2, 3'),
+  ],
+)
+def test_classes_of_other_test_images_are_known_by_their_names(
+  finished, monkeypatch, trained, found, expected
+):
   config = _config(finished, 'msdnet', **{'evaluate.dataset.name': 'npz'})
   config.evaluate.dataset.dir = str(finished / 'data.npz')
   run = stages.project(config, str(finished / 'run'))
-  named = dataclasses.replace(run.dataset, class_names=('a', 'b', 'c'))
-  others = dataclasses.replace(run.dataset, class_names=('c', 'b', 'a'))
+  others = dataclasses.replace(run.dataset, class_names=tuple(found))
+  # Labels of the training are not looked at.
+  named = dataclasses.replace(
+    run.dataset,
+    class_names=tuple(trained),
+    num_classes=len(trained),
+    train_labels=run.dataset.train_labels % len(trained),
+    test_labels=run.dataset.test_labels % len(trained),
+  )
   object.__setattr__(run, 'dataset', named)
   monkeypatch.setattr(stages, 'load_dataset', lambda *_: others)
-  with pytest.raises(UsageError, match='has other classes than npz'):
-    stages._judged_images(run)
+  if isinstance(expected, str):
+    words = rf'has other classes than npz \({expected}\); name'
+    with pytest.raises(UsageError, match=words):
+      stages._judged_images(run)
+    return
+  judged = stages._judged_images(run)
+  np.testing.assert_array_equal(
+    judged.test_labels, np.array(expected)[others.test_labels]
+  )
+  assert judged.class_names == named.class_names
 
 
 @pytest.mark.parametrize(
@@ -265,7 +299,7 @@ def test_test_images_of_other_classes_are_refused(finished, monkeypatch):
   [
     ({'evaluate.dataset.dir': 'x'}, 'has no evaluate.dataset.name'),
     ({'evaluate.dataset.name': 'nothing'}, 'nothing'),
-    ({'evaluate.dataset.name': 'digits'}, 'classes up to 9 do not fit'),
+    ({'evaluate.dataset.name': 'digits'}, 'has other classes than npz'),
   ],
 )
 def test_test_images_that_do_not_fit_are_refused(folder, family, fields, words):

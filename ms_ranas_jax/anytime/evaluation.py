@@ -33,6 +33,9 @@ def evaluate_exits(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """Judges a network on the test images.
 
+  Without held-out images the temperatures are 1, and there is no point under a
+  budget.
+
   Args:
     config: `config.evaluate`.
     dataset: the dataset.
@@ -45,13 +48,15 @@ def evaluate_exits(
   """
   batch_size = config.batch_size
   logits = steps.logits(dataset.test_images, batch_size)
-  holdout_logits = steps.logits(dataset.train_images[held_out], batch_size)
-  holdout_labels = dataset.train_labels[held_out]
   labels = dataset.test_labels
-  temperatures = [
-    calibration.solve_temperature(exit_logits, holdout_labels)
-    for exit_logits in holdout_logits
-  ]
+  temperatures = [1.0] * len(logits)
+  holdout_logits = None
+  if len(held_out):
+    holdout_logits = steps.logits(dataset.train_images[held_out], batch_size)
+    temperatures = [
+      calibration.solve_temperature(exit_logits, dataset.train_labels[held_out])
+      for exit_logits in holdout_logits
+    ]
   confidence = _confidence(logits, temperatures)
   correct = logits.argmax(axis=-1) == labels
   errors = [
@@ -95,13 +100,12 @@ def evaluate_exits(
     ),
     'budget_range': [low, high],
   }
-  budgeted = {
-    'num_holdout': len(held_out),
-    'points': budgets.budgeted_curve(
+  points = []
+  if holdout_logits is not None:
+    points = budgets.budgeted_curve(
       _confidence(holdout_logits, temperatures), confidence, correct, costs
-    ),
-  }
-  return anytime, budgeted
+    )
+  return anytime, {'num_holdout': len(held_out), 'points': points}
 
 
 def _confidence(logits: np.ndarray, temperatures: list[float]) -> np.ndarray:

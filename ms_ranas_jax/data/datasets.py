@@ -13,6 +13,7 @@ import numpy as np
 from ms_ranas_jax import errors
 from ms_ranas_jax import importing
 from ms_ranas_jax.data import cifar_files
+from ms_ranas_jax.data import image_layout
 from ms_ranas_jax.data import npz_file
 from ms_ranas_jax.data import tfds_source
 
@@ -36,6 +37,10 @@ _DIGITS_SPLIT_SEED = 0
 # So is the part of the training images that a small run is given.
 _PART_SEED = 0
 _IMAGES_AT_A_TIME = 4096
+# Above, labels are not numbers of classes but something else.
+_MOST_CLASSES = 1_000_000
+# How many classes an error lists.
+_LISTED = 6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,6 +87,7 @@ class Dataset:
           f'{self.name}: {part}_images is {images.dtype} {images.shape}; give '
           f'a uint8 array (images, height, width, channels), not empty.'
         )
+      image_layout.check(f'{self.name}: {part}_images', images.shape)
       if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
         raise errors.UsageError(
           f'{self.name}: {part}_labels is {labels.dtype} {labels.shape}; give '
@@ -109,6 +115,11 @@ class Dataset:
       raise errors.UsageError(
         f'{self.name}: std is {self.std}; give positive numbers.'
       )
+    if not self.class_names and self.num_classes > _MOST_CLASSES:
+      raise errors.UsageError(
+        f'{self.name}: num_classes is {self.num_classes}; number the labels '
+        'that there are from 0 on.'
+      )
     if not self.class_names:
       numbers = tuple(map(str, range(self.num_classes)))
       object.__setattr__(self, 'class_names', numbers)
@@ -134,8 +145,8 @@ def load_dataset(
       'digits': 1,437 training and 360 test images (8x8, one channel) of
         scikit-learn's handwritten digits, split once and for all.
       'npz': `directory` is the path of a .npz file with x_train, y_train,
-        x_test, y_test: uint8 images (N, H, W, C) or (N, H, W), integer labels
-        from 0.
+        x_test, y_test: uint8 images (N, H, W, C) or (N, H, W), integer labels.
+        The classes are the labels that there are in y_train, in their order.
       'my_module:my_images': a function of your own, of `directory`, that
         returns a `Dataset`.
     directory: where the data are; must be empty for 'digits'.
@@ -160,6 +171,7 @@ def load_dataset(
           'return a Dataset, see docs/own_parts.md.'
         )
       dataset = dataclasses.replace(dataset, name=name)
+      _refuse_empty_classes(dataset)
     else:
       dataset = loader(name, str(directory))
   except OSError as error:  # Such as a folder that may not be entered.
@@ -167,6 +179,20 @@ def load_dataset(
       f'dataset.dir: {error}; check the path and its permissions.'
     ) from error
   return _part(dataset, train_images) if train_images else dataset
+
+
+def _refuse_empty_classes(dataset: Dataset) -> None:
+  """Refuses classes of which there is nothing to learn."""
+  there = np.unique(dataset.train_labels)
+  empty = np.setdiff1d(np.arange(dataset.num_classes), there)
+  if empty.size:
+    names = [dataset.class_names[index] for index in empty[:_LISTED]]
+    more = ', ...' if empty.size > _LISTED else ''
+    raise errors.UsageError(
+      f'{dataset.name}: {empty.size} of {dataset.num_classes} classes have no '
+      f'training image ({", ".join(names)}{more}); number the classes that '
+      'there are from 0 on.'
+    )
 
 
 def _part(dataset: Dataset, train_images: int) -> Dataset:
@@ -347,10 +373,9 @@ def _load_digits(name: str, directory: str) -> Dataset:
 
 def _load_npz(name: str, directory: str) -> Dataset:
   """Loads a user's own .npz file."""
-  arrays = npz_file.read(directory)
+  arrays, names = npz_file.read(directory)
   mean, std = _statistics(arrays.x_train)
-  num_classes = int(arrays.y_train.max()) + 1
-  return Dataset(name, *arrays, num_classes, mean, std)
+  return Dataset(name, *arrays, len(names), mean, std, names)
 
 
 def _statistics(

@@ -10,6 +10,10 @@ import zlib
 import numpy as np
 
 from ms_ranas_jax import errors
+from ms_ranas_jax.data import image_layout
+
+# How many labels an error lists.
+_LISTED = 6
 
 
 class Arrays(NamedTuple):
@@ -17,9 +21,9 @@ class Arrays(NamedTuple):
 
   Attributes:
     x_train: uint8 (N, H, W, C).
-    y_train: int32 (N,), from 0.
+    y_train: int32 (N,), 0 to the number of classes - 1.
     x_test: uint8 (M, H, W, C).
-    y_test: int32 (M,), from 0, none above those of `y_train`.
+    y_test: int32 (M,), the same.
   """
 
   x_train: np.ndarray
@@ -28,16 +32,18 @@ class Arrays(NamedTuple):
   y_test: np.ndarray
 
 
-def read(path: str) -> Arrays:
+def read(path: str) -> tuple[Arrays, tuple[str, ...]]:
   """Reads and checks a .npz file of labelled images.
 
   Args:
     path: a file with x_train and x_test, uint8 (N, H, W, C) or (N, H, W), and
-      y_train and y_test, integers (N,) or (N, 1) that number the classes from
-      0. Nothing pickled is read.
+      y_train and y_test, integers of at least 0, (N,) or (N, 1). The classes
+      are the labels that y_train has, in their order: 1 to 10 are ten classes,
+      and so are ten numbers up to 999. Nothing pickled is read.
 
   Returns:
-    The arrays, images with a channel axis and labels as int32.
+    The arrays, images with a channel axis and labels as the numbers of their
+    classes; and the label of each class, as its name.
 
   Raises:
     UsageError: the file is missing or unreadable, or an array of it is
@@ -50,24 +56,33 @@ def read(path: str) -> Arrays:
       f'file with {", ".join(Arrays._fields)}.'
     )
   raw = _load(file)
+  x_train = _images(file, 'x_train', raw['x_train'], len(raw['y_train']))
+  x_test = _images(file, 'x_test', raw['x_test'], len(raw['y_test']))
+  train, test = (
+    _labels(file, f'y_{part}', raw[f'y_{part}'], len(raw[f'x_{part}']))
+    for part in ('train', 'test')
+  )
+  ids, y_train = np.unique(train, return_inverse=True)
+  unknown = np.setdiff1d(test, ids)
+  if unknown.size:
+    more = ', ...' if unknown.size > _LISTED else ''
+    raise errors.UsageError(
+      f'{file}: y_test has the labels '
+      f'{", ".join(map(str, unknown[:_LISTED]))}{more}, of which y_train has '
+      'no image; leave out images of classes that cannot be learnt.'
+    )
   arrays = Arrays(
-    _images(file, 'x_train', raw['x_train']),
-    _labels(file, 'y_train', raw['y_train'], len(raw['x_train'])),
-    _images(file, 'x_test', raw['x_test']),
-    _labels(file, 'y_test', raw['y_test'], len(raw['x_test'])),
+    x_train,
+    y_train.astype(np.int32),
+    x_test,
+    np.searchsorted(ids, test).astype(np.int32),
   )
   if arrays.x_train.shape[1:] != arrays.x_test.shape[1:]:
     raise errors.UsageError(
       f'{file}: the images of x_test are {arrays.x_test.shape[1:]}, those of '
       f'x_train {arrays.x_train.shape[1:]}; bring them to one size.'
     )
-  if arrays.y_test.max() > arrays.y_train.max():
-    raise errors.UsageError(
-      f'{file}: y_test has the label {arrays.y_test.max()}, y_train none '
-      f'above {arrays.y_train.max()}; leave out images of classes that cannot '
-      f'be learnt.'
-    )
-  return arrays
+  return arrays, tuple(map(str, ids))
 
 
 def _load(file: pathlib.Path) -> dict[str, np.ndarray]:
@@ -107,27 +122,31 @@ def _load(file: pathlib.Path) -> dict[str, np.ndarray]:
     ) from error
 
 
-def _images(file: pathlib.Path, name: str, images: np.ndarray) -> np.ndarray:
+def _images(
+  file: pathlib.Path, name: str, images: np.ndarray, num_labels: int
+) -> np.ndarray:
   """Returns images (N, H, W, C)."""
   if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
     raise errors.UsageError(
       f'{file}: {name} is {images.dtype} {images.shape}; give uint8 images '
       f'(N, H, W, C) or (N, H, W) of 0 to 255, at least one.'
     )
+  if len(images) != num_labels == images.shape[-1]:
+    order = (images.ndim - 1, *range(images.ndim - 1))
+    raise errors.UsageError(
+      f'{file}: {name} is {images.shape}, which looks as if the images stood '
+      f'last; give (N, H, W, C): {name}.transpose{order}.'
+    )
   if images.ndim == 3:
     return images[..., None]
-  if images.shape[1] in (1, 3) and images.shape[2] == images.shape[3] > 4:
-    raise errors.UsageError(
-      f'{file}: {name} is {images.shape}, which looks like channels first; '
-      f'give (N, H, W, C): {name}.transpose(0, 2, 3, 1).'
-    )
+  image_layout.check(f'{file}: {name}', images.shape)
   return images
 
 
 def _labels(
   file: pathlib.Path, name: str, labels: np.ndarray, num_images: int
 ) -> np.ndarray:
-  """Returns labels (N,) as int32."""
+  """Returns labels (N,)."""
   if labels.ndim == 2 and labels.shape[1] == 1:  # As Keras stores them.
     labels = labels[:, 0]
   if labels.dtype.kind not in 'iu' or labels.shape != (num_images,):
@@ -135,9 +154,9 @@ def _labels(
       f'{file}: {name} is {labels.dtype} {labels.shape}; give one integer '
       f'label for each of the {num_images} images.'
     )
-  if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
+  if labels.min() < 0:
     raise errors.UsageError(
-      f'{file}: {name} runs from {labels.min()} to {labels.max()}; number the '
-      f'classes from 0.'
+      f'{file}: {name} has the label {labels.min()}; number the classes from '
+      '0, and leave out images without a label.'
     )
-  return labels.astype(np.int32)
+  return labels

@@ -63,9 +63,7 @@ def read(workdir: str, primitives: Sequence[str]) -> Results:
     genotype=read_genotype(workdir, 'search/genotype.json'),
     alphas=read_alphas(workdir, primitives),
     anytime=read_anytime(workdir),
-    budgeted=read_object(
-      workdir, 'evaluate/budgeted.json', 'points', ('accuracy', 'macs')
-    ),
+    budgeted=read_budgeted(workdir),
     search_cost=read_object(
       workdir, 'describe/search_network.json', 'exits', ('macs',)
     ),
@@ -111,6 +109,20 @@ def read_anytime(workdir: str) -> dict[str, Any] | None:
   return read_object(
     workdir, 'evaluate/anytime.json', 'exits', ('accuracy', 'macs')
   )
+
+
+def read_budgeted(workdir: str) -> dict[str, Any] | None:
+  """Returns the content of `evaluate/budgeted.json`, or None.
+
+  Its list of points is empty where no images were held out.
+  """
+  name = 'evaluate/budgeted.json'
+  content = read_json(workdir, name)
+  if isinstance(content, dict) and (
+    (content.get('num_holdout'), content.get('points')) == (0, [])
+  ):
+    return content
+  return read_object(workdir, name, 'points', ('accuracy', 'macs'))
 
 
 def read_candidates(workdir: str) -> dict[str, Any] | None:

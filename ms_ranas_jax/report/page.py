@@ -153,6 +153,12 @@ def _evaluation(page: html_page.Page, results: inputs.Results) -> None:
       'directory.'
     )
     return
+  if not budgeted['points']:
+    page.missing(
+      'No images were held out from the training (dataset.holdout = 0), so '
+      'there are no thresholds and no budgeted batch curve.'
+    )
+    return
   page.figure(
     curves.draw_budgeted(
       budgeted['points'], () if anytime is None else anytime['exits']

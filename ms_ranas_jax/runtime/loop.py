@@ -55,6 +55,7 @@ class LoopSpec:
     data: what the steps read, on the host.
     batches: epoch -> indices (steps, ..., batch).
     on_nonfinite: see `parallel.compile_chunk`.
+    clip: largest gradient norm, 0 is off; for advice.
     checkpoint_seconds: save when so much time has passed since the last save,
       besides after every epoch; 0 is after epochs only.
     seeds: see `parallel.compile_chunk`; with several, `new_state` and `batches`
@@ -72,6 +73,7 @@ class LoopSpec:
   data: Mapping[str, np.ndarray]
   batches: Callable[[int], np.ndarray]
   on_nonfinite: str
+  clip: float
   checkpoint_seconds: float
   seeds: parallel.Seeds | None = None
 
@@ -386,12 +388,17 @@ class Loop:
     names = [k for k, v in sums.items() if not np.all(np.isfinite(v))]
     steps = checkpoint.steps(self._manager)
     last = f'step {steps[-1]}' if steps else 'the start'
+    clip = self._spec.clip
+    bound = f'lower config.{label}.clip = {clip:g}'
+    if not clip:
+      bound = f'bound the gradient with config.{label}.clip, such as 5'
+    # Fields are bound only once something is kept.
+    where = '' if not steps else ' With --redo, or in another --workdir:'
     raise UsageError(
       f'{" and ".join(sorted(names))} is not finite at step {self.done} of '
-      f'{label}; the same command goes on from {last}, to the same end. In '
-      f'another --workdir, lower config.{label}.learning_rate or '
-      f'config.{label}.clip, or leave such steps out with '
-      f"config.{label}.on_nonfinite = '{parallel.SKIP}'."
+      f'{label}; the same command goes on from {last}, to the same end.{where} '
+      f'Lower config.{label}.learning_rate, {bound}, or leave such steps out '
+      f"with config.{label}.on_nonfinite = '{parallel.SKIP}'."
     )
 
 
@@ -413,8 +420,8 @@ def _mean(
   if not np.all(left):
     raise UsageError(
       'the loss or gradient of no step of a line of metrics was finite: it '
-      'has diverged for good; lower the learning rate or the clip in another '
-      '--workdir.'
+      'has diverged for good; lower the learning rate, or bound the gradient '
+      'with a lower clip (0 is no bound), with --redo or in another --workdir.'
     )
   # The axis of seeds, where there is one, comes first.
   values = {name: (total.T / left).T for name, total in record.items()}

@@ -68,7 +68,8 @@ def derive_genotype(
     The genotype; all nodes are concatenated.
 
   Raises:
-    UsageError: the shapes do not belong to a cell, or all operations are none.
+    UsageError: the shapes do not belong to a cell, they are no weights, see
+      `edges.check_weights`, or all operations are none.
   """
   names = list(primitives)
   real = edges_lib.real_columns(primitives)
@@ -89,6 +90,8 @@ def derive_genotype(
         f'weights["{kind}"] has {len(table)} rows, which is no whole number '
         'of nodes.'
       ) from error
+    if nodes:
+      edges_lib.check_weights(dict.fromkeys(edges_lib.KINDS, table))
     edges: list[Edge] = []
     for rows in nodes:
       block = table[rows][:, real]

@@ -160,6 +160,14 @@ def check_selection(search: SearchConfig, total: int) -> None:
         'or set search.cost.target.'
       )
   if not is_by_area(search):
+    for field in dataclasses.fields(section):
+      value = getattr(section, field.name)
+      if value != field.default:
+        raise UsageError(
+          f'config.search.candidates.{field.name} = {value!r} does nothing '
+          f"while config.search.select = {search.select!r}; set it to 'area', "
+          f'or leave it at {field.default!r}.'
+        )
     return
   if not section.last_epochs and not section.random:
     raise UsageError(

@@ -327,6 +327,7 @@ def run_search(
       data={'images': dataset.train_images, 'labels': dataset.train_labels},
       batches=batches,
       on_nonfinite=search.on_nonfinite,
+      clip=search.clip,
       checkpoint_seconds=config.checkpoint_seconds,
       seeds=seeds,
     ),

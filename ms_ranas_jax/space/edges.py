@@ -27,6 +27,8 @@ REDUCTION = 'reduction'
 KINDS = (NORMAL, REDUCTION)
 NUM_INPUTS = 2
 EDGES_PER_NODE = 2  # once a cell is derived
+# Of sums of weights, which may have been computed in bfloat16.
+_TOLERANCE = 0.02
 # Alphas, or weights, by the kind of the cell; see the module.
 PerKind = Mapping[str, jax.Array | np.ndarray]
 
@@ -81,6 +83,34 @@ def one_hot(
   table = np.zeros((edges, len(primitives)))
   table[genotype_rows(chosen), columns] = 1
   return table
+
+
+def check_weights(weights: PerKind) -> None:
+  """Refuses what are no weights, such as alphas before their softmax.
+
+  The weights of a node sum to the number of its edges (softmax), to one (edge
+  normalisation) or to two (a derived cell). Looked at where they are numbers,
+  not while a function of them is traced.
+
+  Args:
+    weights: {'normal': (edges, operations), 'reduction': ...}.
+
+  Raises:
+    UsageError: one is negative, or those of a node sum to less than one.
+  """
+  for kind in KINDS:
+    table = weights[kind]
+    if isinstance(table, jax.core.Tracer) or np.ndim(table) != 2:
+      continue
+    values = np.asarray(table, np.float64)
+    sums = [values[rows].sum() for rows in node_rows(len(values))]
+    if values.min() < -_TOLERANCE or min(sums) < 1 - _TOLERANCE:
+      raise UsageError(
+        f'weights["{kind}"] are no weights: they run from {values.min():.3g} '
+        f'to {values.max():.3g}, and those of a node sum to '
+        f'{min(sums):.3g} or more, where 1 is the least; give '
+        'softmax_weights(alphas).'
+      )
 
 
 def all_nodes(nodes: int) -> tuple[int, ...]:

@@ -143,5 +143,9 @@ def expected_cost(weights: network_lib.Weights, tables: Tables) -> jax.Array:
 
   Returns:
     A scalar in the unit of the tables.
+
+  Raises:
+    UsageError: they are no weights, see `edges.check_weights`.
   """
+  edges_lib.check_weights(weights)
   return tables.expected(weights)

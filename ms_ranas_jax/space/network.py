@@ -149,7 +149,12 @@ class Network(protocol.SteppedNetwork):
     Returns:
       The features that later steps read, by name, and the logits
       (batch, classes), float32.
+
+    Raises:
+      UsageError: the weights are none, see `edges.check_weights`.
     """
+    if weights is not None:
+      edges_lib.check_weights(weights)
     with lowering.using(self.lowering), recompute.using(self.remat):
       return self._step(dict(carried), weights, step, train, drop_path)
 

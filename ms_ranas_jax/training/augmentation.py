@@ -14,6 +14,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from ms_ranas_jax.errors import UsageError
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -32,6 +34,33 @@ class Augmentation:
   crop_padding: int = 0
   flip: bool = False
   cutout: int = 0
+
+
+def check(
+  size: tuple[int, int], crop_padding: int, cutout: int, section: str
+) -> None:
+  """Refuses what would leave nothing of some images.
+
+  Args:
+    size: (height, width) of the images.
+    crop_padding: `dataset.crop_padding`; at the side of an image a crop may
+      miss all of it.
+    cutout: of the section; at the side of an image it may blank all of it.
+    section: of the config, for the message.
+
+  Raises:
+    UsageError: names the field, and the most that it may be.
+  """
+  side = min(size)
+  for name, value in (
+    ('dataset.crop_padding', crop_padding),
+    (f'{section}.cutout', cutout),
+  ):
+    if value >= side:
+      raise UsageError(
+        f'config.{name} = {value}, but the images are {size[0]}x{size[1]}: '
+        f'nothing would be left of some; give at most {side - 1}.'
+      )
 
 
 def normalize(

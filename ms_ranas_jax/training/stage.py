@@ -353,6 +353,8 @@ def run_training(
 
   def end_epoch(state: TrainState, epoch: int) -> dict[str, Any]:
     del epoch
+    if not len(program.held_out):
+      return {}
     return _holdout_metrics(
       config.evaluate.batch_size, dataset, apply, state, program
     )
@@ -370,6 +372,7 @@ def run_training(
       data={'images': dataset.train_images, 'labels': dataset.train_labels},
       batches=batches,
       on_nonfinite=train.on_nonfinite,
+      clip=train.clip,
       checkpoint_seconds=config.checkpoint_seconds,
     ),
     loop.LoopHooks(lambda *_: None, end_line, end_epoch, _shown),

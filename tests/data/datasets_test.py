@@ -1,6 +1,7 @@
 import pickle
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -257,3 +258,65 @@ def test_more_training_images_than_there_are():
     UsageError, match='dataset.train_images = 1438, but digits has 1437'
   ):
     datasets_lib.load_dataset('digits', train_images=1438)
+
+
+def _mine(**changes):
+  rng = np.random.default_rng(0)
+  labels = np.arange(12, dtype=np.int32) % 3
+  fields = {
+    'train_images': rng.integers(0, 256, (12, 8, 6, 3), np.uint8),
+    'train_labels': labels,
+    'test_images': rng.integers(0, 256, (12, 8, 6, 3), np.uint8),
+    'test_labels': labels,
+    'num_classes': 3,
+    'mean': (0.5,) * 3,
+    'std': (0.2,) * 3,
+  }
+  return datasets_lib.Dataset('mine', **fields | changes)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'num_classes': 4}, r'1 of 4 classes have no training image \(3\)'),
+    (
+      {'num_classes': 1000},
+      r'997 of 1000 classes have no training image \(3, 4, .*, \.\.\.\)',
+    ),
+    ({'num_classes': 2**31}, 'num_classes is 2147483648; number the labels'),
+    (
+      {'train_labels': np.arange(12, dtype=np.int32) % 2},
+      r'1 of 3 classes have no training image \(2\)',
+    ),
+    (
+      {
+        'train_images': np.zeros((12, 3, 8, 30), np.uint8),
+        'test_images': np.zeros((12, 3, 8, 30), np.uint8),
+      },
+      r'mine: train_images is .* transpose\(0, 2, 3, 1\)',
+    ),
+  ],
+)
+def test_images_of_ones_own_that_cannot_be_meant(monkeypatch, changes, words):
+  module = types.ModuleType('mine_images')
+  module.load = lambda directory: _mine(**changes)
+  monkeypatch.setitem(sys.modules, 'mine_images', module)
+  with pytest.raises(UsageError, match=words):
+    datasets_lib.load_dataset('mine_images:load')
+  changes.clear()
+  assert datasets_lib.load_dataset('mine_images:load').num_classes == 3
+
+
+def test_the_names_of_the_classes_of_a_file_are_their_labels(tmp_path):
+  mine = _mine()
+  np.savez(
+    tmp_path / 'mine.npz',
+    x_train=mine.train_images,
+    y_train=mine.train_labels * 10 + 1,
+    x_test=mine.test_images,
+    y_test=mine.test_labels * 10 + 1,
+  )
+  found = datasets_lib.load_dataset('npz', str(tmp_path / 'mine.npz'))
+  assert found.class_names == ('1', '11', '21') and found.num_classes == 3
+  np.testing.assert_array_equal(found.train_labels, mine.train_labels)
+  np.testing.assert_array_equal(found.test_labels, mine.test_labels)

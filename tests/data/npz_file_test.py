@@ -27,7 +27,8 @@ def _save(tmp_path, **changes):
 
 
 def test_reads_images_as_they_are(tmp_path):
-  arrays = npz_file.read(_save(tmp_path))
+  arrays, names = npz_file.read(_save(tmp_path))
+  assert names == ('0', '1', '2')
   for name, expected in _arrays().items():
     np.testing.assert_array_equal(getattr(arrays, name), expected)
   assert arrays.y_train.dtype == arrays.y_test.dtype == np.int32
@@ -40,7 +41,7 @@ def test_adds_a_channel_and_drops_the_axis_of_labels(tmp_path):
     x_test=np.zeros((2, 4, 6), np.uint8),
     y_train=np.array([[0], [1], [2], [0], [1]], np.uint8),
   )
-  arrays = npz_file.read(path)
+  arrays, _ = npz_file.read(path)
   assert arrays.x_train.shape == (5, 4, 6, 1)
   assert arrays.x_test.shape == (2, 4, 6, 1)
   assert arrays.y_train.tolist() == [0, 1, 2, 0, 1]
@@ -53,18 +54,82 @@ def test_adds_a_channel_and_drops_the_axis_of_labels(tmp_path):
     ({'x_test': np.zeros((2, 4), np.uint8)}, r'x_test is uint8 \(2, 4\)'),
     ({'x_test': np.zeros((0, 4, 6, 3), np.uint8)}, r'x_test is uint8 \(0, '),
     ({'x_test': np.uint8(1)}, r'x_test is uint8 \(\)'),
-    ({'x_train': np.zeros((5, 3, 32, 32), np.uint8)}, 'channels first'),
+    *(
+      ({'x_train': np.zeros((5, *shape), np.uint8)}, rf'transpose\({order}\)')
+      for shape, order in (
+        ((3, 32, 32), '0, 2, 3, 1'),
+        ((3, 20, 30), '0, 2, 3, 1'),
+        ((1, 28, 28), '0, 2, 3, 1'),
+        ((4, 20, 30), '0, 2, 3, 1'),
+        ((20, 3, 30), '0, 1, 3, 2'),
+      )
+    ),
+    (
+      {'x_train': np.zeros((6, 4, 3, 5), np.uint8)},
+      r'the images stood last; .* x_train.transpose\(3, 0, 1, 2\)',
+    ),
+    (
+      {'x_test': np.zeros((6, 4, 2), np.uint8)},
+      r'the images stood last; .* x_test.transpose\(2, 0, 1\)',
+    ),
     ({'x_test': np.zeros((2, 4, 6, 1), np.uint8)}, r'x_test are \(4, 6, 1\)'),
     ({'y_train': np.arange(4)}, r'y_train is int64 \(4,\)'),
     ({'y_train': np.zeros(5)}, 'y_train is float64'),
-    ({'y_train': np.array([-1, 0, 0, 0, 0])}, 'y_train runs from -1'),
-    ({'y_test': np.array([0, 3])}, 'y_test has the label 3, y_train none abov'),
+    ({'y_train': np.array([-1, 0, 0, 0, 0])}, 'y_train has the label -1'),
+    ({'y_test': np.array([0, 3])}, 'y_test has the labels 3, of which'),
+    (
+      {
+        'y_train': np.array([2, 4, 2, 4, 8]),
+        'y_test': np.array([3, 8]),
+      },
+      'y_test has the labels 3, of which y_train has no image',
+    ),
     ({'y_test': np.array([{}, {}], object)}, 'cannot be read'),
   ],
 )
 def test_an_array_that_does_not_fit_is_named(tmp_path, changes, message):
   with pytest.raises(UsageError, match=f'mine.npz.*{message}'):
     npz_file.read(_save(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+  ('labels', 'expected', 'names'),
+  [
+    # From 1, as MATLAB counts.
+    ([1, 2, 3, 1, 2], [0, 1, 2, 0, 1], ('1', '2', '3')),
+    # Numbers of something else.
+    ([7, 999, 7, 30, 999], [0, 2, 0, 1, 2], ('7', '30', '999')),
+    ([5, 2**31 - 1, 5, 5, 5], [0, 1, 0, 0, 0], ('5', '2147483647')),
+    ([0, 2**40, 0, 0, 0], [0, 1, 0, 0, 0], ('0', str(2**40))),
+  ],
+)
+def test_classes_are_the_labels_that_there_are(
+  tmp_path, labels, expected, names
+):
+  path = _save(
+    tmp_path, y_train=np.array(labels), y_test=np.array(labels[:2][::-1])
+  )
+  arrays, found = npz_file.read(path)
+  assert found == names
+  assert arrays.y_train.tolist() == expected
+  assert arrays.y_test.tolist() == expected[:2][::-1]
+  assert arrays.y_train.dtype == arrays.y_test.dtype == np.int32
+
+
+def test_a_test_set_may_lack_a_class(tmp_path):
+  path = _save(tmp_path, y_test=np.array([2, 2]))
+  arrays, names = npz_file.read(path)
+  assert arrays.y_test.tolist() == [2, 2] and len(names) == 3
+
+
+def test_images_of_many_channels_are_read(tmp_path):
+  path = _save(
+    tmp_path,
+    x_train=np.zeros((5, 8, 6, 13), np.uint8),
+    x_test=np.zeros((2, 8, 6, 13), np.uint8),
+  )
+  arrays, _ = npz_file.read(path)
+  assert arrays.x_train.shape == (5, 8, 6, 13)
 
 
 def test_a_missing_array_is_named(tmp_path):

@@ -4,6 +4,7 @@ What a run leaves must not depend on how often, or where, it was stopped.
 """
 
 import dataclasses
+import functools
 import os
 import random
 import signal
@@ -68,6 +69,7 @@ def _spec(**changes):
       0, len(DATA), (STEPS, 4)
     ),
     on_nonfinite='stop',
+    clip=5.0,
     checkpoint_seconds=0,
   )
   return dataclasses.replace(spec, **changes)
@@ -213,9 +215,9 @@ def test_it_saves_at_an_interval(finished, tmp_path, monkeypatch):
   assert saved == [7, 14, 21]
 
 
-def _unstable(state, data, indices):
+def _unstable(state, data, indices, at=11):
   after, found = _step(state, data, indices)
-  loss = jnp.where(state.step == 11, jnp.nan, found['loss'])
+  loss = jnp.where(state.step == at, jnp.nan, found['loss'])
   return after, {**found, 'loss': loss}
 
 
@@ -226,6 +228,26 @@ def test_a_loss_that_is_not_finite_stops_it(tmp_path):
   assert "config.train.on_nonfinite = 'skip'" in str(e.value)
   assert _saved(tmp_path) == [7]
   assert [r['step'] for r in _records(tmp_path)] == [3, 6, 7, 10]
+
+
+def test_its_advice_is_of_what_is_set_and_of_what_is_kept(tmp_path):
+  def advice(**changes):
+    folder = tmp_path / '_'.join(changes)
+    with pytest.raises(UsageError, match='is not finite') as caught:
+      _run(folder, _spec(**{'step': _unstable} | changes))
+    return str(caught.value)
+
+  kept = advice(clip=3.0)
+  assert 'lower config.train.clip = 3, or' in kept
+  assert 'With --redo, or in another --workdir: Lower config.train.l' in kept
+  # A clip that is off cannot be lowered.
+  off = advice(clip=0.0, epochs=EPOCHS)
+  assert 'bound the gradient with config.train.clip, such as 5' in off
+  assert 'lower config.train.clip' not in off
+  # Before the first checkpoint nothing is bound.
+  early = advice(step=functools.partial(_unstable, at=2))
+  assert 'goes on from the start' in early
+  assert '--redo' not in early and '--workdir' not in early
 
 
 def test_a_step_that_is_not_finite_can_be_skipped(finished, tmp_path):

@@ -21,11 +21,12 @@ FEW = {
 
 
 def _rows(*rows):
-  """(the weight of some columns) per edge -> (edges, 8)."""
+  """(the weight of some columns) per edge -> (edges, 8), the rest on none."""
   table = np.zeros((len(rows), len(NAMES)))
   for row, columns in enumerate(rows):
     for name, weight in columns.items():
       table[row, NAMES.index(name)] = weight
+  table[:, NAMES.index('none')] += 1 - table.sum(axis=1)
   return table
 
 
@@ -151,16 +152,16 @@ def test_primitives_of_ones_own():
 @pytest.mark.parametrize(
   ('weights', 'message'),
   [
-    (_both(np.zeros((5, 7))), r'weights\["normal"\] has shape \(5, 7\)'),
+    (_both(np.ones((5, 7))), r'weights\["normal"\] has shape \(5, 7\)'),
     (_both(np.zeros(8)), r'weights\["normal"\] has shape \(8,\)'),
     (_both(np.zeros((4, 8))), r'weights\["normal"\] has 4 rows'),
     (_both(np.zeros((1, 8))), r'weights\["normal"\] has 1 rows'),
     (
-      {'normal': np.zeros((5, 8)), 'reduction': np.zeros((6, 8))},
+      {'normal': np.ones((5, 8)), 'reduction': np.ones((6, 8))},
       r'weights\["reduction"\] has 6 rows',
     ),
     (
-      {'normal': np.zeros((5, 8)), 'reduction': np.zeros((2, 8))},
+      {'normal': np.ones((5, 8)), 'reduction': np.ones((2, 8))},
       'reduction',
     ),
     (_both(np.zeros((0, 8))), 'genotype field "normal" must be a non-empty'),

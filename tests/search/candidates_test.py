@@ -438,6 +438,15 @@ def test_a_broken_file_is_refused(text, dataset, tmp_path):
     ),
     ({'search.candidates.images': 7}, 'search.candidates.images = 7'),
     ({'search.candidates.images': 25}, 'at most the 24 images'),
+    (
+      {
+        'search.select': 'last',
+        'search.candidates.last_epochs': 3,
+        'search.candidates.random': 8,
+        'search.candidates.images': 7,
+      },
+      "images = 7 does nothing while config.search.select = 'last'; set it to",
+    ),
   ],
 )
 def test_choices_that_cannot_be_made_are_refused(changes, message, dataset):
@@ -451,7 +460,6 @@ def test_choices_that_can_be_made(dataset):
   for changes in (
     {},
     {'search.candidates.images': 24},
-    {'search.select': 'last', 'search.candidates.images': 7},
     {'search.method': 'random', 'search.select': 'last'},
   ):
     candidates.check_selection(

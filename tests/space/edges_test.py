@@ -17,6 +17,39 @@ FEW = {
 }
 
 
+def test_weights_are_known_from_alphas():
+  rng = np.random.default_rng(0)
+  for nodes in 1, 4:
+    shape = (edges_lib.num_edges(nodes), 8)
+    alphas = {k: 1e-3 * rng.normal(size=shape) for k in edges_lib.KINDS}
+    logits = {
+      edges_lib.logits_key(k): rng.normal(size=shape[0])
+      for k in edges_lib.KINDS
+    }
+    for good in (
+      edges_lib.softmax_weights(alphas),
+      edges_lib.softmax_weights({**alphas, **logits}),
+      {k: np.eye(8)[np.zeros(shape[0], int)] for k in edges_lib.KINDS},
+    ):
+      edges_lib.check_weights(good)
+    uniform = {k: np.zeros(shape) for k in edges_lib.KINDS}
+    positive = {k: np.abs(a) for k, a in alphas.items()}
+    for bad in alphas, uniform, positive:
+      with pytest.raises(UsageError, match=r'no weights.*softmax_weights\('):
+        edges_lib.check_weights(bad)
+      with pytest.raises(UsageError, match=r'"reduction"\] are no weights'):
+        edges_lib.check_weights({**good, 'reduction': bad['reduction']})
+  # While a function is traced there are no numbers to look at.
+  jax.jit(edges_lib.check_weights)(uniform)
+
+
+def test_a_derived_cell_has_weights():
+  few = ops.PRIMITIVES
+  genotype = cells.DARTS_V2
+  table = edges_lib.one_hot(genotype.normal, few)
+  edges_lib.check_weights(dict.fromkeys(edges_lib.KINDS, table))
+
+
 def test_the_rows_of_a_cell():
   assert edges_lib.edge_list(1) == [(0, 0), (0, 1)]
   assert edges_lib.edge_list(2) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]

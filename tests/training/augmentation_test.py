@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.training import augmentation
 
@@ -184,3 +185,29 @@ def test_a_crop_shows_black_beyond_the_border():
   cut = _augment(_settings(cutout=3), images)
   values = {tuple(p) for p in cut.reshape(-1, 3).round(4).tolist()}
   assert values == {(0.0, 0.0, 0.0), white}
+
+
+@pytest.mark.parametrize(
+  ('size', 'padding', 'cutout', 'words'),
+  [
+    ((8, 8), 0, 16, 'config.train.cutout = 16, but the images are 8x8'),
+    ((8, 8), 0, 8, 'config.train.cutout = 8'),
+    ((32, 4), 0, 4, 'give at most 3'),
+    ((8, 8), 8, 0, 'config.dataset.crop_padding = 8'),
+    ((4, 32), 5, 2, 'config.dataset.crop_padding = 5'),
+  ],
+)
+def test_what_would_leave_nothing_is_refused(size, padding, cutout, words):
+  with pytest.raises(UsageError, match=words):
+    augmentation.check(size, padding, cutout, 'train')
+
+
+def test_what_leaves_something_of_every_image_is_done():
+  augmentation.check((32, 32), 4, 16, 'train')
+  augmentation.check((6, 5), 4, 4, 'train')
+  # At the most that is allowed, every image still shows something.
+  images = _augment(_settings(crop_padding=4))
+  dark = (0 - np.array(MEAN)) / np.array(STD)
+  assert (np.abs(images - dark) > 1e-6).any(axis=(1, 2, 3)).all()
+  images = _augment(_settings(cutout=4))
+  assert images.any(axis=(1, 2, 3)).all()
