@@ -37,17 +37,18 @@ _SMALL = (
   'dataset.train_images=260',
   'search.epochs=1',
   'search.batch_size=16',
-  'search.candidates.random=2',
   'search.network.layers=2',
   'search.network.nodes=1',
   'search.network.scales=1',
   'search.network.channels=4',
   'train.epochs=1',
   'train.batch_size=32',
+  'train.network.channels=4',
+)
+_SMALL_CELLS = (
   'train.network.layers=2',
   'train.network.nodes=1',
   'train.network.scales=1',
-  'train.network.channels=4',
 )
 
 
@@ -60,10 +61,11 @@ def run(tmp_path_factory):
 
   def run(module, *fields, program='main', flags=None):
     if flags is None:
+      cells = () if module == 'my_family' else _SMALL_CELLS
       flags = [
         f'--config={module}.py',
         f'--workdir=runs/{module}',
-        *(f'--config.{field}' for field in (*_SMALL, *fields)),
+        *(f'--config.{field}' for field in (*_SMALL, *cells, *fields)),
       ]
     process = subprocess.run(
       [sys.executable, '-m', f'ms_ranas_jax.{program}', *flags],
@@ -127,10 +129,13 @@ def _picture(workdir):
   return [f'--model={workdir}', '--json', str(path)]
 
 
+@pytest.mark.slow
 def test_a_search_method(run):
   """It has no alphas, and a field of its own."""
   workdir, said = run(
-    'my_method', 'stages=("search", "train", "evaluate", "report")'
+    'my_method',
+    'stages=("search", "train", "evaluate", "report")',
+    'search.candidates.random=2',
   )
   assert 'search found' in said
   config = _json(workdir / 'config.json')
@@ -143,6 +148,7 @@ def test_a_search_method(run):
   assert (workdir / 'report.html').exists()
 
 
+@pytest.mark.slow
 def test_an_operation(run):
   """It is searched, derived, trained and loaded by the same name."""
   name = 'my_operation:conv_1x1'

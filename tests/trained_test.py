@@ -55,11 +55,12 @@ def _config(folder, family, **changes):
     name='npz', dir=str(folder / 'data.npz'), holdout=HELD_OUT
   )
   config.train.update(epochs=3, batch_size=12, chunk_steps=6)
-  config.train.network.update(channels=4, layers=3, nodes=1, scales=2)
+  config.train.network.update(channels=4, scales=2)
   if family == 'msdnet':
     config.train.network.update(family='msdnet', blocks=2, base=1, growth=2)
     config.train.learning_rate = 0.1
   else:
+    config.train.network.update(layers=3, nodes=1)
     config.train.genotype = str(folder / 'cells.json')
   config.update_from_flattened_dict(changes)
   return config
