@@ -25,6 +25,7 @@ from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import protocol
+from ms_ranas_jax.space import width
 from ms_ranas_jax.space.grid import GridConfig
 
 STAGES = ('describe', 'search', 'train', 'evaluate', 'report')
@@ -232,11 +233,19 @@ class BudgetConfig:
   macs: float = field(0.0, number(0), 'multiply-adds', unit='macs')
   params: float = field(0.0, number(0), 'all that have to be stored')
   bytes: float = field(
-    0.0,
-    number(0),
-    'float32 params and the peak of activations',
-    unit='bytes',
+    0.0, number(0), 'params and the peak of activations', unit='bytes'
   )
+  dtype: str = field(
+    width.FLOAT32,
+    one_of(*width.BYTES_OF),
+    'of the params and activations that bytes counts',
+  )
+
+  @property
+  def limits(self) -> dict[str, float]:
+    """Limit of `width.LIMITS` -> the most there may be, where it is set."""
+    values = {name: getattr(self, name) for name in width.LIMITS}
+    return {name: value for name, value in values.items() if value}
 
 
 @dataclasses.dataclass(frozen=True)

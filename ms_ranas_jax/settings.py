@@ -13,6 +13,7 @@ from ms_ranas_jax import fields
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import methods
 from ms_ranas_jax.sections import Config
+from ms_ranas_jax.space import width
 
 # Sections whose class is another one for every family or method.
 _NETWORK, _SEARCH = 'train.network', 'search'
@@ -105,6 +106,14 @@ def check_config(config: Mapping[str, Any]) -> None:
     )
   known = fields_of(config)
   fields.check(config, known)
+  if flat['train.budget.dtype'] != width.FLOAT32 and (
+    not flat['train.budget.bytes']
+  ):
+    raise UsageError(
+      f'config.train.budget.dtype = {flat["train.budget.dtype"]!r}, but '
+      'train.budget.bytes = 0 limits nothing that it counts; set bytes, or '
+      f'leave dtype at {width.FLOAT32!r}.'
+    )
   # What a method has not is refused, so that nobody believes it was done.
   own = {
     entry.name

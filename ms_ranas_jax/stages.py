@@ -50,6 +50,7 @@ from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import protocol
+from ms_ranas_jax.space import width
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.protocol import AnytimeNetwork
 from ms_ranas_jax.training import losses
@@ -355,8 +356,7 @@ def _check_networks(run: Run) -> None:
       'them equal, or set config.train.genotype.'
     )
   families.train_plan(config.train, run.image_format)
-  budget = dataclasses.asdict(config.train.budget)
-  if any(budget.values()) or derived.channels == protocol.AUTO:
+  if config.train.budget.limits or derived.channels == protocol.AUTO:
     families.check_budget(config.train, run.image_format, derived.nodes)
 
 
@@ -469,6 +469,7 @@ def _describe(run: Run) -> None:
   network = run.known_network()
   if network is not None:
     _tell_width(run, network)
+    _tell_budget(run, network)
     _describe_network(run, 'train', network)
 
 
@@ -477,6 +478,18 @@ def _tell_width(run: Run, network: AnytimeNetwork) -> None:
   if run.config.train.network.channels == protocol.AUTO:
     channels = dataclasses.asdict(network.plan.spec)['channels']
     run.tell(f'train.network.channels: {channels}, the widest in train.budget')
+
+
+def _tell_budget(run: Run, network: AnytimeNetwork) -> None:
+  """Says what of the budget the network takes, where there is one."""
+  budget = run.config.train.budget
+  if budget.limits:
+    costs = width.measured(network, budget.dtype)
+    taken = ', '.join(
+      f'{costs[name]:,} of {limit:,.0f} {width.unit(name, budget.dtype)}'
+      for name, limit in budget.limits.items()
+    )
+    run.tell(f'train.budget: {taken}')
 
 
 def _describe_network(run: Run, name: str, network: AnytimeNetwork) -> None:
@@ -512,6 +525,7 @@ def _train(run: Run) -> None:
   description = run.description()
   network = run.train_network()
   _tell_width(run, network)
+  _tell_budget(run, network)
   if 'search' in run.config.stages and 'describe' in run.config.stages:
     # That stage came before the search, and did not know this network yet.
     _describe_network(run, 'train', network)
