@@ -256,7 +256,8 @@ class TrainConfig(OptimisationConfig):
     '',
     TEXT,
     "'' is the one found in this work directory; or NASNet, AmoebaNet, "
-    'DARTS_V1, DARTS_V2; or the path of a genotype file',
+    'DARTS_V1, DARTS_V2; or the path of a genotype file, also of a text that '
+    'DARTS prints',
   )
   epochs: int = field(10, whole(1), 'passes over the training images')
   drop_path: float = field(

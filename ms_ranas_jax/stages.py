@@ -590,11 +590,13 @@ def _tell_other_genotype(
   path = os.path.join(run.workdir, selection.GENOTYPE_FILE)
   if description is None or run.config.train.genotype:
     return
+  if not files.is_file(path):
+    return
   try:
-    known = files.is_file(path) and files.read_json(path)
+    found = json.loads(load_genotype(path).to_json())
   except UsageError:
-    known = None  # it is another one in any case, and not needed
-  if known not in (False, description.network.get('genotype')):
+    found = None  # it is another one in any case, and not needed
+  if found != description.network.get('genotype'):
     run.tell(
       f'train: {path} is not the genotype that {run.model_folder} was begun '
       'with; that one is trained. Name another --workdir to train the new one.'

@@ -152,6 +152,10 @@ def test_a_search_that_finds_another_cell_does_not_change_what_was_trained(
   said = _run(config, folder)
   assert 'is not the genotype that' in said
   assert _results(folder) == before
+  # The same one as DARTS prints it is no other one.
+  (folder / 'run/search/genotype.json').write_text(CELLS.to_darts())
+  assert 'is not the genotype that' not in _run(config, folder)
+  assert _results(folder) == before
 
 
 def _another(arrays, name):

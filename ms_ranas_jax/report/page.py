@@ -197,9 +197,11 @@ def _cells(
       ('train', 'that was trained', trained),
       ('search', 'that the search found', found),
     ]
+  texts = {}
   for stage, what, genotype in shown:
     if genotype is None:
       continue
+    texts[what] = genotype.to_darts()
     for kind in edges_lib.KINDS:
       edges = genotype.edges(kind == 'reduction')
       spoken = '; '.join(
@@ -212,6 +214,7 @@ def _cells(
         f'Graph of the {kind} cell. {spoken}.',
         f'The {kind} cell {what}.',
       )
+  page.folded_table('As DARTS prints them', texts)
 
 
 def _spoken_state(state: int) -> str:

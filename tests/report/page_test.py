@@ -117,6 +117,8 @@ def test_the_whole_report(finished):
     '85.30 %' in text
   )
   assert 'An anytime network: some_run' in text
+  found = published_cells.load_genotype(str(workdir / 'search/genotype.json'))
+  assert 'As DARTS prints them' in text and found.to_darts() in text
 
 
 def test_the_table_of_exits(finished):
@@ -202,6 +204,7 @@ def test_a_training_of_another_genotype(workdir, plan, primitives):
   # budgeted, grid, two cells, learning
   assert len(reader.images) == 5
   assert 'The reduction cell that was trained.' in text
+  assert published_cells.AMOEBANET.to_darts() in text
   assert any(
     'conv_7x1_1x7 of c(k-2)' in image['alt'] for image in reader.images
   )
