@@ -33,6 +33,7 @@ DTYPES = ('float32', 'bfloat16')
 SELECTIONS = LAST, AREA = 'last', 'area'
 DECAYS = LINEAR, COSINE = 'linear', 'cosine'
 SCHEDULES = ('cosine', 'step')
+CLASS_WEIGHTS = EQUAL, BALANCED = '', 'balanced'
 FIGURES = ('figure4', 'figure5', 'figure6', 'figure9', 'figure10')
 SIZES = PAPER, CPU = 'paper', 'cpu'
 
@@ -272,6 +273,12 @@ class TrainConfig(OptimisationConfig):
     'cosine',
     one_of(*SCHEDULES),
     "by epoch; or 'step': times 0.1 at a half and three quarters",
+  )
+  class_weights: str = field(
+    '',
+    one_of(*CLASS_WEIGHTS),
+    "of images in the loss; '' is equal, 'balanced' is images / (classes * "
+    'images of the class), of the images trained on',
   )
   network: protocol.NetworkConfig = section(
     protocol.NetworkConfig, 'the network to train'

@@ -449,6 +449,16 @@ def test_a_random_search_of_two_seeds(tmp_path):
   assert _contents(tmp_path) == before
 
 
+def test_a_class_without_images_is_refused_before_anything_starts(tmp_path):
+  config = _config()
+  config.dataset.train_images = 210
+  config.train.update(class_weights='balanced', batch_size=2)
+  config.search.batch_size = 2
+  with pytest.raises(UsageError, match='^train.class_weights = .* no image'):
+    _run(config, tmp_path / 'new')
+  assert not (tmp_path / 'new').exists()
+
+
 def test_a_choice_that_cannot_be_made_is_refused_before_the_search(tmp_path):
   config = _config()
   config.search.method = 'random'
