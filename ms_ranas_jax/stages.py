@@ -608,7 +608,7 @@ def _evaluate(run: Run) -> None:
   description = _trained(run)
   dataset = _judged_images(run)
   _, held_out = train_stage.split_training_images(run.config, dataset)
-  anytime, budgeted = evaluation.evaluate_exits(
+  judged = evaluation.evaluate_exits(
     run.config.evaluate,
     dataset,
     CompiledSteps(
@@ -625,8 +625,9 @@ def _evaluate(run: Run) -> None:
   }
   recorded = {name: description.data[name] for name in fingerprint.TEST}
   other = bool(fingerprint.differences(recorded, found))
+  anytime, budgeted = judged.anytime, judged.budgeted
   anytime |= {'other_images': other, 'test_images': found}
-  evaluation.write_evaluation(anytime, budgeted, run.workdir)
+  evaluation.write_evaluation(judged, run.workdir)
   if processes.is_first():
     settled = description_lib.Evaluation(
       dataset=dataset.name,

@@ -11,6 +11,7 @@ _COLUMNS: tuple[_Column, ...] = (
   ('exit', 'exit', '{}'),
   ('layer', 'layer', '{}'),
   ('accuracy', 'accuracy', '{:.2%}'),
+  ('top5_accuracy', 'top 5', '{:.2%}'),
   ('macs', 'macs', '{:,}'),
   ('flops_msdnet', 'flops (MSDNet)', '{:,}'),
   ('params', 'params read', '{:,}'),

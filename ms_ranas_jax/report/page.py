@@ -20,6 +20,7 @@ from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import alphas
 from ms_ranas_jax.report import cells
+from ms_ranas_jax.report import classes
 from ms_ranas_jax.report import curves
 from ms_ranas_jax.report import grid_picture
 from ms_ranas_jax.report import html_page
@@ -58,6 +59,7 @@ _COLUMNS = (
   _Column('exit', 'exit'),
   _Column('layer', 'layer'),
   _Column('accuracy', 'accuracy, %', 100.0, 2),
+  _Column('top5_accuracy', 'top-5 accuracy, %', 100.0, 2),
   _Column('loss', 'loss', 1.0, 3),
   _Column('calibration_error', 'calibration error, %', 100.0, 2),
   _Column('macs', 'macs, 10⁶', 1e-6, None),
@@ -163,6 +165,19 @@ def _evaluation(page: html_page.Page, results: inputs.Results) -> None:
     'The thresholds were set on held-out images.'
     + ('' if anytime is None else ' The numbers are the exits.'),
   )
+
+
+def _classes(page: html_page.Page, results: inputs.Results) -> None:
+  if results.anytime is None:
+    return
+  page.section('Classes')
+  if results.classes is None:
+    page.missing(
+      'There is no evaluate/classes.json in this work directory; run the stage '
+      '"evaluate" again.'
+    )
+  else:
+    classes.add(page, results.classes)
 
 
 def _budget(budget_range: Any) -> str:
@@ -427,6 +442,7 @@ def write_report(
 
   page = html_page.Page(workdir)
   _evaluation(page, results)
+  _classes(page, results)
   _network(page, results, trained)
   of_cells = trained is None or isinstance(trained.plan, grid.Plan)
   if of_cells:
