@@ -16,7 +16,7 @@ _COLUMNS: tuple[_Column, ...] = (
   ('flops_msdnet', 'flops (MSDNet)', '{:,}'),
   ('params', 'params read', '{:,}'),
   ('total_params', 'params in all', '{:,}'),
-  ('peak_activation_bytes', 'peak activations (bytes)', '{:,}'),
+  ('peak_activation_bytes', 'peak activations (bytes in float32)', '{:,}'),
 )
 _SEED_COLUMNS: tuple[_Column, ...] = (
   ('seed', 'seed', '{}'),
