@@ -183,7 +183,7 @@ def train_network(
   train_plan(train, images)
   spec = family.sizes(train.network, *images)
   attributes |= options(train)
-  limits = {n: v for n, v in dataclasses.asdict(train.budget).items() if v}
+  limits, dtype = train.budget.limits, train.budget.dtype
   channels = train.network.channels
   if channels == AUTO:
     _, network = width.widest(
@@ -194,16 +194,18 @@ def train_network(
         **attributes,
       ),
       limits,
+      dtype=dtype,
     )
     return network
   network = family.build(spec, genotype, field=_FIELD, **attributes)
-  costs = width.measured(network) if limits else {}
+  costs = width.measured(network, dtype) if limits else {}
   for name, limit in limits.items():
     if costs[name] > limit:
       raise UsageError(
         f'config.train.budget.{name} = {limit:,.0f}, but the network of '
-        f'config.{_FIELD}.channels = {channels} has {costs[name]:,}; allow '
-        f"more, or set channels = '{AUTO}' for the widest that fits."
+        f'config.{_FIELD}.channels = {channels} has {costs[name]:,} '
+        f'{width.unit(name, dtype)}; allow more, or set channels = '
+        f"'{AUTO}' for the widest that fits."
       )
   return network
 

@@ -25,6 +25,7 @@ from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import protocol
+from ms_ranas_jax.space import width
 from ms_ranas_jax.space.grid import GridConfig
 
 STAGES = ('describe', 'search', 'train', 'evaluate', 'report')
@@ -32,6 +33,7 @@ DTYPES = ('float32', 'bfloat16')
 SELECTIONS = LAST, AREA = 'last', 'area'
 DECAYS = LINEAR, COSINE = 'linear', 'cosine'
 SCHEDULES = ('cosine', 'step')
+CLASS_WEIGHTS = EQUAL, BALANCED = '', 'balanced'
 FIGURES = ('figure4', 'figure5', 'figure6', 'figure9', 'figure10')
 SIZES = PAPER, CPU = 'paper', 'cpu'
 
@@ -247,11 +249,20 @@ class BudgetConfig:
   macs: float = field(0.0, number(0), 'multiply-adds', unit='macs')
   params: float = field(0.0, number(0), 'all that have to be stored')
   bytes: float = field(
-    0.0,
-    number(0),
-    'float32 params and the peak of activations',
-    unit='bytes',
+    0.0, number(0), 'params and the peak of activations', unit='bytes'
   )
+  dtype: str = field(
+    width.FLOAT32,
+    one_of(*width.BYTES_OF),
+    'of the params and activations that bytes counts',
+    needs=('bytes', None),
+  )
+
+  @property
+  def limits(self) -> dict[str, float]:
+    """Limit of `width.LIMITS` -> the most there may be, where it is set."""
+    values = {name: getattr(self, name) for name in width.LIMITS}
+    return {name: value for name, value in values.items() if value}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +273,8 @@ class TrainConfig(OptimisationConfig):
     '',
     TEXT,
     "'' is the one found in this work directory; or NASNet, AmoebaNet, "
-    'DARTS_V1, DARTS_V2; or the path of a genotype file',
+    'DARTS_V1, DARTS_V2; or the path of a genotype file, also of a text that '
+    'DARTS prints',
   )
   epochs: int = field(10, whole(1), 'passes over the training images')
   drop_path: float = field(
@@ -280,6 +292,12 @@ class TrainConfig(OptimisationConfig):
     'cosine',
     one_of(*SCHEDULES),
     "by epoch; or 'step': times 0.1 at a half and three quarters",
+  )
+  class_weights: str = field(
+    '',
+    one_of(*CLASS_WEIGHTS),
+    "of images in the loss; '' is equal, 'balanced' is images / (classes * "
+    'images of the class), of the images trained on',
   )
   network: protocol.NetworkConfig = section(
     protocol.NetworkConfig, 'the network to train'

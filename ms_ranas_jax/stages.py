@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 
 import jax
@@ -49,6 +50,7 @@ from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import protocol
+from ms_ranas_jax.space import width
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.protocol import AnytimeNetwork
 from ms_ranas_jax.training import augmentation
@@ -369,8 +371,7 @@ def _check_networks(run: Run) -> None:
       'them equal, or set config.train.genotype.'
     )
   families.train_plan(config.train, run.image_format)
-  budget = dataclasses.asdict(config.train.budget)
-  if any(budget.values()) or derived.channels == protocol.AUTO:
+  if config.train.budget.limits or derived.channels == protocol.AUTO:
     families.check_budget(config.train, run.image_format, derived.nodes)
 
 
@@ -435,6 +436,7 @@ def check_images(run: Run) -> None:
     plans['search'] = run.search_network.plan
   if 'train' in config.stages:
     train_stage.plan_epochs(config, run.dataset)
+    train_stage.class_weights(config, run.dataset)
     plans['train'] = families.train_plan(config.train, run.image_format)
     _check_holdout(len(held_out), len(plans['train'].exits))
   for stage, plan in plans.items():
@@ -552,6 +554,7 @@ def _describe(run: Run) -> None:
   network = run.known_network()
   if network is not None:
     _tell_width(run, network)
+    _tell_budget(run, network)
     _describe_network(run, 'train', network)
 
 
@@ -560,6 +563,18 @@ def _tell_width(run: Run, network: AnytimeNetwork) -> None:
   if run.config.train.network.channels == protocol.AUTO:
     channels = dataclasses.asdict(network.plan.spec)['channels']
     run.tell(f'train.network.channels: {channels}, the widest in train.budget')
+
+
+def _tell_budget(run: Run, network: AnytimeNetwork) -> None:
+  """Says what of the budget the network takes, where there is one."""
+  budget = run.config.train.budget
+  if budget.limits:
+    costs = width.measured(network, budget.dtype)
+    taken = ', '.join(
+      f'{costs[name]:,} of {limit:,.0f} {width.unit(name, budget.dtype)}'
+      for name, limit in budget.limits.items()
+    )
+    run.tell(f'train.budget: {taken}')
 
 
 def _describe_network(run: Run, name: str, network: AnytimeNetwork) -> None:
@@ -599,6 +614,7 @@ def _train(run: Run) -> None:
   description = run.description()
   network = run.train_network()
   _tell_width(run, network)
+  _tell_budget(run, network)
   if 'search' in run.config.stages and 'describe' in run.config.stages:
     # That stage came before the search, and did not know this network yet.
     _describe_network(run, 'train', network)
@@ -667,11 +683,13 @@ def _tell_other_genotype(
   path = os.path.join(run.workdir, selection.GENOTYPE_FILE)
   if description is None or run.config.train.genotype:
     return
+  if not files.is_file(path):
+    return
   try:
-    known = files.is_file(path) and files.read_json(path)
+    found = json.loads(load_genotype(path).to_json())
   except UsageError:
-    known = None  # it is another one in any case, and not needed
-  if known not in (False, description.network.get('genotype')):
+    found = None  # it is another one in any case, and not needed
+  if found != description.network.get('genotype'):
     run.tell(
       f'train: {path} is not the genotype that {run.model_folder} was begun '
       'with; that one is trained. Name another --workdir to train the new one.'
@@ -682,7 +700,7 @@ def _evaluate(run: Run) -> None:
   description = _trained(run)
   dataset = _judged_images(run)
   _, held_out = train_stage.split_training_images(run.config, dataset)
-  anytime, budgeted = evaluation.evaluate_exits(
+  judged = evaluation.evaluate_exits(
     run.config.evaluate,
     dataset,
     CompiledSteps(
@@ -699,8 +717,9 @@ def _evaluate(run: Run) -> None:
   }
   recorded = {name: description.data[name] for name in fingerprint.TEST}
   other = bool(fingerprint.differences(recorded, found))
+  anytime, budgeted = judged.anytime, judged.budgeted
   anytime |= {'other_images': other, 'test_images': found}
-  evaluation.write_evaluation(anytime, budgeted, run.workdir)
+  evaluation.write_evaluation(judged, run.workdir)
   if processes.is_first():
     settled = description_lib.Evaluation(
       dataset=dataset.name,

@@ -11,11 +11,12 @@ _COLUMNS: tuple[_Column, ...] = (
   ('exit', 'exit', '{}'),
   ('layer', 'layer', '{}'),
   ('accuracy', 'accuracy', '{:.2%}'),
+  ('top5_accuracy', 'top 5', '{:.2%}'),
   ('macs', 'macs', '{:,}'),
   ('flops_msdnet', 'flops (MSDNet)', '{:,}'),
   ('params', 'params read', '{:,}'),
   ('total_params', 'params in all', '{:,}'),
-  ('peak_activation_bytes', 'peak activations (bytes)', '{:,}'),
+  ('peak_activation_bytes', 'peak activations (bytes in float32)', '{:,}'),
 )
 _SEED_COLUMNS: tuple[_Column, ...] = (
   ('seed', 'seed', '{}'),

@@ -24,9 +24,11 @@ def _config(**fields):
   return config
 
 
-def _described(config, workdir):
+def _described(config, workdir, told=None):
   said = []
   stages.run_stages(config, str(workdir), said.append)
+  if told is not None:
+    told[workdir] = '\n'.join(said)
   assert 'the widest in train.budget' in '\n'.join(said)
   path = workdir / 'describe/train_network.json'
   return json.loads(path.read_text(encoding='utf-8'))
@@ -60,6 +62,26 @@ def test_it_is_the_widest_that_fits(limit, tmp_path):
   assert costs[12] <= measured[limit] <= config.train.budget[limit]
 
 
+def test_bytes_count_in_the_type_that_is_shipped(tmp_path):
+  config = _config(
+    **{'train.budget.bytes': 300_000.0, 'train.budget.macs': 1e9}
+  )
+  params, said = {}, {}
+  for dtype, size in ('float32', 4), ('bfloat16', 2), ('int8', 1):
+    config.train.budget.dtype = dtype
+    last = _described(config, tmp_path / dtype, said)['exits'][-1]
+    params[dtype] = last['total_params']
+    taken = size * (params[dtype] + last['peak_activation_bytes'] // 4)
+    assert taken <= 300_000
+    assert (
+      f'train.budget: {last["macs"]:,} of 1,000,000,000 macs, {taken:,} of '
+      f'300,000 bytes in {dtype}' in said[tmp_path / dtype]
+    )
+  # Half the size is room for nearly twice the params.
+  assert params['bfloat16'] > 1.5 * params['float32']
+  assert params['int8'] > 1.5 * params['bfloat16']
+
+
 @pytest.mark.parametrize('family', ['grid', 'msdnet'])
 def test_every_family_has_a_widest(family):
   fields = {'train.network.family': family, 'train.budget.params': 600_000.0}
@@ -77,12 +99,48 @@ def test_every_family_has_a_widest(family):
   assert width.measured(wider)['params'] > 600_000
 
 
-def test_a_width_that_is_set_must_fit(tmp_path):
+@pytest.mark.parametrize(
+  ('limit', 'dtype', 'words'),
+  [
+    ('macs', 'float32', "macs = 100,000.* macs; .*channels = 'auto'"),
+    ('bytes', 'float32', "bytes = 100,000.* bytes in float32; .* = 'auto'"),
+    ('bytes', 'int8', "bytes = 100,000.* bytes in int8; .*channels = 'auto'"),
+  ],
+)
+def test_a_width_that_is_set_must_fit(limit, dtype, words, tmp_path):
   config = _config(
-    **{'train.network.channels': 12, 'train.budget.macs': 100_000.0}
+    **{
+      'train.network.channels': 40,
+      f'train.budget.{limit}': 100_000.0,
+      'train.budget.dtype': dtype,
+    }
   )
-  with pytest.raises(UsageError, match="macs = 100,000.*channels = 'auto'"):
+  with pytest.raises(UsageError, match=words):
     _described(config, tmp_path)
+
+
+@pytest.mark.parametrize('family', ['grid', 'msdnet'])
+def test_what_fits_in_a_smaller_type_does_not_in_a_larger(family):
+  config = _config(**{'train.network.family': family})
+  if family == 'msdnet':
+    config.train.genotype = ''
+  taken = width.measured(_network(config, 12), 'int8')['bytes']
+  config.train.budget.update(bytes=float(taken), dtype='int8')
+  with config.ignore_type():
+    config.train.network.channels = 12
+
+  def build():
+    return families.train_network(
+      settings.parse(config).train,
+      ((8, 8, 1), 10),
+      cells.DARTS_V2,
+      dtype='float32',
+    )
+
+  assert width.measured(build(), 'int8')['bytes'] == taken
+  config.train.budget.dtype = 'bfloat16'
+  with pytest.raises(UsageError, match=f'{2 * taken:,} bytes in bfloat16'):
+    build()
 
 
 @pytest.mark.parametrize(
@@ -98,7 +156,24 @@ def test_a_width_that_is_set_must_fit(tmp_path):
         'train.network.nodes': 2,
         'train.budget.bytes': 10.0,
       },
-      ['narrowest', 'bytes (10 allowed)'],
+      ['narrowest', 'bytes in float32 (10 allowed)'],
+    ),
+    (
+      {'train.budget.bytes': 10.0, 'train.budget.dtype': 'bfloat16'},
+      ['narrowest', 'bytes in bfloat16 (10 allowed)'],
+    ),
+    # A type that nothing is counted in.
+    (
+      {'train.budget.macs': 1e7, 'train.budget.dtype': 'int8'},
+      [
+        "config.train.budget.dtype = 'int8'",
+        'bytes = 0',
+        'set train.budget.bytes',
+      ],
+    ),
+    (
+      {'train.budget.bytes': 1e7, 'train.budget.dtype': 'float16'},
+      ["config.train.budget.dtype = 'float16'", "'bfloat16', 'int8'"],
     ),
     (
       {
@@ -112,7 +187,16 @@ def test_a_width_that_is_set_must_fit(tmp_path):
     ),
     ({'train.network.channels': 'wide'}, ['train.network.channels', "'auto'"]),
   ],
-  ids=['none', 'small', 'before a search', 'target', 'text'],
+  ids=[
+    'none',
+    'small',
+    'before a search',
+    'small type',
+    'unused type',
+    'unknown type',
+    'target',
+    'text',
+  ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(
   fields, words, tmp_path

@@ -32,6 +32,7 @@ from ms_ranas_jax.model import tensors
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import metrics
+from ms_ranas_jax.space import darts_text
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
@@ -96,6 +97,17 @@ def test_genotype_text(changes):
   text = _changed(cells.DARTS_V2.to_json().encode(), changes)
   try:
     found = genotype.Genotype.from_json(text.decode('utf-8', 'replace'))
+    genotype.check_operations(found, {'sep_conv_3x3', 'skip_connect'})
+  except UsageError as error:
+    _in_words(error)
+
+
+@_cases(400)
+@hypothesis.given(_CHANGES)
+def test_genotype_text_of_darts(changes):
+  text = _changed(cells.DARTS_V2.to_darts().encode(), changes)
+  try:
+    found = darts_text.parse(text.decode('utf-8', 'replace'))
     genotype.check_operations(found, {'sep_conv_3x3', 'skip_connect'})
   except UsageError as error:
     _in_words(error)

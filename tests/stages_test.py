@@ -106,6 +106,8 @@ def test_the_work_directory_holds_what_it_should(finished):
     'train/tensorboard/',
     'evaluate/anytime.json',
     'evaluate/budgeted.json',
+    'evaluate/classes.json',
+    'evaluate/predictions.npz',
     'figures/*.svg',
     'figures/*.png',
     'report.html',
@@ -256,6 +258,33 @@ def test_anytime(finished):
   assert anytime['expected_accuracy'] == pytest.approx(
     0.1 * reached + anytime['exits'][0]['accuracy'] * (1 - reached)
   )
+
+
+def test_classes_and_predictions(finished):
+  anytime = _json(finished / 'evaluate/anytime.json')
+  classes = _json(finished / 'evaluate/classes.json')
+  with np.load(finished / 'evaluate/predictions.npz') as arrays:
+    written = dict(arrays)
+  digits = [str(number) for number in range(10)]
+  assert classes['class_names'] == written['class_names'].tolist() == digits
+  assert sum(classes['images']) == len(written['label']) == 360
+  assert classes['images'] == np.bincount(written['label']).tolist()
+  assert written['confidence'].shape == (_EXITS, 360)
+  assert 0 < written['confidence'].min() <= written['confidence'].max() <= 1
+  for exit_, answers, of_classes in zip(
+    anytime['exits'],
+    written['prediction'],
+    classes['accuracies'],
+    strict=True,
+  ):
+    right = answers == written['label']
+    assert exit_['accuracy'] == pytest.approx(right.mean())
+    assert of_classes == pytest.approx(
+      [right[written['label'] == number].mean() for number in range(10)]
+    )
+  table = np.zeros((10, 10), int)
+  np.add.at(table, (written['label'], written['prediction'][-1]), 1)
+  assert classes['confusion'] == table.tolist()
 
 
 def test_budgeted(finished):
@@ -470,6 +499,16 @@ def test_a_random_search_of_two_seeds(tmp_path):
   before = _contents(tmp_path)
   _run(config, tmp_path)
   assert _contents(tmp_path) == before
+
+
+def test_a_class_without_images_is_refused_before_anything_starts(tmp_path):
+  config = _config()
+  config.dataset.train_images = 210
+  config.train.update(class_weights='balanced', batch_size=2)
+  config.search.batch_size = 2
+  with pytest.raises(UsageError, match='^train.class_weights = .* no image'):
+    _run(config, tmp_path / 'new')
+  assert not (tmp_path / 'new').exists()
 
 
 def test_a_choice_that_cannot_be_made_is_refused_before_the_search(tmp_path):

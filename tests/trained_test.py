@@ -17,6 +17,7 @@ from ms_ranas_jax import same_run
 from ms_ranas_jax import stages
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.model import model as model_lib
+from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import interruption
 from ms_ranas_jax.space import genotype as genotype_lib
 
@@ -82,6 +83,8 @@ def _results(folder):
     for name in (
       'evaluate/anytime.json',
       'evaluate/budgeted.json',
+      'evaluate/classes.json',
+      'evaluate/predictions.npz',
       'model/model.json',
       'model/params.safetensors',
     )
@@ -153,6 +156,10 @@ def test_a_search_that_finds_another_cell_does_not_change_what_was_trained(
   (folder / 'run/search/genotype.json').write_text(OTHER.to_json())
   said = _run(config, folder)
   assert 'is not the genotype that' in said
+  assert _results(folder) == before
+  # The same one as DARTS prints it is no other one.
+  (folder / 'run/search/genotype.json').write_text(CELLS.to_darts())
+  assert 'is not the genotype that' not in _run(config, folder)
   assert _results(folder) == before
 
 
@@ -375,6 +382,15 @@ def test_predictions_are_those_that_were_judged(finished):
     right = answer.labels == arrays['y_test']
     assert right.mean() == exit_['accuracy']
     assert set(answer.macs) == {exit_['macs']}
+  written = files.read_npz(finished / 'run/evaluate/predictions.npz')
+  np.testing.assert_array_equal(written['label'], arrays['y_test'])
+  for exit_, (labels, confidence) in enumerate(
+    zip(written['prediction'], written['confidence'], strict=True)
+  ):
+    answer = model.predict(arrays['x_test'], exit=exit_)
+    np.testing.assert_array_equal(labels, answer.labels)
+    np.testing.assert_allclose(confidence, answer.confidence, rtol=1e-6)
+  assert tuple(written['class_names']) == model.description.class_names
   budgeted = _json(finished, 'evaluate/budgeted.json')
   spread = set()
   for point in budgeted['points']:

@@ -7,6 +7,7 @@ from collections.abc import Container
 from etils import epath
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.space import darts_text
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import check_operations
 
@@ -135,10 +136,11 @@ PUBLISHED = {
 def load_genotype(
   name_or_path: str, known: Container[str] | None = None
 ) -> Genotype:
-  """Returns a published genotype by name, or one read from a JSON file.
+  """Returns a published genotype by name, or one read from a file.
 
   Args:
-    name_or_path: a key of `PUBLISHED`, or the path of a genotype file.
+    name_or_path: a key of `PUBLISHED`, or the path of a genotype file: JSON, or
+      the text that DARTS, PC-DARTS and pt.darts print, see `space.darts_text`.
     known: the operations that it may use; None is any.
 
   Returns:
@@ -149,6 +151,11 @@ def load_genotype(
   """
   if name_or_path in PUBLISHED:
     return PUBLISHED[name_or_path]
+  if darts_text.is_text(name_or_path):
+    raise UsageError(
+      'the genotype is given as its text; write that to a file, and give the '
+      'path.'
+    )
   path = epath.Path(name_or_path)
   if not path.is_file():
     raise UsageError(
@@ -156,7 +163,11 @@ def load_genotype(
       f'({", ".join(PUBLISHED)}) nor a file; correct the name or the path.'
     )
   try:
-    genotype = Genotype.from_json(path.read_bytes().decode('utf-8'))
+    text = path.read_bytes().decode('utf-8')
+    if darts_text.is_text(text):
+      genotype = darts_text.parse(text)
+    else:
+      genotype = Genotype.from_json(text)
     if known is not None:
       check_operations(genotype, known)
     return genotype

@@ -85,13 +85,22 @@ class Page:
     """Adds a sentence about a part that is left out."""
     self._add(f'<p class="missing">{html.escape(text)}</p>')
 
-  def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Adds a table with a line of heads."""
+  def table(
+    self,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    folded: str = '',
+  ) -> None:
+    """Adds a table with a line of heads, that a click on `folded` opens."""
     body = ''.join(f'<tr>{_cells(row)}</tr>' for row in rows)
-    self._add(
+    markup = (
       '<div class="scroll" tabindex="0"><table><thead><tr>'
       f'{_cells(heads, "col")}</tr></thead><tbody>{body}</tbody></table></div>'
     )
+    if folded:
+      summary = f'<summary>{html.escape(folded)}</summary>'
+      markup = f'<details>{summary}{markup}</details>'
+    self._add(markup)
 
   def folded_table(self, summary: str, values: Mapping[str, str]) -> None:
     """Adds a table of names and values that a click on its summary opens."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
 from typing import Any
 
 import numpy as np
 
+from ms_ranas_jax.anytime import classes
 from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
@@ -29,6 +30,7 @@ class Results:
     alphas: see `read_alphas`.
     anytime: content of `evaluate/anytime.json`.
     budgeted: content of `evaluate/budgeted.json`.
+    classes: see `read_classes`.
     search_cost: content of `describe/search_network.json`.
     candidates: see `read_candidates`.
     seeds: see `read_seeds`.
@@ -41,6 +43,7 @@ class Results:
   alphas: Mapping[str, np.ndarray] | None
   anytime: Mapping[str, Any] | None
   budgeted: Mapping[str, Any] | None
+  classes: Mapping[str, Any] | None
   search_cost: Mapping[str, Any] | None
   candidates: Mapping[str, Any] | None
   seeds: Mapping[str, Any] | None
@@ -58,12 +61,14 @@ def read(workdir: str, primitives: Sequence[str]) -> Results:
   Raises:
     UsageError: a file is broken; the message names it.
   """
+  anytime = read_anytime(workdir)
   return Results(
     config=read_json(workdir, 'config.json'),
     genotype=read_genotype(workdir, 'search/genotype.json'),
     alphas=read_alphas(workdir, primitives),
-    anytime=read_anytime(workdir),
+    anytime=anytime,
     budgeted=read_budgeted(workdir),
+    classes=None if anytime is None else read_classes(workdir, anytime),
     search_cost=read_object(
       workdir, 'describe/search_network.json', 'exits', ('macs',)
     ),
@@ -96,7 +101,7 @@ def read_object(
   for index, record in enumerate(records):
     for key in needed:
       value = record.get(key) if isinstance(record, dict) else None
-      if isinstance(value, bool) or not isinstance(value, (int, float)):
+      if not _is_number(value):
         raise UsageError(
           f'{path}, "{field}" {index}: "{key}" is not a number; run the stage '
           'that writes it again.'
@@ -123,6 +128,73 @@ def read_budgeted(workdir: str) -> dict[str, Any] | None:
   ):
     return content
   return read_object(workdir, name, 'points', ('accuracy', 'macs'))
+
+
+def read_classes(
+  workdir: str, anytime: Mapping[str, Any]
+) -> dict[str, Any] | None:
+  """Returns the content of `evaluate/classes.json`, or None.
+
+  Args:
+    workdir: the work directory.
+    anytime: content of `evaluate/anytime.json`, of the same evaluation.
+  """
+  name = 'evaluate/classes.json'
+  content = read_json(workdir, name)
+  if content is None:
+    return None
+  held: dict[str, Any] = content if isinstance(content, dict) else {}
+  names, table, accuracies = (
+    held.get(key, []) for key in ('class_names', 'confusion', 'accuracies')
+  )
+  path = os.path.join(workdir, name)
+  again = 'run the evaluate stage again.'
+  if (
+    not isinstance(names, list)
+    or not names
+    or not all(isinstance(class_name, str) for class_name in names)
+    or not _are_rows(table, len(names), _is_count)
+    or len(table) != len(names)
+    or not _are_rows(
+      accuracies,
+      len(names),
+      lambda v: v is None or _is_number(v) and 0 <= v <= 1,
+    )
+  ):
+    raise UsageError(
+      f'{path} holds no "class_names" with a table "confusion" and '
+      f'"accuracies" of them; {again}'
+    )
+  matrix = np.array(table)
+  exits = anytime['exits']
+  unknown = [[value is None for value in of_exit] for of_exit in accuracies]
+  if (
+    not matrix.sum()
+    or len(accuracies) != len(exits)
+    or accuracies[-1] != classes.accuracies(matrix)
+    or any(of_exit != unknown[-1] for of_exit in unknown)
+    or not np.isclose(matrix.trace() / matrix.sum(), exits[-1]['accuracy'])
+  ):
+    raise UsageError(
+      f'{path} is not of the same evaluation as anytime.json beside it; {again}'
+    )
+  return content
+
+
+def _are_rows(rows: Any, columns: int, holds: Callable[[Any], bool]) -> bool:
+  """Returns whether these are lists of so many values that are right."""
+  return isinstance(rows, list) and all(
+    isinstance(row, list) and len(row) == columns and all(map(holds, row))
+    for row in rows
+  )
+
+
+def _is_count(value: Any) -> bool:
+  return type(value) is int and 0 <= value < 2**31
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def read_candidates(workdir: str) -> dict[str, Any] | None:
@@ -179,9 +251,7 @@ def _are_numbers(values: Any, count: int | None = None) -> bool:
     isinstance(values, list)
     and len(values) > 0
     and count in (None, len(values))
-    and all(
-      isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
-    )
+    and all(map(_is_number, values))
   )
 
 

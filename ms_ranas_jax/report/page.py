@@ -20,6 +20,7 @@ from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import alphas
 from ms_ranas_jax.report import cells
+from ms_ranas_jax.report import classes
 from ms_ranas_jax.report import curves
 from ms_ranas_jax.report import grid_picture
 from ms_ranas_jax.report import html_page
@@ -58,6 +59,7 @@ _COLUMNS = (
   _Column('exit', 'exit'),
   _Column('layer', 'layer'),
   _Column('accuracy', 'accuracy, %', 100.0, 2),
+  _Column('top5_accuracy', 'top-5 accuracy, %', 100.0, 2),
   _Column('loss', 'loss', 1.0, 3),
   _Column('calibration_error', 'calibration error, %', 100.0, 2),
   _Column('macs', 'macs, 10⁶', 1e-6, None),
@@ -171,6 +173,19 @@ def _evaluation(page: html_page.Page, results: inputs.Results) -> None:
   )
 
 
+def _classes(page: html_page.Page, results: inputs.Results) -> None:
+  if results.anytime is None:
+    return
+  page.section('Classes')
+  if results.classes is None:
+    page.missing(
+      'There is no evaluate/classes.json in this work directory; run the stage '
+      '"evaluate" again.'
+    )
+  else:
+    classes.add(page, results.classes)
+
+
 def _budget(budget_range: Any) -> str:
   """Returns the words for the budgets of the expected accuracy."""
   try:
@@ -203,9 +218,11 @@ def _cells(
       ('train', 'that was trained', trained),
       ('search', 'that the search found', found),
     ]
+  texts = {}
   for stage, what, genotype in shown:
     if genotype is None:
       continue
+    texts[what] = genotype.to_darts()
     for kind in edges_lib.KINDS:
       edges = genotype.edges(kind == 'reduction')
       spoken = '; '.join(
@@ -218,6 +235,7 @@ def _cells(
         f'Graph of the {kind} cell. {spoken}.',
         f'The {kind} cell {what}.',
       )
+  page.folded_table('As DARTS prints them', texts)
 
 
 def _spoken_state(state: int) -> str:
@@ -430,6 +448,7 @@ def write_report(
 
   page = html_page.Page(workdir)
   _evaluation(page, results)
+  _classes(page, results)
   _network(page, results, trained)
   of_cells = trained is None or isinstance(trained.plan, grid.Plan)
   if of_cells:

@@ -7,9 +7,10 @@ States 0 and 1 are the two inputs of the cell; node i is state 2 + i.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 import dataclasses
 import json
+import types
 from typing import Any
 
 from ms_ranas_jax.errors import UsageError
@@ -17,6 +18,10 @@ from ms_ranas_jax.space import edges as edges_lib
 
 Edge = tuple[str, int]
 _FIELDS = ('normal', 'normal_concat', 'reduction', 'reduction_concat')
+# What DARTS calls the fields, in its order -> what they are called here.
+DARTS_FIELDS: Mapping[str, str] = types.MappingProxyType(
+  {name.replace('reduction', 'reduce'): name for name in _FIELDS}
+)
 
 
 def _is_int(value: Any) -> bool:
@@ -135,6 +140,23 @@ class Genotype:
       for name in _FIELDS
     ]
     return '{\n' + ',\n'.join(lines) + '\n}\n'
+
+  def to_darts(self) -> str:
+    """Returns the text that DARTS prints, as its `genotypes.py` takes it.
+
+    `space.darts_text` reads it. DARTS knows its own operations only, those of
+    `OPERATIONS` among them.
+
+    Examples:
+      >>> edges = (('sep_conv_3x3', 0), ('skip_connect', 1))
+      >>> Genotype(edges, (2,), edges, (2,)).to_darts()[:39]
+      "Genotype(normal=[('sep_conv_3x3', 0), ("
+    """
+    fields = ', '.join(
+      f'{name}={list(getattr(self, field))}'
+      for name, field in DARTS_FIELDS.items()
+    )
+    return f'Genotype({fields})'
 
   @classmethod
   def from_json(cls, text: str) -> Genotype:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import functools
+import types
 from typing import TypeVar
 
 from ms_ranas_jax.errors import UsageError
@@ -12,7 +13,11 @@ from ms_ranas_jax.space import protocol
 
 # What a budget can limit; all of the last exit.
 MACS, PARAMS, BYTES = LIMITS = 'macs', 'params', 'bytes'
-_BYTES_PER_PARAM = 4
+FLOAT32 = 'float32'
+# The bytes of one number in each type that a network can be shipped in.
+BYTES_OF = types.MappingProxyType(
+  {FLOAT32: cost.BYTES_PER_FLOAT32, 'bfloat16': 2, 'int8': 1}
+)
 # Widths that make a network are not further apart, as their divisors are small.
 _GAP = 64
 _WIDEST = 2**14
@@ -20,28 +25,51 @@ _WIDEST = 2**14
 Network = TypeVar('Network', bound=protocol.AnytimeNetwork)
 
 
-def measured(network: protocol.AnytimeNetwork) -> dict[str, int]:
+def measured(
+  network: protocol.AnytimeNetwork, dtype: str = FLOAT32
+) -> dict[str, int]:
   """Returns what a network costs of each thing that can be limited.
+
+  A chip has to hold all params and, at the worst moment, the peak of the
+  activations of one image:
+
+      bytes = bytes of a number * (params + elements at the peak)
+
+  In 'int8' every param and every element is one byte. The scales and zero
+  points of quantised tensors, and biases that are kept in int32, are left out:
+  they depend on how a network is quantised, which is not decided here.
 
   Args:
     network: its params are not needed.
+    dtype: one of `BYTES_OF`, the type that params and activations are in.
 
   Returns:
-    `macs` and `params` of the last exit, and `bytes`: those of all params in
-    float32 and the peak of the activations, what a chip has to hold.
+    `macs`, `params` and `bytes` of the last exit.
   """
   last = cost.network_cost(network).exits[-1]
+  peak = last.peak_activation_bytes // cost.BYTES_PER_FLOAT32
   return {
     MACS: last.macs,
     PARAMS: last.total_params,
-    BYTES: _BYTES_PER_PARAM * last.total_params + last.peak_activation_bytes,
+    BYTES: BYTES_OF[dtype] * (last.total_params + peak),
   }
+
+
+def unit(limit: str, dtype: str) -> str:
+  """Returns what a number of this limit counts, in words.
+
+  Args:
+    limit: one of `LIMITS`.
+    dtype: one of `BYTES_OF`.
+  """
+  return f'{limit} in {dtype}' if limit == BYTES else limit
 
 
 def widest(
   build: Callable[[int], Network],
   limits: Mapping[str, float],
   field: str = 'train.budget',
+  dtype: str = FLOAT32,
 ) -> tuple[int, Network]:
   """Returns the widest network that fits.
 
@@ -53,6 +81,7 @@ def widest(
     limits: any of 'macs', 'params' and 'bytes' -> the most there may be, see
       `measured`.
     field: the config section that error messages name.
+    dtype: that 'bytes' counts in, see `measured`.
 
   Returns:
     The initial channels, and the network.
@@ -74,7 +103,7 @@ def widest(
       return None
 
   def fits(network: Network) -> bool:
-    costs = measured(network)
+    costs = measured(network, dtype)
     return all(costs[name] <= limit for name, limit in limits.items())
 
   def next_valid(channels: int) -> tuple[int, Network] | None:
@@ -91,11 +120,11 @@ def widest(
     raise UsageError(f'{field}: no width up to {_GAP} makes a network.')
   narrowest, network = best
   if not fits(network):
-    costs = measured(network)
+    costs = measured(network, dtype)
     raise UsageError(
       f'{field}: the narrowest network, of {narrowest} channels, has '
       + ', '.join(
-        f'{costs[name]:,} {name} ({limit:,.0f} allowed)'
+        f'{costs[name]:,} {unit(name, dtype)} ({limit:,.0f} allowed)'
         for name, limit in limits.items()
       )
       + '; allow more, or choose a smaller network.'

@@ -7,17 +7,33 @@ from collections.abc import Sequence
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
 import optax
 
 from ms_ranas_jax.errors import UsageError
 
 
-def exit_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def exit_losses(
+  logits: jax.Array,
+  labels: jax.Array,
+  class_weights: ArrayLike | None = None,
+) -> jax.Array:
   """Cross-entropy of each exit, the mean over the batch.
+
+  With weights the loss of image i counts w[y_i] times, and the sum is divided
+  by the number N of images:
+
+      1 / N * sum over i of w[y_i] * cross-entropy(logits_i, y_i)
+
+  PyTorch divides by the sum of the weights instead. Divided by N, the mean over
+  equal parts of a batch is that of the batch, however it is split over devices,
+  and weights of one change nothing.
 
   Args:
     logits: (exits, batch, classes).
     labels: (batch,) int.
+    class_weights: (classes,) w, such as `balanced_weights`; None is ones.
 
   Returns:
     (exits,), at least float32.
@@ -29,11 +45,18 @@ def exit_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
     logits.astype(wide),
     jnp.broadcast_to(labels[None], logits.shape[:2]),
   )
+  if class_weights is not None:
+    factors = jnp.asarray(class_weights, wide)
+    chex.assert_shape(factors, logits.shape[2:])
+    losses = losses * factors[labels][None]
   return losses.mean(axis=1)
 
 
 def weighted_loss(
-  logits: jax.Array, labels: jax.Array, weights: Sequence[float]
+  logits: jax.Array,
+  labels: jax.Array,
+  weights: Sequence[float],
+  class_weights: ArrayLike | None = None,
 ) -> jax.Array:
   """Eq. (3) of the paper: the weighted sum of the exits' cross-entropies.
 
@@ -41,13 +64,51 @@ def weighted_loss(
     logits: (exits, batch, classes).
     labels: (batch,) int.
     weights: w_k, one per exit.
+    class_weights: see `exit_losses`.
 
   Returns:
     A scalar.
   """
   factors = jnp.asarray(weights)
   chex.assert_shape(factors, logits.shape[:1])
-  return jnp.dot(factors, exit_losses(logits, labels))
+  return jnp.dot(factors, exit_losses(logits, labels, class_weights))
+
+
+def balanced_weights(
+  labels: np.ndarray, class_names: Sequence[str], field: str
+) -> np.ndarray:
+  """Returns weights under which all classes count the same in a loss.
+
+      w[c] = images / (classes * images of c)
+
+  as `class_weight='balanced'` of scikit-learn, which takes it from King and
+  Zeng, "Logistic Regression in Rare Events Data", 2001. Their mean over the
+  images is 1.
+
+  >>> balanced_weights(np.array([0, 0, 0, 1]), ('cat', 'dog'), '').round(2)
+  array([0.67, 2.  ], dtype=float32)
+
+  Args:
+    labels: (images,) int, of the images that are trained on.
+    class_names: one per class.
+    field: the config field, for the error message.
+
+  Returns:
+    (classes,) float32.
+
+  Raises:
+    UsageError: a class has no image.
+  """
+  classes = len(class_names)
+  counts = np.bincount(labels, minlength=classes)
+  empty = [repr(name) for name, count in zip(class_names, counts) if not count]
+  if empty:
+    raise UsageError(
+      f"{field} = 'balanced', but {len(empty)} of {classes} classes have no "
+      f"image to train on, such as {empty[0]}; set '' for equal weights, or "
+      'give each class an image beside those that are held out.'
+    )
+  return (len(labels) / (classes * counts)).astype(np.float32)
 
 
 def exit_accuracies(logits: jax.Array, labels: jax.Array) -> jax.Array:

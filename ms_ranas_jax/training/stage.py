@@ -20,6 +20,7 @@ from ms_ranas_jax.runtime import batches as batches_lib
 from ms_ranas_jax.runtime import loop
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.interruption import Interruption
+from ms_ranas_jax.sections import EQUAL
 from ms_ranas_jax.sections import Config
 from ms_ranas_jax.sections import TrainConfig
 from ms_ranas_jax.space.protocol import AnytimeNetwork
@@ -30,6 +31,7 @@ from ms_ranas_jax.training import optimizers
 from ms_ranas_jax.training import prediction
 
 PyTree = Any
+_CLASS_WEIGHTED = 'train_class_weighted_loss'
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -81,6 +83,7 @@ def train_step(
   network: AnytimeNetwork,
   optimizer: optax.GradientTransformation,
   weights: tuple[float, ...],
+  class_weights: np.ndarray | None = None,
   drop_path: jax.Array | float | None = None,
   axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -93,12 +96,16 @@ def train_step(
     network: of any family.
     optimizer: updates params.
     weights: w_k, one per exit.
+    class_weights: (classes,) of the images in the loss, see
+      `losses.exit_losses`; None is ones.
     drop_path: probability to drop an operation; None is never.
     axis_name: the device axis to average over.
 
   Returns:
     The state after the step, and the metrics `train_loss`, `train_accuracy`
-    (one per exit) and `train_gradient_norm`.
+    (one per exit) and `train_gradient_norm`. `train_loss` counts all images the
+    same, as all other losses do; with class weights what is minimised is
+    `train_class_weighted_loss` beside it.
   """
   key = jax.random.fold_in(state.rng, state.step)
   if axis_name is not None:
@@ -113,20 +120,18 @@ def train_step(
       mutable=['batch_stats'],
       rngs={'drop_path': key},
     )
-    value = losses.weighted_loss(logits, labels, weights)
-    accuracy = losses.exit_accuracies(logits, labels)
-    return value, (updates['batch_stats'], accuracy)
+    value = losses.weighted_loss(logits, labels, weights, class_weights)
+    metrics = {'train_accuracy': losses.exit_accuracies(logits, labels)}
+    if class_weights is not None:
+      metrics['train_loss'] = losses.weighted_loss(logits, labels, weights)
+    return value, (updates['batch_stats'], metrics)
 
-  (value, (batch_stats, accuracy)), gradient = jax.value_and_grad(
+  (value, (batch_stats, metrics)), gradient = jax.value_and_grad(
     loss, has_aux=True
   )(state.params)
+  minimised = 'train_loss' if class_weights is None else _CLASS_WEIGHTED
   gradient, batch_stats, metrics = parallel.mean_over_devices(
-    (
-      gradient,
-      batch_stats,
-      {'train_loss': value, 'train_accuracy': accuracy},
-    ),
-    axis_name,
+    (gradient, batch_stats, {**metrics, minimised: value}), axis_name
   )
   metrics['train_gradient_norm'] = optimizers.global_norm(gradient)
   updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -186,6 +191,27 @@ def plan_epochs(
     len(fitted), config.train.batch_size, 'train.batch_size'
   )
   return fitted, held_out, steps
+
+
+def class_weights(config: Config, dataset: Dataset) -> np.ndarray | None:
+  """Returns the weights of the classes in the training loss.
+
+  Args:
+    config: the whole config; `train.class_weights` says which.
+    dataset: the dataset; the images that are held out do not count.
+
+  Returns:
+    (classes,) float32, None where all images count the same.
+
+  Raises:
+    UsageError: a class has no image to train on.
+  """
+  if config.train.class_weights == EQUAL:
+    return None
+  fitted, _ = split_training_images(config, dataset)
+  return losses.balanced_weights(
+    dataset.train_labels[fitted], dataset.class_names, 'train.class_weights'
+  )
 
 
 def build_optimizer(
@@ -269,6 +295,7 @@ def build_program(
     config.dataset.flip,
     train.cutout,
   )
+  of_classes = class_weights(config, dataset)
 
   def step(state, data, indices):
     key = jax.random.fold_in(state.rng, state.step)
@@ -286,6 +313,7 @@ def build_program(
       network=network,
       optimizer=optimizer,
       weights=weights,
+      class_weights=of_classes,
       drop_path=drop_path,
       axis_name=axis,
     )
@@ -299,15 +327,18 @@ def build_program(
     weights=weights,
     new_state=functools.partial(new_state, network, optimizer, config.seed),
     step=step,
-    metrics=_metrics(network),
+    metrics=_metrics(network, of_classes is not None),
   )
 
 
-def _metrics(network: AnytimeNetwork) -> dict[str, tuple[int, ...]]:
+def _metrics(
+  network: AnytimeNetwork, weighted: bool
+) -> dict[str, tuple[int, ...]]:
   return {
     'train_loss': (),
     'train_accuracy': (network.num_exits,),
     'train_gradient_norm': (),
+    **({_CLASS_WEIGHTED: ()} if weighted else {}),
   }
 
 

@@ -1,5 +1,6 @@
 """The evaluate stage: a tiny network, most of the time with made-up logits."""
 
+import dataclasses
 import json
 import types
 
@@ -12,6 +13,7 @@ from ms_ranas_jax.anytime import budgets
 from ms_ranas_jax.anytime import calibration
 from ms_ranas_jax.anytime import evaluation
 from ms_ranas_jax.data.datasets import Dataset
+from ms_ranas_jax.runtime import files
 from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
@@ -122,7 +124,7 @@ def _confidence(logits, temperatures):
 
 
 def test_anytime_is_measured_on_the_test_images(fake, dataset, network):
-  anytime, _ = _evaluate(fake, dataset)
+  anytime = _evaluate(fake, dataset).anytime
   logits = fake.logits[:, 100 : 100 + TEST]
   right = logits.argmax(-1) == dataset.test_labels
   losses = -np.log(
@@ -158,7 +160,7 @@ def test_anytime_is_measured_on_the_test_images(fake, dataset, network):
 
 
 def test_expected_accuracy_is_worked_by_hand(fake, dataset, network):
-  anytime, _ = _evaluate(fake, dataset)
+  anytime = _evaluate(fake, dataset).anytime
   first, last = anytime['exits']
   # From nothing to the last exit's cost; chance before the first exit, and the
   # last one is reached at the very end only.
@@ -174,11 +176,11 @@ def test_expected_accuracy_is_worked_by_hand(fake, dataset, network):
 def test_the_budget_range_can_be_set(fake, dataset, network):
   macs = [e.macs for e in cost.network_cost(network).exits]
   middle = (macs[0] + macs[1]) / 2
-  anytime, _ = _evaluate(
+  anytime = _evaluate(
     fake,
     dataset,
     _config(**{'evaluate.budget_range': (middle, 2 * macs[1] - middle)}),
-  )
+  ).anytime
   first, last = (e['accuracy'] for e in anytime['exits'])
   np.testing.assert_allclose(
     anytime['expected_accuracy'], (first + last) / 2, rtol=1e-6
@@ -187,7 +189,7 @@ def test_the_budget_range_can_be_set(fake, dataset, network):
 
 
 def test_thresholds_come_from_held_out_images(fake, dataset, network):
-  _, budgeted = _evaluate(fake, dataset)
+  budgeted = _evaluate(fake, dataset).budgeted
   _, held_out = stage.split_training_images(_config(), dataset)
   temperatures = _temperatures(fake, dataset)
   test = fake.logits[:, 100 : 100 + TEST]
@@ -228,7 +230,7 @@ def test_thresholds_come_from_held_out_images(fake, dataset, network):
 
 def test_test_images_cannot_move_what_is_settled(fake, dataset):
   def settled():
-    anytime, budgeted = _evaluate(fake, dataset)
+    anytime, budgeted, *_ = _evaluate(fake, dataset)
     return (
       [e['temperature'] for e in anytime['exits']],
       [p['thresholds'] for p in budgeted['points']],
@@ -253,9 +255,97 @@ def test_only_test_and_held_out_images_are_looked_at(fake, dataset, network):
 
 def test_what_is_written_is_what_was_found(fake, dataset, tmp_path):
   found = _evaluate(fake, dataset)
-  evaluation.write_evaluation(*found, str(tmp_path))
+  evaluation.write_evaluation(found, str(tmp_path))
   written = [
     json.loads((tmp_path / 'evaluate' / name).read_text())
-    for name in ('anytime.json', 'budgeted.json')
+    for name in ('anytime.json', 'budgeted.json', 'classes.json')
   ]
-  assert written == list(found)
+  assert written == list(found[:3])
+  arrays = files.read_npz(tmp_path / 'evaluate/predictions.npz')
+  assert set(arrays) == set(found.predictions)
+  for name, values in found.predictions.items():
+    np.testing.assert_array_equal(arrays[name], values)
+
+
+NAMES = ('cat', 'dog', 'cow')
+
+
+def test_every_class_is_judged_by_its_name(fake, dataset):
+  named = dataclasses.replace(dataset, class_names=NAMES)
+  judged = _evaluate(fake, named)
+  answers = fake.logits[:, 100 : 100 + TEST].argmax(-1)
+  labels = dataset.test_labels
+  found = judged.classes
+  assert (found['dataset'], found['num_examples']) == ('toy', TEST)
+  assert found['class_names'] == list(NAMES)
+  assert found['images'] == [(labels == c).sum() for c in range(CLASSES)]
+  np.testing.assert_allclose(
+    found['accuracies'],
+    [
+      [(of_exit[labels == c] == c).mean() for c in range(CLASSES)]
+      for of_exit in answers
+    ],
+  )
+  assert found['confusion'] == [
+    [((labels == c) & (answers[-1] == a)).sum() for a in range(CLASSES)]
+    for c in range(CLASSES)
+  ]
+  # They add up to the accuracy of every exit.
+  shares = np.array(found['images']) / TEST
+  np.testing.assert_allclose(
+    np.array(found['accuracies']) @ shares,
+    [e['accuracy'] for e in judged.anytime['exits']],
+  )
+
+
+def test_a_class_without_test_images_has_no_accuracy(fake, dataset):
+  labels = np.where(dataset.test_labels == 1, 2, dataset.test_labels)
+  found = _evaluate(
+    fake, dataclasses.replace(dataset, test_labels=labels)
+  ).classes
+  assert found['images'][1] == sum(found['confusion'][1]) == 0
+  for of_exit in found['accuracies']:
+    assert of_exit[1] is None and None not in (of_exit[0], of_exit[2])
+
+
+def test_predictions_of_every_image(fake, dataset):
+  named = dataclasses.replace(dataset, class_names=NAMES)
+  found = _evaluate(fake, named).predictions
+  logits = fake.logits[:, 100 : 100 + TEST]
+  types_and_shapes = {k: (v.dtype.kind, v.shape) for k, v in found.items()}
+  assert types_and_shapes == {
+    'label': ('i', (TEST,)),
+    'prediction': ('i', (EXITS, TEST)),
+    'confidence': ('f', (EXITS, TEST)),
+    'class_names': ('U', (CLASSES,)),
+  }
+  assert found['label'].dtype == found['prediction'].dtype == np.int32
+  assert found['confidence'].dtype == np.float32
+  np.testing.assert_array_equal(found['label'], dataset.test_labels)
+  np.testing.assert_array_equal(found['prediction'], logits.argmax(-1))
+  np.testing.assert_allclose(
+    found['confidence'],
+    _confidence(logits, _temperatures(fake, dataset)),
+    rtol=1e-6,
+  )
+  assert tuple(found['class_names']) == NAMES
+
+
+@pytest.mark.parametrize('classes', [10, 11])
+def test_top_5_is_of_more_than_ten_classes(classes, fake, dataset):
+  rng = np.random.default_rng(2)
+  fake.logits = rng.normal(size=(EXITS, 256, classes)).astype(np.float32)
+  fake.steps.logits = lambda images, _: fake.logits[:, images[:, 0, 0, 0]]
+  labels = rng.integers(0, classes, TEST).astype(np.int32)
+  many = dataclasses.replace(
+    dataset, num_classes=classes, class_names=(), test_labels=labels
+  )
+  logits = fake.logits[:, 100 : 100 + TEST]
+  best = np.argsort(-logits, axis=-1)[..., :5]
+  for index, exit_ in enumerate(_evaluate(fake, many).anytime['exits']):
+    if classes == 10:
+      assert 'top5_accuracy' not in exit_
+    else:
+      expected = (best[index] == labels[:, None]).any(-1).mean()
+      assert exit_['top5_accuracy'] == expected
+      assert exit_['accuracy'] < expected < 1

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax.anytime import budgets
+from ms_ranas_jax.anytime import classes
+from ms_ranas_jax.data import cifar_files
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 
@@ -24,6 +26,7 @@ PRIMITIVES = (
 
 
 SEEDS = 8
+CLASSES = cifar_files.CLASS_NAMES['cifar10']
 
 
 @pytest.fixture(scope='session')
@@ -210,6 +213,23 @@ def fill(workdir, plan, epochs=20, name='cifar10'):
       ],
       'expected_accuracy': 0.853,
       'budget_range': [0, macs[-1]],
+    },
+  )
+  labels = rng.integers(0, len(CLASSES), images)
+  wrong = (labels + rng.integers(1, len(CLASSES), correct.shape)) % len(CLASSES)
+  tables = [
+    classes.confusion(labels, answers, len(CLASSES))
+    for answers in np.where(correct, labels, wrong)
+  ]
+  _write(
+    workdir / 'evaluate/classes.json',
+    {
+      'dataset': name,
+      'num_examples': images,
+      'class_names': CLASSES,
+      'images': tables[-1].sum(axis=1).tolist(),
+      'accuracies': [classes.accuracies(table) for table in tables],
+      'confusion': tables[-1].tolist(),
     },
   )
   _write(

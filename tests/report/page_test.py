@@ -81,6 +81,8 @@ def test_the_whole_report(finished):
   names = {
     'anytime',
     'budgeted',
+    'class_accuracy',
+    'confusion',
     'train_grid',
     'search_grid',
     'train_learning',
@@ -109,7 +111,15 @@ def test_the_whole_report(finished):
   for name in names:
     svg = (workdir / f'figures/{name}.svg').read_bytes()
     assert hashlib.sha256(svg).hexdigest() in shown
-  for part in ('Results', 'Network', 'Cells', 'Training', 'Search', 'Config'):
+  for part in (
+    'Results',
+    'Classes',
+    'Network',
+    'Cells',
+    'Training',
+    'Search',
+    'Config',
+  ):
     assert ('h2', {'id': part.lower()}) in reader.tags
   assert 'class="missing"' not in markup
   assert (
@@ -117,6 +127,8 @@ def test_the_whole_report(finished):
     '85.30 %' in text
   )
   assert 'An anytime network: some_run' in text
+  found = published_cells.load_genotype(str(workdir / 'search/genotype.json'))
+  assert 'As DARTS prints them' in text and found.to_darts() in text
 
 
 def test_the_table_of_exits(finished):
@@ -144,6 +156,66 @@ def test_the_table_of_exits(finished):
     'peak activations, KiB': '773',
   }
   assert dict(zip(head, rows[0]))['macs, % of last'] == '12.0'
+
+
+def _rows(markup, heads):
+  """The rows of the table with these heads."""
+  head = ''.join(f'<th scope="col">{text}</th>' for text in heads)
+  _, _, table = markup.partition(f'<tr>{head}</tr>')
+  body, _, _ = table.partition('</tbody>')
+  return [
+    re.findall(r'<td>(.*?)</td>', row)
+    for row in re.findall(r'<tr>(.*?)</tr>', body)
+  ]
+
+
+def test_the_tables_of_classes(finished):
+  workdir, path = finished
+  markup, _, text = _read(path)
+  content = json.loads((workdir / 'evaluate/classes.json').read_text())
+  names, table = content['class_names'], np.array(content['confusion'])
+  heads = ['number', 'class', 'images', *(f'exit {k}, %' for k in range(6))]
+  assert _rows(markup, heads) == [
+    [
+      str(number),
+      name,
+      str(content['images'][number]),
+      *(f'{100 * of_exit[number]:.1f}' for of_exit in content['accuracies']),
+    ]
+    for number, name in enumerate(names)
+  ]
+  mistakes = _rows(markup, ['class', 'taken for', 'images', 'of the class, %'])
+  assert len(mistakes) == 10
+  counts = [int(count) for _, _, count, _ in mistakes]
+  off = table - np.diag(table.diagonal())
+  assert counts == sorted(off.ravel())[::-1][:10]
+  for true, answer, count, share in mistakes:
+    row = names.index(true)
+    assert true != answer
+    assert table[row, names.index(answer)] == int(count)
+    assert share == f'{100 * int(count) / table[row].sum():.1f}'
+  assert 'Test accuracy of 10 classes, at the first' in text
+
+
+def test_a_work_directory_without_classes(workdir, plan, primitives):
+  """One of before; it is told what to do."""
+  (workdir / 'evaluate/classes.json').unlink()
+  path = page.write_report(str(workdir), plan, page.Trained(plan), primitives)
+  _, _, text = _read(path)
+  assert 'no evaluate/classes.json in this work directory; run the' in text
+  assert not (workdir / 'figures/confusion.svg').exists()
+
+
+def test_top_5_is_in_the_table_where_it_was_measured(workdir, plan, primitives):
+  path = workdir / 'evaluate/anytime.json'
+  anytime = json.loads(path.read_text())
+  for exit_ in anytime['exits']:
+    exit_['top5_accuracy'] = 0.9871
+  path.write_text(json.dumps(anytime))
+  markup, _, _ = _read(
+    page.write_report(str(workdir), plan, page.Trained(plan), primitives)
+  )
+  assert '>top-5 accuracy, %</th>' in markup and '>98.71</td>' in markup
 
 
 def test_the_page_needs_nothing_else_and_fits_a_phone(finished):
@@ -202,6 +274,7 @@ def test_a_training_of_another_genotype(workdir, plan, primitives):
   # budgeted, grid, two cells, learning
   assert len(reader.images) == 5
   assert 'The reduction cell that was trained.' in text
+  assert published_cells.AMOEBANET.to_darts() in text
   assert any(
     'conv_7x1_1x7 of c(k-2)' in image['alt'] for image in reader.images
   )
@@ -267,6 +340,41 @@ def test_names_in_data_cannot_leave_the_work_directory(tmp_path, primitives):
     ),
     ('evaluate/budgeted.json', '{"points": [3]}', '"points" 0'),
     ('describe/search_network.json', '{}', 'search_network.json'),
+    ('evaluate/classes.json', '[]', 'no "class_names"'),
+    ('evaluate/classes.json', '{"class_names": []}', 'no "class_names"'),
+    *(
+      (
+        'evaluate/classes.json',
+        json.dumps(
+          {
+            'class_names': ['cat', 'dog'],
+            'confusion': [[3, 1], [0, 4]],
+            'accuracies': [[0.75, 1.0]],
+          }
+          | change
+        ),
+        message,
+      )
+      for change, message in (
+        ({'class_names': ['cat', 2]}, 'no "class_names"'),
+        ({'class_names': ['cat']}, 'table "confusion"'),
+        ({'confusion': [[3, 1]]}, 'table "confusion"'),
+        ({'confusion': [[3, 1], [0]]}, 'table "confusion"'),
+        ({'confusion': [[3, 1], [0, -4]]}, 'table "confusion"'),
+        ({'confusion': [[3, 1], [0, True]]}, 'table "confusion"'),
+        ({'confusion': None}, 'table "confusion"'),
+        ({'confusion': [[3, 1], [0, 10**30]]}, 'table "confusion"'),
+        ({'accuracies': [[0.75]]}, 'and "accuracies"'),
+        ({'accuracies': [[0.75, 'x']]}, 'and "accuracies"'),
+        ({'accuracies': [0.75]}, 'and "accuracies"'),
+        ({'accuracies': [[0.75, 1e9]]}, 'and "accuracies"'),
+        ({}, 'not of the same evaluation as anytime.json'),
+        (
+          {'accuracies': [[0.75, 1.0]] * 6},
+          'not of the same evaluation as anytime.json',
+        ),
+      )
+    ),
     ('search/alphas.npz', 'nonsense', 'alphas.npz cannot be read'),
     ('search/candidates.json', '{"candidates": [3]}', '"candidates" 0'),
     (
@@ -308,6 +416,29 @@ def test_broken_files_are_refused(
   assert str(workdir / name) in str(caught.value)
   assert not (workdir / 'report.html').exists()
   assert not (workdir / 'figures').exists()
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda content: content['accuracies'].pop(),
+    lambda content: content['accuracies'][-1].reverse(),
+    lambda content: content['accuracies'][0].__setitem__(3, None),
+    lambda content: content['confusion'].reverse(),
+    lambda content: content['confusion'][2].__setitem__(2, 0),
+    lambda content: content.update(confusion=[[0] * 10] * 10),
+  ],
+)
+def test_classes_of_another_evaluation_are_refused(
+  workdir, plan, primitives, change
+):
+  path = workdir / 'evaluate/classes.json'
+  content = json.loads(path.read_text())
+  change(content)
+  path.write_text(json.dumps(content))
+  with pytest.raises(errors.UsageError, match='not of the same evaluation'):
+    page.write_report(str(workdir), plan, page.Trained(plan), primitives)
+  assert not (workdir / 'report.html').exists()
 
 
 @pytest.mark.parametrize(

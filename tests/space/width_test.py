@@ -2,6 +2,7 @@
 
 import functools
 
+import jax.numpy as jnp
 import pytest
 
 from ms_ranas_jax.baselines import cells
@@ -62,12 +63,47 @@ def test_bytes_are_of_params_and_the_peak_of_activations():
   assert costs['bytes'] == 4 * last.total_params + last.peak_activation_bytes
 
 
+@pytest.mark.parametrize(
+  ('dtype', 'size'), [('float32', 4), ('bfloat16', 2), ('int8', 1)]
+)
+def test_bytes_count_in_the_type_that_is_shipped(dtype, size):
+  network = _build(8)
+  costs = width.measured(network, dtype)
+  # As many numbers as a chip holds: the params, and the peak of activations.
+  last = cost.network_cost(network).exits[-1]
+  numbers = last.total_params + last.peak_activation_bytes // 4
+  assert costs == _costs()[8] | {'bytes': size * numbers}
+  # What fits in float32 is narrower than what fits in a smaller type.
+  limit = {'bytes': _costs()[8]['bytes']}
+  found, chosen = width.widest(_build, limit, dtype=dtype)
+  fitting = {
+    channels: width.measured(_build(channels), dtype)['bytes']
+    for channels in _costs()
+  }
+  assert found == max(c for c in fitting if fitting[c] <= limit['bytes'])
+  assert (found > 8) == (size < 4)
+  assert chosen is _build(found)
+
+
+def test_every_type_that_there_is_has_its_size():
+  assert {dtype: jnp.dtype(dtype).itemsize for dtype in width.BYTES_OF} == dict(
+    width.BYTES_OF
+  )
+
+
 def test_an_impossible_budget_says_what_can_be_had():
   least = min(_costs())
   with pytest.raises(UsageError) as error:
     width.widest(_build, {'macs': 1000.0})
   assert f'{_costs()[least]["macs"]:,} macs (1,000 allowed)' in str(error.value)
   assert f'{least} channels' in str(error.value)
+
+
+def test_an_impossible_budget_of_bytes_names_the_type():
+  least = width.measured(_build(min(_costs())), 'int8')['bytes']
+  with pytest.raises(UsageError) as error:
+    width.widest(_build, {'bytes': 100.0}, dtype='int8')
+  assert f'{least:,} bytes in int8 (100 allowed)' in str(error.value)
 
 
 def test_a_budget_without_limits_is_refused():

@@ -4,6 +4,7 @@ All runs of this file are of one compiled step (one more for two devices).
 """
 
 import dataclasses
+import functools
 import json
 import os
 import types
@@ -16,6 +17,8 @@ import pytest
 
 from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
+from ms_ranas_jax.baselines import msdnet
+from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import metrics
@@ -368,6 +371,117 @@ def test_a_step_descends_the_weighted_loss():
   assert int(after.step) == 1
 
 
+CLASS_WEIGHTS = np.array([4.0, 1.0, 0.25], np.float32)
+
+
+def test_a_step_descends_the_loss_with_class_weights():
+  state, (images, labels) = _fake_state(), _fake_batch()
+  step = functools.partial(_fake_step, class_weights=CLASS_WEIGHTS)
+  after, found = jax.jit(step)(state, images, labels)
+  _, plain = jax.jit(_fake_step)(state, images, labels)
+  flat = np.asarray(images).reshape(6, 4)
+  of_images = CLASS_WEIGHTS[np.asarray(labels)]
+  total = 0.0
+  for exit_, (w, weight) in enumerate(zip(state.params['w'], (1.0, 0.25))):
+    logits = flat @ np.asarray(w)
+    odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    of_image = -np.log(odds[np.arange(6), labels])
+    total += weight * (of_images @ of_image) / 6
+    off = of_images[:, None] * (odds - np.eye(3)[np.asarray(labels)])
+    np.testing.assert_allclose(
+      after.params['w'][exit_],
+      w - 0.1 * weight * flat.T @ off / 6,
+      rtol=1e-4,
+      atol=1e-6,
+    )
+  # The loss of every line stays the plain one; what is minimised is beside it.
+  assert set(found) == set(plain) | {'train_class_weighted_loss'}
+  np.testing.assert_allclose(
+    found['train_class_weighted_loss'], total, rtol=1e-5
+  )
+  for name in 'train_loss', 'train_accuracy':
+    np.testing.assert_allclose(found[name], plain[name], rtol=1e-6)
+  assert abs(total - plain['train_loss']) > 0.1
+
+
+def test_class_weights_do_not_depend_on_the_devices():
+  state, (images, labels) = _fake_state(), _fake_batch()
+  # Sorted, so that the devices have different classes.
+  order = np.argsort(labels, stable=True)
+  images, labels = images[order], labels[order]
+  expected, found = jax.jit(
+    functools.partial(_fake_step, class_weights=CLASS_WEIGHTS)
+  )(state, images, labels)
+  after, both = jax.pmap(
+    lambda x, y: _fake_step(
+      state, x, y, class_weights=CLASS_WEIGHTS, axis_name='devices'
+    ),
+    axis_name='devices',
+    devices=jax.local_devices()[:2],
+  )(images.reshape(2, 3, 2, 2, 1), labels.reshape(2, 3))
+  for device in range(2):
+    for exit_ in range(2):
+      np.testing.assert_allclose(
+        after.params['w'][exit_][device], expected.params['w'][exit_], rtol=1e-4
+      )
+    for name, value in found.items():
+      np.testing.assert_allclose(both[name][device], value, rtol=1e-5)
+
+
+MSDNET = msdnet.build_msdnet(
+  msdnet_plan.MSDNetSpec(
+    blocks=2, base=1, step=1, channels=4, image_shape=(8, 8, 1), num_classes=10
+  )
+)
+
+
+@pytest.mark.parametrize('network', [NETWORK, MSDNET], ids=['grid', 'msdnet'])
+def test_the_loss_of_every_family_has_class_weights(
+  network, dataset, monkeypatch
+):
+  given = []
+  monkeypatch.setattr(
+    stage, 'train_step', lambda *_, **fields: given.append(fields)
+  )
+  state = types.SimpleNamespace(rng=jax.random.key(0), step=jnp.int32(0))
+  data = {'images': dataset.train_images, 'labels': dataset.train_labels}
+  for choice in '', 'balanced':
+    program = stage.build_program(
+      _config(**{'train.class_weights': choice}), dataset, network
+    )
+    program.step(state, jax.tree.map(jnp.asarray, data), np.arange(BATCH))
+    assert ('train_class_weighted_loss' in program.metrics) == bool(choice)
+  off, on = (fields['class_weights'] for fields in given)
+  assert off is None
+  # Of the images that are trained on, without those held out.
+  counts = np.bincount(dataset.train_labels[program.fitted], minlength=10)
+  assert counts.sum() == COUNT - HOLDOUT
+  np.testing.assert_allclose(on, (COUNT - HOLDOUT) / (10 * counts), rtol=1e-6)
+
+
+def test_a_training_with_class_weights_says_both_losses(
+  dataset, tmp_path, monkeypatch
+):
+  def step(state, images, labels, **fields):
+    weights = jnp.asarray(fields['class_weights'])[labels]
+    return state.replace(step=state.step + 1), {
+      'train_loss': jnp.float32(1),
+      'train_class_weighted_loss': weights.mean(),
+      'train_accuracy': jnp.zeros(2),
+      'train_gradient_norm': jnp.float32(0),
+    }
+
+  monkeypatch.setattr(stage, 'train_step', step)
+  monkeypatch.setattr(stage, '_holdout_metrics', lambda *_: {})
+  _train(dataset, tmp_path, **{'train.class_weights': 'balanced'})
+  records = _metrics(tmp_path)
+  assert {r['train_loss'] for r in records} == {1.0}
+  # Their mean over all images is 1.
+  means = [r['train_class_weighted_loss'] for r in records]
+  np.testing.assert_allclose(np.mean(means), 1, atol=0.02)
+  assert len(set(means)) > 1
+
+
 def test_drop_path_is_drawn_anew_every_step_and_on_every_device():
   state, (images, labels) = _fake_state(), _fake_batch()
   images, labels = jnp.tile(images, (8, 1, 1, 1)), jnp.tile(labels, 8)
@@ -424,6 +538,10 @@ def test_devices_share_their_means():
     ({'train.batch_size': 800}, 'train.batch_size = 800, .* 641 images'),
     ({'train.exit_weights': (1.0,)}, 'train.exit_weights has 1 .* 2 exits'),
     ({'num_devices': 3}, 'num_devices = 3'),
+    (
+      {'train.class_weights': 'balanced', 'dataset.holdout': COUNT - BATCH},
+      "train.class_weights = 'balanced', but 1 of 10 classes .* '9'",
+    ),
     (
       {'num_devices': 2, 'train.batch_size': 5},
       'train.batch_size = 5 cannot be split',
