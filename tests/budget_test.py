@@ -17,10 +17,11 @@ from ms_ranas_jax.space import width
 def _config(**fields):
   config = default_config.get_config()
   config.stages = ('describe',)
-  config.train.genotype = 'DARTS_V2'
-  config.train.network.nodes = 4
   config.train.network.channels = protocol.AUTO
   config.update_from_flattened_dict(fields)
+  if config.train.network.family == 'grid':
+    config.train.genotype = 'DARTS_V2'
+    config.train.network.nodes = 4
   return config
 
 

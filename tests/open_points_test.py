@@ -45,6 +45,7 @@ _SMALL = (
   'train.batch_size=32',
   'train.network.channels=4',
 )
+_OF_CELLS = ('my_method', 'my_operation')
 _SMALL_CELLS = (
   'train.network.layers=2',
   'train.network.nodes=1',
@@ -61,7 +62,7 @@ def run(tmp_path_factory):
 
   def run(module, *fields, program='main', flags=None):
     if flags is None:
-      cells = () if module == 'my_family' else _SMALL_CELLS
+      cells = _SMALL_CELLS if module in _OF_CELLS else ()
       flags = [
         f'--config={module}.py',
         f'--workdir=runs/{module}',
