@@ -1,5 +1,7 @@
 """The taps and their gradients against the plain convolution and numpy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,14 @@ def _value_and_gradients(shapes, stride, choice, x, kernels, seeds):
   return outputs, pull(tuple(jnp.cos(y + s) for y, s in zip(outputs, seeds)))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _both_cases(stride, choice, shared, separate):
+  return [
+    _value_and_gradients(windows, stride, choice, *case)
+    for windows, case in ((ALL, shared), (PER_EDGE, separate))
+  ]
+
+
 def _assert_close(actual, expected, relative):
   """Every leaf agrees, relative to the leaf's largest entry."""
   for a, b in zip(
@@ -65,15 +75,14 @@ def test_taps_equal_the_plain_convolution(stride, batch, size, reference):
   shared = _inputs(ALL, True, batch, size)
   separate = _inputs(PER_EDGE, False, batch, size)
 
-  @jax.jit
   def compute(shared, separate):
-    return [
-      [
-        _value_and_gradients(windows, stride, choice, *case)
-        for choice in (lowering.CONV, lowering.TAPS, lowering.FUSED)
-      ]
-      for windows, case in ((ALL, shared), (PER_EDGE, separate))
-    ]
+    found = []
+    for choice in lowering.CONV, lowering.TAPS, lowering.FUSED:
+      # The others are not what CPUs compute with.
+      quick = choice != lowering.TAPS
+      jax.config.update('jax_disable_most_optimizations', quick)
+      found.append(_both_cases(stride, choice, shared, separate))
+    return list(zip(*found))
 
   with jax.enable_x64(True):
     results = compute(shared, separate)
