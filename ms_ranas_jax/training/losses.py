@@ -45,9 +45,10 @@ def weighted_loss(
   Returns:
     A scalar.
   """
-  factors = jnp.asarray(weights)
+  of_exits = exit_losses(logits, labels)
+  factors = jnp.asarray(weights, of_exits.dtype)
   chex.assert_shape(factors, logits.shape[:1])
-  return jnp.dot(factors, exit_losses(logits, labels))
+  return jnp.dot(factors, of_exits)
 
 
 def exit_accuracies(logits: jax.Array, labels: jax.Array) -> jax.Array:
