@@ -16,6 +16,7 @@ import numpy as np
 
 from ms_ranas_jax import families
 from ms_ranas_jax import fields
+from ms_ranas_jax import paths
 from ms_ranas_jax import settings
 from ms_ranas_jax import text_tables
 from ms_ranas_jax.anytime import evaluation
@@ -86,6 +87,7 @@ def run_stages(
   """
   values = settings.complete(config)
   typed = settings.parse(values)
+  workdir = paths.expand(workdir)
   if files.is_file(workdir):
     raise UsageError(f'--workdir={workdir} is a file; name a directory.')
   check_same_run(values, workdir)

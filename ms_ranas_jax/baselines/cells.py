@@ -6,6 +6,7 @@ from collections.abc import Container
 
 from etils import epath
 
+from ms_ranas_jax import paths
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import check_operations
@@ -149,18 +150,16 @@ def load_genotype(
   """
   if name_or_path in PUBLISHED:
     return PUBLISHED[name_or_path]
-  path = epath.Path(name_or_path)
+  path = epath.Path(paths.expand(name_or_path))
   if not path.is_file():
     raise UsageError(
       f'genotype "{name_or_path}" is neither a published one '
       f'({", ".join(PUBLISHED)}) nor a file; correct the name or the path.'
     )
   try:
-    genotype = Genotype.from_json(path.read_bytes().decode('utf-8'))
+    genotype = Genotype.from_json(path.read_bytes())
     if known is not None:
       check_operations(genotype, known)
     return genotype
-  except UnicodeDecodeError as error:
-    raise UsageError(f'{name_or_path}: not a text file.') from error
   except UsageError as error:
     raise UsageError(f'{name_or_path}: {error}') from error
