@@ -51,7 +51,8 @@ with open(sys.argv[1], 'w') as file:
 # import from its own and from those below, and nothing else.
 _FLOORS = (
   ('errors', 'version'),
-  ('fields', 'importing'),
+  ('paths',),
+  ('fields', 'importing', 'config_files'),
   ('kernels',),
   ('space',),
   ('baselines',),
@@ -69,6 +70,7 @@ _FLOORS = (
   ('report',),
   ('stages', 'predict'),
   ('studies',),
+  ('command',),
   ('main',),
 )
 
@@ -76,8 +78,8 @@ _FLOORS = (
 def _modules():
   yield ms_ranas_jax
   for module in pkgutil.walk_packages(ms_ranas_jax.__path__, 'ms_ranas_jax.'):
-    # main defines flags, which belong to a process, not to a test.
-    if module.name != 'ms_ranas_jax.main':
+    # It defines flags, which belong to a process, not to a test.
+    if module.name != 'ms_ranas_jax.command':
       yield importlib.import_module(module.name)
 
 
