@@ -152,8 +152,13 @@ def _in_short(error: Exception) -> str:
   return ' '.join(dict.fromkeys([lines[0], lines[-1]]))
 
 
+def _tell(text: object) -> None:
+  text = ' '.join(str(text).split())
+  print(f'ms_ranas_jax: {text}', file=sys.stderr, flush=True)
+
+
 def _refuse(reason: object) -> NoReturn:
-  print(f'ms_ranas_jax: {" ".join(str(reason).split())}', file=sys.stderr)
+  _tell(reason)
   sys.exit(_BAD_INPUT)
 
 
@@ -178,7 +183,7 @@ def main(argv: Sequence[str]) -> None:
     environment.check_settings(training=True)
     with interruption.listen() as listener:
       processes.join(
-        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _tell
       )
       environment.check_devices()
       run = (
@@ -198,10 +203,7 @@ def main(argv: Sequence[str]) -> None:
       'last checkpoint.'
     )
   except interruption.Interrupted:
-    print(
-      'ms_ranas_jax: interrupted and saved; the same command goes on.',
-      file=sys.stderr,
-    )
+    _tell('interrupted and saved; the same command goes on.')
     sys.exit(interruption.EXIT_CODE)
 
 

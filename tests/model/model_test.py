@@ -243,7 +243,7 @@ def test_a_home_folder_is_expanded(evaluated, tmp_path, monkeypatch):
   evaluated.save('~/copy')
   assert (tmp_path / 'copy/model.json').is_file()
   for path in '~/copy', pathlib.Path('~/copy'):
-    assert model_lib.load_model(path).evaluation == evaluated.evaluation
+    assert model_lib.load_model(path).exits == evaluated.exits
   with pytest.raises(UsageError, match='copy holds a model already'):
     evaluated.save('~/copy')
 
