@@ -5,7 +5,7 @@ ms-ranas-jax --config=digits [--workdir=DIR] [--config.FIELD=VALUE ...]
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import difflib
 import logging
 import os
@@ -103,6 +103,21 @@ def _check_field_names(argv: Sequence[str]) -> None:
       )
 
 
+def _take_one_entry_alone(given: Mapping[str, Any]) -> None:
+  """Makes tuples of entries in fields that may be something else as well.
+
+  Args:
+    given: name -> value, the fields that the command line has set.
+  """
+  from ms_ranas_jax import settings
+
+  known = settings.fields_of(_CONFIG.value.to_dict())
+  for name, value in given.items():
+    rule = known[name].field.rule if name in known else None
+    if rule and rule.mixed and not rule.holds(value) and rule.holds((value,)):
+      _CONFIG.value.update_from_flattened_dict({name: (value,)})
+
+
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses flags; what is wrong with them is one sentence, not a traceback."""
   config = flags.FLAGS['config']
@@ -124,6 +139,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
       raise UsageError('give a config: --config=digits, or the path of a file.')
     # The flag tells of a file that cannot be read when the config is used.
     _CONFIG.value.to_dict()
+    _take_one_entry_alone(config_flags.get_override_values(config))
     return rest
   except UsageError as error:
     _refuse(error)

@@ -34,12 +34,10 @@ class _GridSizes:
   scale_growth: int = field(
     2, whole(1), 'channels of a scale over those of the finer one'
   )
-  exits: str | int | tuple[int, ...] = field(
+  exits: str | tuple[int, ...] = field(
     ALL_BUT_FIRST,
     Rule(
-      lambda v: (
-        isinstance(v, str) or is_whole(v) or is_sequence_of(is_whole)(v)
-      ),
+      lambda v: isinstance(v, str) or is_sequence_of(is_whole)(v),
       f"'{ALL_BUT_FIRST}', '{LAST}' or a tuple of layers",
       mixed=True,
     ),
@@ -121,15 +119,13 @@ def network_spec(
     image_shape: (height, width, channels) of the images.
     num_classes: how many classes there are.
   """
-  exits = config.exits
   return NetworkSpec(
     channels=config.width,
     layers=config.layers,
     nodes=config.nodes,
     scales=config.scales,
     scale_growth=config.scale_growth,
-    # One layer alone, as a command line gives it.
-    exits=(exits,) if isinstance(exits, int) else exits,
+    exits=config.exits,
     image_shape=image_shape,
     num_classes=num_classes,
   )
