@@ -19,6 +19,7 @@ from ms_ranas_jax import families
 from ms_ranas_jax import settings
 from ms_ranas_jax.baselines.cells import load_genotype
 from ms_ranas_jax.data.datasets import load_dataset
+from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import derived_cost
 from ms_ranas_jax.search import early_stop
@@ -228,6 +229,22 @@ def test_early_stop_has_no_wider_numbers(dataset):
     )
   assert list(_wide(jaxpr.jaxpr)) == []
   assert jaxpr.out_avals[0].dtype == np.float32
+
+
+def test_a_step_of_ones_own_may_have_wider_metrics():
+  def step(state, data, indices):
+    del data, indices
+    return state + 1, {'metric': jnp.full((), 0.5)}
+
+  with jax.enable_x64(True):
+    chunk = parallel.compile_chunk(step, 1, 3)
+    outcome = chunk(
+      jnp.int32(0), parallel.zero_sums({'metric': ()}), {}, np.zeros((2, 4))
+    )
+    assert step(0, None, None)[1]['metric'].dtype == np.float64
+  assert outcome.done == outcome.state == 2
+  assert outcome.sums['metric'].dtype == np.float32
+  assert outcome.sums['metric'] == 1
 
 
 @pytest.mark.slow
