@@ -80,6 +80,8 @@ class NormalizedSum(nn.Module):
       rows = (count * edges, channels)
       scale = self.param('scale', nn.initializers.ones, rows, jnp.float32)
       bias = self.param('bias', nn.initializers.zeros, rows, jnp.float32)
+      # As wide as the params that it is given.
+      scales = scales.astype(scale.dtype)
       scales = scales.at[:count].set(scale.reshape(count, edges, channels))
       bias = bias.reshape(count, edges, channels)
     if weights is not None:
