@@ -18,6 +18,7 @@ import threading
 import time
 from typing import Any
 
+from ms_ranas_jax import paths
 from ms_ranas_jax.runtime import files
 
 # The default number of scales of a family.
@@ -191,14 +192,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--steps', type=int, default=2, help='steps in a turn; their mean counts'
   )
-  parser.add_argument('--json', help='write the result there')
+  parser.add_argument(
+    '--json', type=paths.expand, help='write the result there'
+  )
   parser.add_argument(
     '--reference',
+    type=paths.expand,
     help='a checkout to take turns with: of quark0/darts, or of '
     'kalviny/MSDNet-PyTorch for --family msdnet',
   )
   parser.add_argument(
     '--reference-python',
+    type=paths.expand,
     default=sys.executable,
     help='the interpreter that has torch',
   )
@@ -218,7 +223,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument('--devices', type=int, default=1, help='of ours')
   parser.add_argument(
-    '--cache-dir', help='keep compiled programs there; by default nowhere'
+    '--cache-dir',
+    type=paths.expand,
+    help='keep compiled programs there; by default nowhere',
   )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ms_ranas_jax import paths
 from ms_ranas_jax.model import model as model_lib
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.training import augmentation
@@ -137,7 +138,7 @@ def main() -> None:
   parser.add_argument('--model', required=True, help='a model folder')
   parser.add_argument('--batch', type=int, nargs='+', default=[1, 64])
   parser.add_argument('--repeats', type=int, default=30)
-  parser.add_argument('--json', help='a file to write')
+  parser.add_argument('--json', type=paths.expand, help='a file to write')
   args = parser.parse_args()
   model = model_lib.load_model(args.model)
   result = {

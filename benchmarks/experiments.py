@@ -14,6 +14,7 @@ import sys
 from typing import Any
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import paths
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import interruption
@@ -33,8 +34,10 @@ def parser(description: str | None, workdir: str) -> argparse.ArgumentParser:
   """
   found = argparse.ArgumentParser(description=description)
   found.add_argument('--dataset', default='cifar10', help='or digits')
-  found.add_argument('--dataset-dir', default='', help='folder of the images')
-  found.add_argument('--workdir', default=workdir)
+  found.add_argument(
+    '--dataset-dir', type=paths.expand, default='', help='folder of the images'
+  )
+  found.add_argument('--workdir', type=paths.expand, default=workdir)
   found.add_argument('--images', type=int, default=12000, help='for training')
   found.add_argument('--search-epochs', type=int, default=6)
   found.add_argument('--train-epochs', type=int, default=4)

@@ -16,6 +16,7 @@ from typing import Any
 import comparison
 from matplotlib.figure import Figure
 
+from ms_ranas_jax import paths
 from ms_ranas_jax.report import style
 from ms_ranas_jax.runtime import files
 
@@ -83,9 +84,15 @@ def main() -> None:
   )
   parser.add_argument('--repeats', type=int, default=5)
   parser.add_argument('--steps', type=int, default=2, help='in a turn')
-  parser.add_argument('--cache-dir', help='keep compiled programs there')
-  parser.add_argument('--json', help='write the result there')
-  parser.add_argument('--figures', help='write the picture into this folder')
+  parser.add_argument(
+    '--cache-dir', type=paths.expand, help='keep compiled programs there'
+  )
+  parser.add_argument(
+    '--json', type=paths.expand, help='write the result there'
+  )
+  parser.add_argument(
+    '--figures', type=paths.expand, help='write the picture into this folder'
+  )
   args = parser.parse_args()
   rows = []
   for size in args.sizes:

@@ -21,6 +21,7 @@ from typing import Any
 
 import comparison
 
+from ms_ranas_jax import paths
 from ms_ranas_jax.runtime import files
 
 _ROOT = comparison.HERE.parent
@@ -351,11 +352,19 @@ def main() -> None:
   """Measures what there is time for."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('half', choices=HALVES)
-  parser.add_argument('--out', required=True, help='a folder for the result')
+  parser.add_argument(
+    '--out', type=paths.expand, required=True, help='a folder for the result'
+  )
   parser.add_argument('--seconds', type=float, default=480, help='when to end')
-  parser.add_argument('--darts', help='a checkout of quark0/darts')
-  parser.add_argument('--msdnet', help='a checkout of MSDNet-PyTorch')
-  parser.add_argument('--reference-python', default=sys.executable)
+  parser.add_argument(
+    '--darts', type=paths.expand, help='a checkout of quark0/darts'
+  )
+  parser.add_argument(
+    '--msdnet', type=paths.expand, help='a checkout of MSDNet-PyTorch'
+  )
+  parser.add_argument(
+    '--reference-python', type=paths.expand, default=sys.executable
+  )
   parser.add_argument('--tiny', action='store_true', help='a try on a CPU')
   parser.add_argument(
     '--only', default='', help='a regular expression: what has such a name'

@@ -15,6 +15,7 @@ from typing import Any
 
 import comparison
 
+from ms_ranas_jax import paths
 from ms_ranas_jax.runtime import files
 
 
@@ -47,8 +48,12 @@ def main() -> None:
   parser.add_argument('--nodes', type=int, default=1)
   parser.add_argument('--repeats', type=int, default=5)
   parser.add_argument('--steps', type=int, default=5, help='in a turn')
-  parser.add_argument('--cache-dir', help='keep compiled programs there')
-  parser.add_argument('--json', help='write the result there')
+  parser.add_argument(
+    '--cache-dir', type=paths.expand, help='keep compiled programs there'
+  )
+  parser.add_argument(
+    '--json', type=paths.expand, help='write the result there'
+  )
   args = parser.parse_args()
   rows = []
   for batch in args.batch:

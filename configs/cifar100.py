@@ -4,7 +4,7 @@
 
 To train the cell that was found on CIFAR-10, add
 --config.train.genotype=runs/cifar10/search/genotype.json and
---config.stages="('train','evaluate','report')". Made for a GPU or TPU; not
+--config.stages=train,evaluate,report. Made for a GPU or TPU; not
 yet measured.
 """
 

@@ -6,7 +6,7 @@ What the networks cost, without data or training, in seconds (1,930,618 params
 in the search; 3,349,342 params and 528,359,040 macs of DARTS_V2):
 
   ./launch/local.sh --config=configs/darts.py --workdir=runs/darts_v2 \
-    --config.stages="('describe',)" --config.train.genotype=DARTS_V2
+    --config.stages=describe --config.train.genotype=DARTS_V2
 
 The training has no auxiliary classifier, which the original adds. Made for a
 GPU or TPU; accuracy not yet measured.

@@ -6,7 +6,7 @@ What it costs, without data or training, in seconds (5,470,050 params, and
 134.58 M operations in the convention of the MSDNet op counter):
 
   ./launch/local.sh --config=configs/msdnet_cifar10.py \
-    --workdir=runs/msdnet_cost --config.stages="('describe',)"
+    --workdir=runs/msdnet_cost --config.stages=describe
 
 Made for a GPU or TPU; accuracy not yet measured.
 """

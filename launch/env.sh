@@ -28,7 +28,7 @@ prepare_environment() {
   fi
 
   local constraints="$root/constraints-$version.txt" pins='newest releases'
-  local files=("$root/setup.cfg" "$root/pyproject.toml")
+  local files=("$root/setup.cfg" "$root/setup.py" "$root/pyproject.toml")
   local options=(--quiet --disable-pip-version-check)
   if [[ ${NEWEST:-} == 1 ]]; then
     options+=(--upgrade --upgrade-strategy eager)

@@ -127,7 +127,7 @@ def _find(name: str, field: str) -> Family:
     FAMILIES,
     field,
     lambda found: isinstance(found, Family),
-    'a families.Family',
+    'an ms_ranas_jax.families.Family',
   )
 
 
@@ -291,8 +291,8 @@ def network_to_json(
   if _find(family, 'family').takes_genotype and genotype is None:
     raise UsageError(
       f'the family {family!r} takes a genotype, but its network, a '
-      f'{type(network).__name__}, has none to write down: build a Network, see '
-      'space/network.py.'
+      f'{type(network).__name__}, has none to write down: build one with '
+      'ms_ranas_jax.derived_network.'
     )
   if isinstance(network, network_lib.Network) and genotype is not None:
     for operation in genotype.operations():

@@ -8,6 +8,7 @@ that the program works with, and what a reference says.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import math
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ml_collections import ConfigDict
 from ml_collections import FieldReference
 
+from ms_ranas_jax import paths
 from ms_ranas_jax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar('T', bound='DataclassInstance')
 _KEY = 'field'
 # Where a user finds what there is.
-PLACE = 'ms_ranas_jax/sections.py'
+PLACE = paths.of_module('sections.py')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +180,37 @@ NUMBERS = Rule(
 )
 
 
+def parse_tuple(text: str) -> tuple[Any, ...]:
+  """Returns the tuple that is meant on a command line.
+
+      parse_tuple('search,train')        # ('search', 'train')
+      parse_tuple('0,1e6')               # (0, 1e6)
+      parse_tuple("('search','train')")  # ('search', 'train')
+      parse_tuple('search')              # ('search',)
+      parse_tuple('')                    # ()
+
+  Args:
+    text: entries with commas between them, with or without brackets around
+      them and quotes around texts. What is written as a number is one.
+  """
+  inner = text.strip()
+  if inner[:1] + inner[-1:] in ('()', '[]'):
+    inner = inner[1:-1]
+  parts = [part.strip() for part in inner.split(',')]
+  if not parts[-1]:  # nothing at all, or a comma at the end
+    parts.pop()
+  return tuple(map(_parse_entry, parts))
+
+
+def _parse_entry(text: str) -> Any:
+  try:
+    value = ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    return text
+  # None and True are names like any other.
+  return value if isinstance(value, str) or is_number(value) else text
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
   """A field where it stands.
@@ -290,7 +323,7 @@ def check(values: Mapping[str, Any], known: Mapping[str, Entry]) -> None:
     if name not in flat:
       raise UsageError(
         f'config.{name} is missing; set it, or start from '
-        'ms_ranas_jax/default_config.py.'
+        f'{paths.of_module("default_config.py")}.'
       )
     if not entry.field.rule.holds(flat[name]):
       raise UsageError(

@@ -70,10 +70,7 @@ def find(
     except UsageError as error:
       raise UsageError(f'{field} = {error}') from error
     if not fits(found):
-      raise UsageError(
-        f'{field} = {name!r} is {found!r}: name {expected}, see '
-        'docs/own_parts.md.'
-      )
+      raise UsageError(f'{field} = {name!r} is {found!r}: name {expected}.')
     return found
   raise UsageError(
     f'{field} = {name!r}: give one of {", ".join(known)}, or '

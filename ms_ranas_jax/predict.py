@@ -1,4 +1,8 @@
-"""Classifies pictures: python -m ms_ranas_jax.predict --model=DIR PICTURE..."""
+"""Classifies pictures: python -m ms_ranas_jax.predict --model=DIR PICTURE...
+
+What takes seconds to import is imported where it is used, so that help comes at
+once and an interrupt ends quietly.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,16 @@ import os
 import statistics
 import sys
 import time
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ms_ranas_jax import text_tables
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.model import model as model_lib
-from ms_ranas_jax.model import pictures
+from ms_ranas_jax.runtime import environment
+from ms_ranas_jax.runtime import interruption
+
+if TYPE_CHECKING:
+  from ms_ranas_jax.model import model as model_lib
+  from ms_ranas_jax.model import pictures
 
 _BAD_INPUT = 2
 # Of a time that is measured the middle of so many is taken.
@@ -90,7 +96,7 @@ def exit_milliseconds(model: model_lib.Model) -> list[float]:
   Returns:
     Milliseconds on this machine, the median of several runs for every exit.
   """
-  image = np.zeros((1, *model.image_shape), np.uint8)
+  image = _blank(model)
   found = []
   for exit_ in range(len(model.exits)):
     model.predict(image, exit=exit_)
@@ -101,6 +107,13 @@ def exit_milliseconds(model: model_lib.Model) -> list[float]:
       seconds.append(time.perf_counter() - began)
     found.append(1e3 * statistics.median(seconds))
   return found
+
+
+def _blank(model: model_lib.Model) -> Any:
+  """Returns one image that a model takes."""
+  import numpy as np
+
+  return np.zeros((1, *model.image_shape), np.uint8)
 
 
 def exit_within(milliseconds: Sequence[float], budget: float) -> int:
@@ -137,7 +150,7 @@ def predict_picture(
     those of the network and not of reading the file.
   """
   began = time.perf_counter()
-  answer = model.predict(picture.pixels[np.newaxis], **choice)
+  answer = model.predict(picture.pixels[None], **choice)
   spent = time.perf_counter() - began
   return {
     'file': str(picture.path),
@@ -152,7 +165,13 @@ def predict_picture(
 
 def _run(args: Mapping[str, Any]) -> bool:
   """Prints what there is to say of all pictures; whether all were read."""
+  environment.load(environment.JAX)
+  environment.check_settings()
+  from ms_ranas_jax.model import model as model_lib
+  from ms_ranas_jax.model import pictures
+
   files = pictures.find_files(args['pictures'])
+  environment.check_devices()
   model = model_lib.load_model(args['model'])
   choice = {
     name: args[name] for name in ('exit', 'budget_macs', 'confidence', 'q')
@@ -160,7 +179,7 @@ def _run(args: Mapping[str, Any]) -> bool:
   if args['budget_ms'] is not None:
     choice['exit'] = exit_within(exit_milliseconds(model), args['budget_ms'])
   # All that may run is compiled before anything is timed.
-  image = np.zeros((1, *model.image_shape), np.uint8)
+  image = _blank(model)
   model.predict(image, **(choice | {'confidence': None, 'q': None}))
   model.predict(image, **choice)
   records, changes, unread = [], collections.Counter(), 0
@@ -211,5 +230,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   return _BAD_INPUT
 
 
-if __name__ == '__main__':
+def run() -> NoReturn:
+  """The entry point of the command."""
+  interruption.end_at_once()
   sys.exit(main())
+
+
+if __name__ == '__main__':
+  run()

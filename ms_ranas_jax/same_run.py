@@ -275,8 +275,8 @@ def _binds(known: Mapping[str, fields.Entry], name: str) -> bool:
 
 
 def _is_more(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-  then, now = old.get(_EPOCHS), new.get(_EPOCHS)
-  return fields.is_whole(then) and fields.is_whole(now) and now > then
+  then, now = old[_EPOCHS], new[_EPOCHS]
+  return fields.is_whole(then) and now > then
 
 
 def _can_go_on(workdir: str) -> bool:
@@ -296,7 +296,7 @@ def _depends(
     return True
   if stage == 'search' and name.startswith(_NETWORK):
     return not finished
-  return stage in known[name].field.stages
+  return stage in (known[name].field.stages or ())
 
 
 def _listed(

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from ms_ranas_jax import families
+from ms_ranas_jax import paths
 from ms_ranas_jax import same_run
 from ms_ranas_jax import settings
 from ms_ranas_jax import text_tables
@@ -87,6 +88,7 @@ def run_stages(
   """
   values = settings.complete(config)
   typed = settings.parse(values)
+  workdir = paths.expand(workdir)
   if files.is_file(workdir):
     raise UsageError(f'--workdir={workdir} is a file; name a directory.')
   changes = same_run.compare(values, workdir, redo)

@@ -24,10 +24,16 @@ _HEAVY = (
   'tensorflow',
   'tensorflow_datasets',
 )
-# Imports everything and says what the first import brought with it.
+# What every user of the functions waits for, and nobody else.
+_SLOW = ('flax', 'jax', 'numpy', 'optax')
+# Imports everything and says what the first import brought with it, and what
+# all public names do.
 _IMPORTS = """
 import importlib, json, pkgutil, sys
 import ms_ranas_jax
+bare = sorted(sys.modules)
+for name in ms_ranas_jax.__all__:
+  getattr(ms_ranas_jax, name)
 first = sorted(sys.modules)
 names = [
   module.name
@@ -39,13 +45,14 @@ import jax
 # Refused as soon as there is an array or a device has been asked for.
 jax.config.update('jax_num_cpu_devices', 3)
 with open(sys.argv[1], 'w') as file:
-  json.dump([first, sorted(sys.modules), names], file)
+  json.dump([bare, first, sorted(sys.modules), names], file)
 """
 # What the package is made of, from the ground up: what stands on a floor may
 # import from its own and from those below, and nothing else.
 _FLOORS = (
   ('errors', 'version'),
-  ('fields', 'importing'),
+  ('paths',),
+  ('fields', 'importing', 'config_files'),
   ('kernels',),
   ('space',),
   ('baselines',),
@@ -64,6 +71,7 @@ _FLOORS = (
   ('same_run',),
   ('stages', 'predict'),
   ('studies',),
+  ('command',),
   ('main',),
 )
 
@@ -71,8 +79,8 @@ _FLOORS = (
 def _modules():
   yield ms_ranas_jax
   for module in pkgutil.walk_packages(ms_ranas_jax.__path__, 'ms_ranas_jax.'):
-    # main defines flags, which belong to a process, not to a test.
-    if module.name != 'ms_ranas_jax.main':
+    # It defines flags, which belong to a process, not to a test.
+    if module.name != 'ms_ranas_jax.command':
       yield importlib.import_module(module.name)
 
 
@@ -101,12 +109,42 @@ def _imported(tree):
 def test_all_is_sorted_and_complete():
   names = ms_ranas_jax.__all__
   assert list(names) == sorted(set(names))
+  # Each is a variable of the package from its first use on.
+  assert all(getattr(ms_ranas_jax, name) is not None for name in names)
   public = {
     name
     for name, value in vars(ms_ranas_jax).items()
     if not name.startswith('_') and not isinstance(value, types.ModuleType)
   }
   assert set(names) == public
+
+
+def test_type_checkers_see_what_is_imported_at_its_first_use(repo_root):
+  tree = dict(_trees(repo_root))['__init__']
+  seen = {
+    alias.asname or alias.name: (node.module, alias.name)
+    for node in ast.walk(tree)
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+  }
+  assert seen.pop('__version__') == ('ms_ranas_jax.version', '__version__')
+  assert set(seen) == set(ms_ranas_jax.__all__)
+  for name, (module, there) in seen.items():
+    found = getattr(importlib.import_module(module), there)
+    assert getattr(ms_ranas_jax, name) is found, name
+
+
+def test_names_are_listed_and_modules_are_found(monkeypatch):
+  assert set(ms_ranas_jax.__all__) <= set(dir(ms_ranas_jax))
+  # Also where nobody has imported it before.
+  name = 'text_tables'
+  monkeypatch.delitem(sys.modules, f'ms_ranas_jax.{name}', raising=False)
+  monkeypatch.delitem(vars(ms_ranas_jax), name, raising=False)
+  assert ms_ranas_jax.text_tables.__name__ == 'ms_ranas_jax.text_tables'
+  for name in 'no_such_name', '__wrapped__':
+    assert not hasattr(ms_ranas_jax, name)
+  with pytest.raises(ImportError, match='no_such_name'):
+    from ms_ranas_jax import no_such_name  # noqa: F401
 
 
 def test_the_version_is_that_of_the_distribution(repo_root):
@@ -165,23 +203,28 @@ def imports(tmp_path_factory, repo_root):
     text=True,
     timeout=120,
   )
-  first, every, names = json.loads(path.read_text() or 'null')
-  return process, first, every, names
+  return process, *json.loads(path.read_text() or 'null')
 
 
 def test_an_import_says_nothing_and_starts_no_device(imports):
-  process, _, every, names = imports
+  process, _, _, every, names = imports
   assert (process.returncode, process.stdout, process.stderr) == (0, '', '')
   assert len(names) > 30 and set(names) <= set(every)
 
 
+def test_nothing_is_imported_before_it_is_asked_for(imports):
+  _, bare, first, _, _ = imports
+  assert [name for name in _SLOW if name in bare] == []
+  assert [name for name in _SLOW if name not in first] == []
+
+
 def test_the_api_needs_no_heavy_library(imports):
-  _, first, _, _ = imports
+  _, _, first, _, _ = imports
   assert [name for name in _HEAVY if name in first] == []
 
 
 def test_nothing_imports_tensorflow(imports):
-  _, _, every, _ = imports
+  _, _, _, every, _ = imports
   assert 'tensorflow' not in every
 
 

@@ -21,7 +21,8 @@ _FORKING = hasattr(os, 'fork')
 # Reads [[name, [argument, ...]], ...] and the folder of the outputs.
 _SERVER = """
 import json, os, sys, time, traceback
-from ms_ranas_jax import main
+from ms_ranas_jax import command, main, stages  # and all that they import
+from ms_ranas_jax.studies import runner
 import sklearn.datasets  # what loading the digits takes most of its time for
 folder = sys.argv[1]
 seconds = {}
@@ -136,6 +137,39 @@ _CASES = {
   'unknown_stage': (
     _digits("stages=('search','deploy')"),
     ["config.stages = ('search', 'deploy'): give a tuple of any of describe"],
+  ),
+  # What is refused shows how a tuple was read.
+  'stages_without_quotes': (
+    _digits('stages=search,deploy'),
+    ["config.stages = ('search', 'deploy'): give"],
+  ),
+  'stages_given_twice': (
+    _digits('stages=search', 'stages=deploy'),
+    ["config.stages = ('deploy',): give"],
+  ),
+  'no_primitives': (
+    _digits('search.primitives='),
+    ['config.search.primitives = (): give'],
+  ),
+  'numbers_without_brackets': (
+    _digits('evaluate.budget_range=1e6,0'),
+    ['config.evaluate.budget_range = (1000000.0, 0): give'],
+  ),
+  'one_number_alone': (
+    _digits('study.seeds=-1'),
+    ['config.study.seeds = (-1,): give'],
+  ),
+  'one_exit_alone': (
+    _digits('train.network.exits=9'),
+    ['train.network.exits names layer 9'],
+  ),
+  'a_config_by_its_name': (
+    ('--config=digits', '--workdir={fresh}', '--config.seed=-1'),
+    ['config.seed = -1: give'],
+  ),
+  'a_config_by_its_name_with_an_argument': (
+    ('--config=study:figure7', '--workdir={fresh}'),
+    ["config.study.figure = 'figure7': give one of"],
   ),
   'impossible_grid_in_search': (
     _digits('search.network.scales=5'),
@@ -261,24 +295,27 @@ _CASES = {
     _digits('train.exit_weights=(1,2)'),
     ['train.exit_weights has 2 entries for 3 exits'],
   ),
-  'no_config': ((), ['give a config: --config=configs/digits.py']),
+  'no_config': ((), ['give a config: --config=digits']),
   'no_config_but_a_work_directory': (
     ('--workdir={fresh}',),
-    ['give a config: --config=configs/digits.py'],
+    ['give a config: --config=digits'],
   ),
   'no_config_file': (
     ('--config={missing}.py', '--workdir={fresh}'),
-    ['--config', '{missing}.py', 'configs/digits.py'],
+    ['--config', '{missing}.py', 'the name of one', 'digits, msdnet_cifar10'],
   ),
   'no_config_file_but_a_field': (
     ('--config={missing}.py', '--config.seed=1'),
-    ['--config', '{missing}.py', 'configs/digits.py'],
+    ['--config', '{missing}.py', 'the name of one', 'digits, msdnet_cifar10'],
   ),
   'a_config_that_is_a_folder': (
     ('--config={empty}',),
-    ['--config', '{empty}', 'configs/digits.py'],
+    ['--config', '{empty}', 'the name of one', 'digits, msdnet_cifar10'],
   ),
-  'a_config_without_a_name': (('--config=',), ['--config', 'digits.py']),
+  'a_config_without_a_name': (
+    ('--config=',),
+    ['--config', 'the name of one', 'digits, msdnet_cifar10'],
+  ),
   'a_config_with_an_argument': (
     ('--config={configs}/digits.py:large',),
     ['--config={configs}/digits.py:large', 'get_config'],

@@ -226,10 +226,22 @@ def test_what_is_neither_known_nor_imported_is_refused():
 @pytest.mark.parametrize(
   ('find', 'message'),
   [
-    (families.named, 'config.train.network.family = .* a families.Family'),
-    (methods.named, 'config.search.method = .* all that methods.Method has'),
-    (lambda name: operations.named([name]), 'operation = .* such as a Custom'),
-    (lambda name: datasets.load_dataset(name), 'returned a str: return a Data'),
+    (
+      families.named,
+      'config.train.network.family = .* an ms_ranas_jax.families.Family',
+    ),
+    (
+      methods.named,
+      'config.search.method = .* ms_ranas_jax.search.methods.Method has',
+    ),
+    (
+      lambda name: operations.named([name]),
+      'operation = .* such as an ms_ranas_jax.Custom',
+    ),
+    (
+      lambda name: datasets.load_dataset(name),
+      'returned a str: return an ms_ranas_jax.Data',
+    ),
   ],
 )
 def test_what_is_something_else_is_refused(find, message):

@@ -170,6 +170,18 @@ def test_two_processes_do_what_one_does(one, repo_root, tmp_path):
   assert (workdir / 'evaluate/anytime.json').exists()
 
 
+def test_the_first_of_two_says_what_it_waits_for(repo_root, tmp_path):
+  first, second = _start(repo_root, tmp_path / 'run', 2, 1)
+  second.kill()
+  line = first.stderr.readline()
+  first.kill()
+  assert line.startswith('ms_ranas_jax: process 0 of 2: waiting at 127.0.0.1:')
+  assert 'for 1 other, --process_id=1, 300 s at most' in line
+  for process in (first, second):
+    process.communicate(timeout=30)
+  assert not (tmp_path / 'run').exists()
+
+
 def _wait_for_lines(workdir, process, count):
   lines = workdir / 'search/metrics.jsonl'
   began = time.monotonic()

@@ -67,6 +67,27 @@ def _contents(folder):
   }
 
 
+def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
+  """Of the work directory, the genotype and the images alike."""
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  edges = [['skip_connect', 0], ['skip_connect', 1]]
+  value = {'normal': edges, 'normal_concat': [2]}
+  value |= {'reduction': edges, 'reduction_concat': [2]}
+  (tmp_path / 'g.json').write_text(json.dumps(value))
+  config = _config(stages=('describe',))
+  config.train.genotype = '~/g.json'
+  _run(config, '~/run')
+  assert _json(tmp_path / 'run/describe/train_network.json')['params'] > 0
+  assert not (tmp_path / '~').exists()
+  # As it was written, so that another machine may have another home folder.
+  assert _json(tmp_path / 'run/config.json')['train']['genotype'] == '~/g.json'
+  config.dataset.update(name='npz', dir='~/absent.npz')
+  config.evaluate.dataset.update(name='npz', dir='~/other.npz')
+  with pytest.raises(UsageError, match=f"'{tmp_path}/absent.npz', not a file"):
+    _run(config, '~/other')
+
+
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory) -> pathlib.Path:
   """The work directory of a run of all stages, to be left as it is."""

@@ -6,6 +6,7 @@ from collections.abc import Container
 
 from etils import epath
 
+from ms_ranas_jax import paths
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import darts_text
 from ms_ranas_jax.space.genotype import Genotype
@@ -156,22 +157,21 @@ def load_genotype(
       'the genotype is given as its text; write that to a file, and give the '
       'path.'
     )
-  path = epath.Path(name_or_path)
+  path = epath.Path(paths.expand(name_or_path))
   if not path.is_file():
     raise UsageError(
       f'genotype "{name_or_path}" is neither a published one '
       f'({", ".join(PUBLISHED)}) nor a file; correct the name or the path.'
     )
   try:
-    text = path.read_bytes().decode('utf-8')
+    data = path.read_bytes()
+    text = data.decode('utf-8-sig', errors='replace')
     if darts_text.is_text(text):
       genotype = darts_text.parse(text)
     else:
-      genotype = Genotype.from_json(text)
+      genotype = Genotype.from_json(data)
     if known is not None:
       check_operations(genotype, known)
     return genotype
-  except UnicodeDecodeError as error:
-    raise UsageError(f'{name_or_path}: not a text file.') from error
   except UsageError as error:
     raise UsageError(f'{name_or_path}: {error}') from error

@@ -47,13 +47,13 @@ class NormReLU(nn.Module):
         collection `batch_stats` is mutable.
     """
     shape = (z.shape[0],)
-    scale = self.param('scale', nn.initializers.ones, shape)
-    bias = self.param('bias', nn.initializers.zeros, shape)
+    scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
+    bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
     averages = None
     if not train or self.is_mutable_collection('batch_stats'):
       averages = (
-        self.variable('batch_stats', 'mean', jnp.zeros, shape),
-        self.variable('batch_stats', 'var', jnp.ones, shape),
+        self.variable('batch_stats', 'mean', jnp.zeros, shape, jnp.float32),
+        self.variable('batch_stats', 'var', jnp.ones, shape, jnp.float32),
       )
     if averages is not None and not train:
       mean, variance = (average.value for average in averages)

@@ -12,10 +12,12 @@ import numpy as np
 
 from ms_ranas_jax import errors
 from ms_ranas_jax import importing
+from ms_ranas_jax import paths
 from ms_ranas_jax.data import cifar_files
 from ms_ranas_jax.data import image_layout
 from ms_ranas_jax.data import npz_file
 from ms_ranas_jax.data import tfds_source
+from ms_ranas_jax.runtime import files
 
 # Per channel, of the training images / 255; those in common use.
 _CIFAR_MEAN = types.MappingProxyType(
@@ -162,18 +164,19 @@ def load_dataset(
       there are fewer training images.
   """
   loader = importing.find(name, _LOADERS, 'dataset.name')
+  directory = paths.expand(directory)
   try:
     if ':' in name:
-      dataset = loader(str(directory))
+      dataset = loader(directory)
       if not isinstance(dataset, Dataset):
         raise errors.UsageError(
           f'dataset.name = {name!r} returned a {type(dataset).__name__}: '
-          'return a Dataset, see docs/own_parts.md.'
+          'return an ms_ranas_jax.Dataset.'
         )
       dataset = dataclasses.replace(dataset, name=name)
       _refuse_empty_classes(dataset)
     else:
-      dataset = loader(name, str(directory))
+      dataset = loader(name, directory)
   except OSError as error:  # Such as a folder that may not be entered.
     raise errors.UsageError(
       f'dataset.dir: {error}; check the path and its permissions.'
@@ -286,14 +289,9 @@ def split_indices(
 def _load_cifar(name: str, directory: str) -> Dataset:
   """Loads CIFAR-10 or CIFAR-100 from wherever it is."""
   if directory:
-    path = pathlib.Path(directory).expanduser()
+    path = pathlib.Path(directory)
     if not path.is_dir():
-      problem = 'is a file' if path.exists() else 'does not exist'
-      raise errors.UsageError(
-        f'dataset.dir: {path} {problem}; give the folder that a published '
-        f'archive of {name} unpacks to, or run '
-        f'{tfds_source.prepare_command(name, path)}.'
-      )
+      raise errors.UsageError(f'dataset.dir: {path} {_no_folder(name, path)}')
     arrays = cifar_files.read(name, path)
   else:
     path = tfds_source.default_data_dir()
@@ -309,6 +307,21 @@ def _load_cifar(name: str, directory: str) -> Dataset:
     mean=_CIFAR_MEAN[name],
     std=_CIFAR_STD[name],
     class_names=cifar_files.CLASS_NAMES[name],
+  )
+
+
+def _no_folder(name: str, path: pathlib.Path) -> str:
+  """Returns what a path without a folder is, and what to do about it."""
+  if path.suffix == '.npz' and path.is_file():
+    return "is a file of arrays; set dataset.name to 'npz'."
+  folder = f'the folder that a published archive of {name} unpacks to'
+  if files.is_archive(path):
+    return f'is an archive; unpack it, and give {folder}.'
+  if path.exists():
+    return f'is a file; give {folder}.'
+  return (
+    f'does not exist; give {folder}, or run '
+    f'{tfds_source.prepare_command(name, path)}.'
   )
 
 
@@ -328,6 +341,11 @@ def _missing_cifar(name: str, directory: str, path: pathlib.Path) -> str:
       return (
         f'dataset.dir: {path} holds {other}, not {name}; set dataset.name to '
         f'{other!r}, or dataset.dir to a folder with {name}.'
+      )
+  for archive in sorted(path.glob('*cifar*')):
+    if files.is_archive(archive):
+      return (
+        f'dataset.dir: {path} holds {archive.name} as it is; unpack it there.'
       )
   python = cifar_files.PYTHON_LAYOUTS[name].folder
   binary = cifar_files.BINARY_LAYOUTS[name].folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import tarfile
 from typing import NamedTuple
 import zipfile
 import zlib
@@ -49,7 +50,7 @@ def read(path: str) -> tuple[Arrays, tuple[str, ...]]:
     UsageError: the file is missing or unreadable, or an array of it is
       missing or does not fit.
   """
-  file = pathlib.Path(path).expanduser()
+  file = pathlib.Path(path)
   if not path or not file.is_file():
     raise errors.UsageError(
       f'dataset.dir is {path!r}, not a file; for npz give the path of a .npz '
@@ -88,6 +89,11 @@ def read(path: str) -> tuple[Arrays, tuple[str, ...]]:
 def _load(file: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the four arrays as they are in the file."""
   names = Arrays._fields
+  if tarfile.is_tarfile(file):
+    raise errors.UsageError(
+      f'dataset.dir: {file} is an archive; unpack it, and give the .npz file '
+      'that comes out.'
+    )
   if not zipfile.is_zipfile(file):
     raise errors.UsageError(
       f'dataset.dir: {file} is not a whole .npz file; write one with '

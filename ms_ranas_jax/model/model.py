@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from ms_ranas_jax import families
+from ms_ranas_jax import paths
 from ms_ranas_jax.anytime import calibration
 from ms_ranas_jax.anytime import early_exit
 from ms_ranas_jax.errors import UsageError
@@ -218,7 +219,7 @@ class Model:
       UsageError: another model is there, or params are not finite, or not
         those that the description is of.
     """
-    folder = os.fspath(path)
+    folder = paths.expand(path)
     for taken in (folder, description_lib.folder_of(folder)):
       if description_lib.exists(taken):
         raise UsageError(
@@ -402,10 +403,14 @@ def find_folder(path: str | os.PathLike[str]) -> str:
   Raises:
     UsageError: neither.
   """
-  given = os.fspath(path)
+  given = paths.expand(path)
   for folder in (given, description_lib.folder_of(given)):
     if description_lib.exists(folder):
       return folder
+  if files.is_archive(given):
+    raise UsageError(
+      f'{given} is an archive; unpack it, and give the folder that comes out.'
+    )
   raise UsageError(
     f'{given} is neither a model folder nor a work directory with one: there '
     f"is no {description_lib.FILE}; run the 'train' stage there, or correct "

@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image
 from PIL import ImageOps
 
+from ms_ranas_jax import paths
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import files
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.tif', '.tiff')
 _MODES = {1: 'L', 3: 'RGB'}
@@ -42,19 +44,19 @@ class Picture:
   changes: str
 
 
-def find_files(paths: Iterable[str]) -> list[pathlib.Path]:
+def find_files(names: Iterable[str]) -> list[pathlib.Path]:
   """Returns picture files: those that are named, and those in folders.
 
   Args:
-    paths: of files, whatever their names end in, and of folders, of which all
+    names: paths of files, whatever they end in, and of folders, of which all
       pictures are taken, also those in folders within, sorted by name.
 
   Raises:
     UsageError: a path is not there, or a folder holds no picture.
   """
   found = []
-  for name in paths:
-    path = pathlib.Path(name)
+  for name in names:
+    path = pathlib.Path(paths.expand(name))
     if path.is_dir():
       within = sorted(
         p
@@ -67,6 +69,10 @@ def find_files(paths: Iterable[str]) -> list[pathlib.Path]:
           'folder, or the files themselves.'
         )
       found += within
+    elif files.is_archive(path):
+      raise UsageError(
+        f'{path} is an archive; unpack it, and name the folder that comes out.'
+      )
     elif path.is_file():
       found.append(path)
     else:

@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import secrets
+import tarfile
 from typing import Any, BinaryIO
 import zipfile
 import zlib
@@ -58,6 +59,13 @@ def move(
     raise FileExistsError(f'{target} is there already')
   make_directory(epath.Path(target).parent)
   epath.Path(source).rename(target)
+
+
+def is_archive(path: str | os.PathLike[str]) -> bool:
+  """Returns whether a local path is an archive that has to be unpacked."""
+  return os.path.isfile(path) and (
+    tarfile.is_tarfile(path) or zipfile.is_zipfile(path)
+  )
 
 
 def make_directory(path: str | os.PathLike[str]) -> None:
@@ -145,7 +153,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
   """Reads a JSON file.
 
   Args:
-    path: the file; UTF-8, with or without a byte order mark.
+    path: the file, in any encoding that JSON has, with or without a byte order
+      mark.
 
   Returns:
     The value in it.
@@ -154,8 +163,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     UsageError: the file is missing, cannot be read or is not JSON.
   """
   try:
-    text = read_bytes(path).decode('utf-8-sig')
-    return json.loads(text, parse_constant=_refuse_constant)
+    return json.loads(read_bytes(path), parse_constant=_refuse_constant)
   except FileNotFoundError as error:
     raise UsageError(
       f'{path} does not exist: check the path, or run the stage that writes it'

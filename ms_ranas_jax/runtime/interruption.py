@@ -18,6 +18,8 @@ import threading
 
 # "Temporary failure, try again" of sysexits.h.
 EXIT_CODE = 75
+# What shells give a process that Ctrl-C ended.
+INTERRUPT_CODE = 128 + signal.SIGINT
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -52,6 +54,26 @@ class Interruption:
       return True
     self._requested.set()
     return False
+
+
+def end_at_once() -> None:
+  """Lets SIGINT end the process with a line, where there is nothing to save.
+
+  For the start of a command, which is seconds of imports. An exception would
+  tell of itself in a traceback, or get lost in an import that catches all.
+  `listen` takes over while it lasts.
+  """
+  signal.signal(signal.SIGINT, _end)
+
+
+def _end(number: int, frame: object) -> None:
+  del number, frame
+  try:
+    _say('interrupted; nothing is lost.')
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+      sys.stdout.flush()
+  finally:
+    os._exit(INTERRUPT_CODE)
 
 
 @contextlib.contextmanager
@@ -94,5 +116,6 @@ def _serve(reader: int, interruption: Interruption) -> None:
 
 def _say(text: str) -> None:
   # Who reads it may be gone already: `| tee` gets the same Ctrl-C.
-  with contextlib.suppress(OSError, ValueError):
+  # A handler may have come into the middle of a write: a RuntimeError.
+  with contextlib.suppress(OSError, ValueError, RuntimeError):
     print(f'\nms_ranas_jax: {text}', file=sys.stderr, flush=True)

@@ -295,7 +295,11 @@ def compile_chunk(
     def body(carry):
       index, state, sums, _ = carry
       after, metrics = each(state, data, indices[index])
-      sums = {name: sums[name] + value for name, value in metrics.items()}
+      # A metric may be wider than its sum, which is carried as it is.
+      sums = {
+        name: sums[name] + jnp.asarray(value, sums[name].dtype)
+        for name, value in metrics.items()
+      }
       return index + 1, after, sums, _all_finite(metrics)
 
     done, state, sums, finite = lax.while_loop(

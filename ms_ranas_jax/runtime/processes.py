@@ -6,6 +6,7 @@ devices; the first one writes the files.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +21,12 @@ _HEARTBEAT_SECONDS = 20
 _START_SECONDS = 300
 
 
-def join(coordinator: str, count: int, index: int) -> None:
+def join(
+  coordinator: str,
+  count: int,
+  index: int,
+  say: Callable[[str], None] = lambda _: None,
+) -> None:
   """Connects this process with the others, before any other call of JAX.
 
   Args:
@@ -28,21 +34,28 @@ def join(coordinator: str, count: int, index: int) -> None:
       numbers, on TPU pods and under Slurm, GKE and Open MPI; '' stays alone.
     count: of processes; ignored with 'auto'.
     index: of this process, from 0; ignored with 'auto'.
+    say: told, before it waits for the others, where and for how many.
 
   Raises:
     UsageError: the numbers make no sense, or the others were not there.
   """
   if not coordinator:
-    if count > 1:
-      raise UsageError(
-        f'--num_processes={count} needs --coordinator=HOST:PORT, of the first '
-        "of them, or --coordinator='auto'."
-      )
+    for flag, given in ('num_processes', count > 1), ('process_id', index > 0):
+      if given:
+        value = count if flag == 'num_processes' else index
+        raise UsageError(
+          f'--{flag}={value} needs --coordinator=HOST:PORT, of the first '
+          "process, or --coordinator='auto'."
+        )
     return
   fields: dict[str, Any] = {}
   if coordinator != AUTO:
-    if ':' not in coordinator:
-      raise UsageError(f'--coordinator={coordinator}: give HOST:PORT.')
+    host, _, port = coordinator.rpartition(':')
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+      raise UsageError(
+        f'--coordinator={coordinator}: give HOST:PORT, with a port of 1 to '
+        '65535.'
+      )
     if not 0 <= index < count:
       raise UsageError(
         f'--process_id={index} is none of --num_processes={count}; they count '
@@ -53,6 +66,7 @@ def join(coordinator: str, count: int, index: int) -> None:
       'num_processes': count,
       'process_id': index,
     }
+  say(_waiting(coordinator, count, index))
   # Its preemption service takes SIGTERM away from `interruption`.
   jax.config.update('jax_enable_preemption_service', False)
   try:
@@ -68,6 +82,21 @@ def join(coordinator: str, count: int, index: int) -> None:
       f'({" ".join(str(error).split())}); check the address, and that all of '
       'them are started.'
     ) from error
+
+
+def _waiting(coordinator: str, count: int, index: int) -> str:
+  """Returns what a process waits for."""
+  limit = f'{_START_SECONDS} s at most'
+  if coordinator == AUTO:
+    return f'waiting for the other processes of this job, {limit}.'
+  me = f'process {index} of {count}'
+  if index:
+    return f'{me}: waiting for the first one at {coordinator}, {limit}.'
+  others = f'{count - 1} other{"s" if count > 2 else ""}'
+  return (
+    f'{me}: waiting at {coordinator} for {others}, --process_id=1'
+    f'{f" to {count - 1}" if count > 2 else ""}, {limit}.'
+  )
 
 
 def is_first() -> bool:

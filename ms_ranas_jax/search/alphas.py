@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ms_ranas_jax.errors import UsageError
@@ -41,12 +42,14 @@ def init_alphas(
   keys = dict(zip(edges_lib.KINDS, jax.random.split(key), strict=True))
   alphas = {
     kind: _INITIAL_DEVIATION
-    * jax.random.normal(subkey, (edges, num_operations))
+    * jax.random.normal(subkey, (edges, num_operations), jnp.float32)
     for kind, subkey in keys.items()
   }
   if edge_normalization:
     for kind, subkey in keys.items():
-      draws = jax.random.normal(jax.random.fold_in(subkey, 1), (edges,))
+      draws = jax.random.normal(
+        jax.random.fold_in(subkey, 1), (edges,), jnp.float32
+      )
       alphas[edges_lib.logits_key(kind)] = _INITIAL_DEVIATION * draws
   return alphas
 

@@ -150,8 +150,9 @@ def build_cost_term(
   )
   max_skips = options.max_skips(search)
   cheapest, dearest = constrained.cost_range(tables, primitives, max_skips)
+  shape = edges_lib.num_edges(spec.nodes), len(primitives)
   uniform = derived_cost.expected_derived_cost(
-    {kind: np.zeros_like(getattr(tables, kind)) for kind in edges_lib.KINDS},
+    {kind: np.zeros(shape, np.float32) for kind in edges_lib.KINDS},
     tables,
     primitives,
   )

@@ -124,7 +124,9 @@ def largest_eigenvalue(
     jnp.zeros((), dtype),
     jnp.bool_(True),
   )
-  _, (diagonal, beside, within) = lax.scan(step, carry, jnp.arange(steps))
+  _, (diagonal, beside, within) = lax.scan(
+    step, carry, jnp.arange(steps, dtype=jnp.int32)
+  )
   # Steps after the end repeat the first entry, which is no eigenvalue but lies
   # between the smallest and the largest.
   diagonal = jnp.where(within, diagonal, diagonal[0])

@@ -427,5 +427,5 @@ def named(name: str) -> type[Method]:
       isinstance(found, type)
       and all(hasattr(found, part) for part in ('config', 'has_alphas', 'step'))
     ),
-    'a class with all that methods.Method has',
+    'a class with all that ms_ranas_jax.search.methods.Method has',
   )

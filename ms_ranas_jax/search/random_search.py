@@ -51,12 +51,15 @@ def random_weights(
     that are not kept are one on `none`, or zero where there is no such
     operation.
   """
-  real = jnp.array(edges_lib.real_columns(primitives))
-  counts = edges_lib.NUM_INPUTS + np.arange(nodes)
+  real = jnp.array(edges_lib.real_columns(primitives), jnp.int32)
+  counts = edges_lib.NUM_INPUTS + np.arange(nodes, dtype=np.float32)
   # All at once: on CPUs, every draw costs a second of compile time or so. The
   # second state of a node is one of those that the first left over.
-  choices = np.stack([counts, counts - 1, *([np.full(nodes, len(real))] * 2)])
-  uniform = jax.random.uniform(key, (len(edges_lib.KINDS), *choices.shape))
+  choices = np.stack(
+    [counts, counts - 1, *([np.full(nodes, len(real), np.float32)] * 2)]
+  )
+  shape = (len(edges_lib.KINDS), *choices.shape)
+  uniform = jax.random.uniform(key, shape, jnp.float32)
   numbers = jnp.floor(uniform * choices[None]).astype(jnp.int32)
   node, state = np.transpose(edges_lib.edge_list(nodes))
   none = alphas_lib.none_column(primitives)
@@ -70,7 +73,7 @@ def random_weights(
       [real[drawn][node] for drawn in operations],
       none,
     )
-    weights[kind] = jax.nn.one_hot(columns, len(primitives))
+    weights[kind] = jax.nn.one_hot(columns, len(primitives), dtype=jnp.float32)
   return weights
 
 

@@ -159,11 +159,12 @@ class Genotype:
     return f'Genotype({fields})'
 
   @classmethod
-  def from_json(cls, text: str) -> Genotype:
+  def from_json(cls, text: str | bytes) -> Genotype:
     """Parses the JSON form.
 
     Args:
-      text: a JSON object with exactly the four fields.
+      text: a JSON object with exactly the four fields; bytes in any encoding
+        that JSON has. A byte order mark is allowed.
 
     Returns:
       The genotype.
@@ -171,8 +172,12 @@ class Genotype:
     Raises:
       UsageError: the text is not that; the message says what and where.
     """
+    if isinstance(text, str):
+      text = text.removeprefix('\ufeff')
     try:
       value = json.loads(text)
+    except UnicodeDecodeError as error:
+      raise UsageError('genotype is not a text file.') from error
     except ValueError as error:
       raise UsageError(f'genotype is not valid JSON: {error}.') from error
     except RecursionError as error:

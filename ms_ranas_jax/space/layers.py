@@ -75,11 +75,13 @@ class NormalizedSum(nn.Module):
     edges = weights.shape[0] if weights is not None else terms[0].shape[0]
     channels = terms[0].shape[-1]
     shape = (len(terms), edges, channels)
-    scales, bias = jnp.ones(shape), None
+    scales, bias = jnp.ones(shape, jnp.float32), None
     if self.affine and count:
       rows = (count * edges, channels)
-      scale = self.param('scale', nn.initializers.ones, rows)
-      bias = self.param('bias', nn.initializers.zeros, rows)
+      scale = self.param('scale', nn.initializers.ones, rows, jnp.float32)
+      bias = self.param('bias', nn.initializers.zeros, rows, jnp.float32)
+      # As wide as the params that it is given.
+      scales = scales.astype(scale.dtype)
       scales = scales.at[:count].set(scale.reshape(count, edges, channels))
       bias = bias.reshape(count, edges, channels)
     if weights is not None:
@@ -109,8 +111,8 @@ def _averages(
     return None
   shape = (sum(z.shape[0] for z in maps), maps[0].shape[-1])
   return (
-    module.variable('batch_stats', 'mean', jnp.zeros, shape),
-    module.variable('batch_stats', 'var', jnp.ones, shape),
+    module.variable('batch_stats', 'mean', jnp.zeros, shape, jnp.float32),
+    module.variable('batch_stats', 'var', jnp.ones, shape, jnp.float32),
   )
 
 
@@ -171,10 +173,14 @@ class NormAffine(nn.Module):
       mean, variance = (average.value for average in averages)
     factor = normalization.inverse_deviation(variance)
     if self.affine:
-      factor = factor * self.param('scale', nn.initializers.ones, mean.shape)
+      factor = factor * self.param(
+        'scale', nn.initializers.ones, mean.shape, jnp.float32
+      )
     shift = -mean * factor
     if self.affine:
-      shift = shift + self.param('bias', nn.initializers.zeros, mean.shape)
+      shift = shift + self.param(
+        'bias', nn.initializers.zeros, mean.shape, jnp.float32
+      )
     return tuple(
       zip(
         normalization.split_rows(factor, maps),

@@ -45,10 +45,15 @@ class CostTables:
 
   def expected(self, weights: network_lib.Weights) -> jax.Array:
     """Returns the cost under the weights, see `expected_cost`."""
+
+    def of_cells(kind: str) -> jax.Array:
+      shares = jnp.asarray(weights[kind])
+      # The tables are float64, and would widen what they are multiplied with.
+      wide = jnp.promote_types(shares.dtype, jnp.float32)
+      return jnp.sum(shares * jnp.asarray(getattr(self, kind), wide))
+
     return (
-      self.base
-      + jnp.sum(weights[edges_lib.NORMAL] * self.normal)
-      + jnp.sum(weights[edges_lib.REDUCTION] * self.reduction)
+      self.base + of_cells(edges_lib.NORMAL) + of_cells(edges_lib.REDUCTION)
     )
 
   def of_genotype(

@@ -217,7 +217,7 @@ def named(names: Iterable[str], field: str = 'operation') -> Primitives:
       OPERATIONS,
       field,
       lambda found: isinstance(found, Operation),
-      'an operation, such as a Custom',
+      'an operation, such as an ms_ranas_jax.Custom',
     )
     for name in names
   }

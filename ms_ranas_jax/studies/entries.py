@@ -7,8 +7,11 @@ import dataclasses
 import types
 from typing import Any
 
+from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.sections import CPU
 from ms_ranas_jax.sections import PAPER
+from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import protocol
 
 # How far the params of networks that are compared may be apart.
 PARAMS_TOLERANCE = 0.03
@@ -197,6 +200,18 @@ def _of_network(**fields: Any) -> dict[str, Any]:
   return {f'train.network.{name}': value for name, value in fields.items()}
 
 
+def _foreign(
+  others: protocol.NetworkConfig, own: protocol.NetworkConfig
+) -> dict[str, Any]:
+  """Returns the fields that one family has alone, at their defaults."""
+  known = {field.name for field in dataclasses.fields(own)}
+  return {
+    name: value
+    for name, value in dataclasses.asdict(others).items()
+    if name not in known
+  }
+
+
 def _anytime(name: str, size: str) -> Figure:
   """MS-RANAS, MSDNet and DARTS, all by the recipe of the config."""
   return Figure(
@@ -212,6 +227,7 @@ def _anytime(name: str, size: str) -> Figure:
           'train.drop_path': 0.0,
           'train.remat': False,
           **_of_network(
+            **_foreign(grid.DerivedGridConfig(), msdnet_plan.MSDNetConfig()),
             family='msdnet',
             scales=3,
             step_mode='even',

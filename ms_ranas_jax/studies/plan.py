@@ -245,7 +245,7 @@ def check_params(job: Job, workdir: str) -> None:
     raise UsageError(
       f'{job.label}: the network has {found:,} params, and {low:,.0f} to '
       f'{high:,.0f} would be as many as those that it is compared with; change '
-      'the sizes in configs/study.py.'
+      'its sizes in the config of the study.'
     )
 
 

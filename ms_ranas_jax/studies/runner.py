@@ -18,6 +18,7 @@ import jax
 from ml_collections import ConfigDict
 import tqdm
 
+from ms_ranas_jax import paths
 from ms_ranas_jax import same_run
 from ms_ranas_jax import settings
 from ms_ranas_jax import stages
@@ -67,6 +68,7 @@ def run_study(
   interruption = interruption or Interruption()
   values = settings.complete(config)
   settings.check_config(values)
+  workdir = paths.expand(workdir)
   if files.is_file(workdir):
     raise UsageError(f'--workdir={workdir} is a file; name a directory.')
   if jax.process_count() > 1:

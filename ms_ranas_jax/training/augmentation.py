@@ -102,9 +102,9 @@ def augment(
   """
   _, height, width, channels = images.shape
   # One draw for all decisions: every call of the generator costs compile time.
-  bits = jax.vmap(lambda p: jax.random.bits(jax.random.fold_in(key, p), (5,)))(
-    positions
-  )
+  bits = jax.vmap(
+    lambda p: jax.random.bits(jax.random.fold_in(key, p), (5,), jnp.uint32)
+  )(positions)
 
   def uniform(column: int, count: int) -> jax.Array:
     return (bits[:, column] % jnp.uint32(count)).astype(jnp.int32)
@@ -114,7 +114,7 @@ def augment(
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     images = jax.vmap(
       lambda image, row, column: lax.dynamic_slice(
-        image, (row, column, 0), (height, width, channels)
+        image, (row, column, jnp.int32(0)), (height, width, channels)
       )
     )(padded, uniform(0, 2 * pad + 1), uniform(1, 2 * pad + 1))
   if settings.flip:
@@ -145,7 +145,7 @@ def cutout_mask(
 
   def inside(centre: jax.Array, count: int) -> jax.Array:
     first = centre[:, None] - length // 2
-    at = jnp.arange(count)[None, :]
+    at = jnp.arange(count, dtype=jnp.int32)[None, :]
     return (at >= first) & (at < first + length)
 
   masked = (

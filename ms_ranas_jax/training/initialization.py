@@ -31,7 +31,7 @@ def init_variables(
   shape = (1, *network.plan.spec.image_shape)
 
   def init(key: jax.Array) -> dict[str, Mapping[str, Any]]:
-    return network.init(key, jnp.zeros(shape), weights, train=True)
+    return network.init(key, jnp.zeros(shape, jnp.float32), weights, train=True)
 
   # The partitionable generator costs seconds of compile time on CPUs, for
   # every shape of a param; its point is sharded arrays, which these are not.

@@ -69,9 +69,10 @@ def weighted_loss(
   Returns:
     A scalar.
   """
-  factors = jnp.asarray(weights)
+  of_exits = exit_losses(logits, labels, class_weights)
+  factors = jnp.asarray(weights, of_exits.dtype)
   chex.assert_shape(factors, logits.shape[:1])
-  return jnp.dot(factors, exit_losses(logits, labels, class_weights))
+  return jnp.dot(factors, of_exits)
 
 
 def balanced_weights(

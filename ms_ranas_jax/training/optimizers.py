@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 from jax import flatten_util
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 _DECAY = 0.1
@@ -25,7 +26,10 @@ def epoch_cosine(
     step -> learning rate, float32.
   """
   decay = optax.cosine_decay_schedule(start - end, epochs)
-  return lambda step: end + decay(jnp.floor_divide(step, steps_per_epoch))
+  # A whole number would be divided in the widest type that JAX has.
+  return lambda step: (
+    end + decay(jnp.floor_divide(step, steps_per_epoch).astype(jnp.float32))
+  )
 
 
 def epoch_steps(
@@ -41,8 +45,9 @@ def epoch_steps(
   Returns:
     step -> learning rate, float32.
   """
+  rates = [np.float32(_DECAY**n * start) for n in range(3)]
   return optax.join_schedules(
-    [optax.constant_schedule(_DECAY**n * start) for n in range(3)],
+    [optax.constant_schedule(rate) for rate in rates],
     # Rounded up to whole epochs.
     [-(-quarters * epochs // 4) * steps_per_epoch for quarters in (2, 3)],
   )

@@ -305,7 +305,8 @@ def build_program(
     )
     drop_path = None
     if train.drop_path:
-      drop_path = train.drop_path * (state.step // num_steps) / train.epochs
+      epoch = (state.step // num_steps).astype(jnp.float32)
+      drop_path = train.drop_path * epoch / train.epochs
     return train_step(
       state,
       images,

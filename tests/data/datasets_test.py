@@ -1,4 +1,6 @@
+import pathlib
 import pickle
+import shutil
 import sys
 import time
 import types
@@ -175,7 +177,61 @@ def test_a_missing_directory_is_named(tmp_path):
     datasets_lib.load_dataset('cifar10', str(tmp_path / 'absent'))
 
 
-def test_an_archive_is_no_directory(tmp_path):
+def _archive(folder, kind='gztar', name='cifar-10-python'):
+  (folder / 'content').mkdir()
+  (folder / 'content/x_train.npy').touch()
+  return shutil.make_archive(
+    str(folder / name), kind, folder, base_dir='content'
+  )
+
+
+@pytest.mark.parametrize('kind', ['gztar', 'tar', 'zip'])
+def test_an_archive_is_to_be_unpacked(tmp_path, kind):
+  path = _archive(tmp_path, kind)
+  with pytest.raises(UsageError, match='is an archive; unpack it') as caught:
+    datasets_lib.load_dataset('cifar10', path)
+  # A command would take the archive for a folder.
+  assert 'prepare_data' not in str(caught.value)
+  # So does the folder that it lies in.
+  with pytest.raises(UsageError, match='holds cifar-10-python.*; unpack it'):
+    datasets_lib.load_dataset('cifar10', str(tmp_path))
+
+
+def test_an_archive_of_arrays_is_to_be_unpacked(tmp_path):
+  path = _archive(tmp_path)
+  with pytest.raises(UsageError, match='is an archive; unpack it'):
+    datasets_lib.load_dataset('npz', path)
+
+
+def test_arrays_are_another_kind_of_dataset(tmp_path):
+  np.savez(tmp_path / 'mine.npz', x=[1])
+  with pytest.raises(UsageError, match="set dataset.name to 'npz'"):
+    datasets_lib.load_dataset('cifar10', str(tmp_path / 'mine.npz'))
+
+
+def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  images, labels = np.zeros((2, 4, 4, 1), np.uint8), np.arange(2)
+  np.savez(
+    tmp_path / 'mine.npz',
+    **{
+      'x_train': images,
+      'x_test': images,
+      'y_train': labels,
+      'y_test': labels,
+    },
+  )
+  for path in '~/mine.npz', pathlib.Path('~/mine.npz'):
+    assert datasets_lib.load_dataset('npz', path).num_classes == 2
+    assert datasets_lib.image_format('npz', path) == ((4, 4, 1), 2)
+  for name in 'cifar10', 'cifar100':
+    with pytest.raises(
+      UsageError, match=f'dataset.dir: {tmp_path}/absent does'
+    ):
+      datasets_lib.load_dataset(name, '~/absent')
+
+
+def test_an_empty_archive_is_no_directory(tmp_path):
   path = tmp_path / 'cifar-10-python.tar.gz'
   path.write_bytes(b'')
   with pytest.raises(UsageError, match='is a file; give the folder'):

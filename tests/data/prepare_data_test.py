@@ -17,6 +17,15 @@ def test_prepares_from_an_archive(tmp_path, cifar10_archive, capsys):
   assert f'cifar10 is ready in {folder}.' in capsys.readouterr().out
 
 
+def test_home_folders_are_expanded(tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  status = prepare_data.main(
+    ['--dataset=cifar10', '--dir=~/data', '--archive=~/absent.tar.gz']
+  )
+  assert status == 2
+  assert f'{tmp_path}/absent.tar.gz is not a file' in capsys.readouterr().err
+
+
 def test_bad_input_is_one_sentence_and_status_2(tmp_path, capsys):
   status = prepare_data.main(
     [

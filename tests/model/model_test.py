@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -235,6 +236,22 @@ def test_a_work_directory_stands_for_its_model(saved, tmp_path):
   shutil.copytree(saved, tmp_path / 'run/model')
   model = model_lib.load_model(str(tmp_path / 'run'))
   assert model.class_names == ('cat', 'dog', 'owl', 'bee')
+
+
+def test_a_home_folder_is_expanded(evaluated, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  evaluated.save('~/copy')
+  assert (tmp_path / 'copy/model.json').is_file()
+  for path in '~/copy', pathlib.Path('~/copy'):
+    assert model_lib.load_model(path).exits == evaluated.exits
+  with pytest.raises(UsageError, match='copy holds a model already'):
+    evaluated.save('~/copy')
+
+
+def test_an_archived_model_is_to_be_unpacked(saved, tmp_path):
+  path = shutil.make_archive(str(tmp_path / 'model'), 'gztar', saved)
+  with pytest.raises(UsageError, match='is an archive; unpack it'):
+    model_lib.load_model(path)
 
 
 def test_a_model_is_not_written_over(saved, evaluated):

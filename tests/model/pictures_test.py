@@ -1,5 +1,7 @@
 """Picture files: found, read, and brought to what a network takes."""
 
+import shutil
+
 import numpy as np
 from PIL import Image
 import pytest
@@ -106,6 +108,21 @@ def test_what_is_not_there_is_refused(tmp_path, name, words):
   (tmp_path / 'empty').mkdir()
   with pytest.raises(UsageError, match=words):
     pictures.find_files([str(tmp_path / name)])
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path):
+  (tmp_path / 'a.png').touch()
+  path = shutil.make_archive(str(tmp_path / 'all'), 'zip', tmp_path, 'a.png')
+  with pytest.raises(UsageError, match='is an archive; unpack it'):
+    pictures.find_files([path])
+
+
+def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'in').mkdir()
+  _save(tmp_path / 'in/a.png', RGB)
+  for name in '~/in', '~/in/a.png', '~':
+    assert pictures.find_files([name]) == [tmp_path / 'in/a.png']
 
 
 def test_what_is_no_picture_is_refused(tmp_path):

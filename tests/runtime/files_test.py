@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 
 import jax.numpy as jnp
@@ -109,10 +110,24 @@ def test_read_json_names_a_broken_file(tmp_path, content):
     files.read_json(path)
 
 
-def test_read_json_takes_a_byte_order_mark(tmp_path):
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'utf-16-be'])
+def test_read_json_takes_a_byte_order_mark(tmp_path, encoding):
   path = tmp_path / 'a.json'
-  path.write_bytes(b'\xef\xbb\xbf' + json.dumps([1]).encode())
+  path.write_bytes(json.dumps([1]).encode(encoding))
   assert files.read_json(path) == [1]
+
+
+def test_an_archive_is_told_from_other_files(tmp_path):
+  (tmp_path / 'folder').mkdir()
+  (tmp_path / 'a.txt').write_text('text')
+  (tmp_path / 'empty').touch()
+  for kind in 'tar', 'gztar', 'bztar', 'zip':
+    path = shutil.make_archive(
+      str(tmp_path / kind), kind, tmp_path, base_dir='a.txt'
+    )
+    assert files.is_archive(path), kind
+  for name in 'folder', 'a.txt', 'empty', 'absent':
+    assert not files.is_archive(tmp_path / name)
 
 
 def test_read_npz_gives_back_what_was_written(tmp_path):

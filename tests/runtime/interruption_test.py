@@ -1,5 +1,6 @@
 """Signals: deferred where steps would be lost, at once elsewhere."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -71,6 +72,80 @@ def test_where_nothing_would_be_lost_a_signal_ends_the_process():
   assert (process.returncode, out) == (interruption.EXIT_CODE, '')
   assert 'goes on from the last checkpoint' in err
   assert 'Traceback' not in err
+
+
+# A library in the middle of its import when the interrupt comes, which catches
+# all that is an exception.
+_LIBRARY = """
+import os, signal, time
+try:
+  os.kill(os.getpid(), signal.SIGINT)
+  time.sleep(30)
+except BaseException:
+  pass
+"""
+# Of a download, when it comes later.
+_DOWNLOAD = """
+import os, signal, time
+from ms_ranas_jax.data import prepare_data
+from ms_ranas_jax.data import tfds_prepare
+def prepare(*_):
+  try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+  finally:
+    print('cleared away', flush=True)
+tfds_prepare.prepare = prepare
+prepare_data.run()
+"""
+
+
+def _end(*arguments, folder, repo_root):
+  return subprocess.run(
+    [sys.executable, *arguments],
+    capture_output=True,
+    check=False,
+    cwd=folder,
+    env=os.environ
+    | {'PYTHONPATH': os.pathsep.join([str(folder), str(repo_root)])},
+    text=True,
+    timeout=60,
+  )
+
+
+@pytest.mark.parametrize(
+  ('library', 'arguments'),
+  [
+    ('absl', ('main', '--config=digits')),
+    ('jax', ('main', '--config=digits')),
+    ('jax', ('predict', '--model=m', 'x.png')),
+    ('numpy', ('data.prepare_data', '--dataset=cifar10')),
+  ],
+)
+def test_a_command_that_still_imports_ends_quietly(
+  library, arguments, tmp_path, repo_root
+):
+  (tmp_path / f'{library}.py').write_text(_LIBRARY)
+  module, *flags = arguments
+  end = _end(
+    *('-m', f'ms_ranas_jax.{module}', *flags),
+    folder=tmp_path,
+    repo_root=repo_root,
+  )
+  assert (end.returncode, end.stdout) == (130, '')
+  assert end.stderr == '\nms_ranas_jax: interrupted; nothing is lost.\n'
+  made = {path.name for path in tmp_path.iterdir()} - {'__pycache__'}
+  assert made == {f'{library}.py'}
+
+
+def test_a_download_is_cleared_away(tmp_path, repo_root):
+  end = _end(
+    *('-c', _DOWNLOAD, '--dataset=cifar10'),
+    folder=tmp_path,
+    repo_root=repo_root,
+  )
+  assert (end.returncode, end.stdout) == (130, 'cleared away\n')
+  assert end.stderr == '\nms_ranas_jax: interrupted; nothing is kept.\n'
 
 
 def test_handlers_are_put_back():

@@ -153,3 +153,13 @@ def test_a_search_finds_what_it_was_asked_for(tmp_path):
     ends = [r for r in records if 'derived_cost' in r]
     assert len(ends) == 2
     assert all(cheapest <= r['derived_cost'] <= dearest for r in ends)
+
+
+@pytest.mark.parametrize('metric', linear_cost.METRICS)
+def test_any_metric_can_be_a_term(metric):
+  """A peak is no sum over edges, and its tables are others."""
+  term = _term(metric=metric, weight=0.5)
+  uniform = jax.tree.map(jnp.zeros_like, _alphas())
+  value, (_, found) = term.penalty(uniform, jnp.float32(0))
+  np.testing.assert_allclose(value, 0.5, rtol=1e-6)
+  np.testing.assert_allclose(found['expected_cost'], term.uniform, rtol=1e-6)

@@ -133,7 +133,8 @@ def test_macs_are_those_of_the_forward_pass_up_to_every_exit(name, count_macs):
   weights = None
   if network.search:
     shape = len(network.normal.edges), len(operations.PRIMITIVES)
-    weights = dict.fromkeys(('normal', 'reduction'), jnp.zeros(shape))
+    table = jnp.full(shape, 1 / shape[1])
+    weights = dict.fromkeys(('normal', 'reduction'), table)
 
   def forward(variables, last_exit):
     return network.apply(

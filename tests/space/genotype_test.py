@@ -111,7 +111,6 @@ def test_an_input_that_no_node_reads_is_allowed():
     ('', ['not valid JSON', 'line 1']),
     ('{"normal": [', ['not valid JSON', 'line 1']),
     (_with()[:-1] + ',}', ['not valid JSON']),
-    ('\ufeff' + _with(), ['not valid JSON', 'BOM']),
     ('[' * 200_000, ['nested too deeply']),
     (f'{{"normal": {"9" * 5000}}}', ['genotype']),
     ('[]', ['JSON object', 'normal_concat']),
@@ -182,6 +181,24 @@ def test_load_genotype_refuses_what_is_no_file(tmp_path):
       cells.load_genotype(str(path))
     assert 'DARTS_V2' in str(caught.value)
     assert f'"{path}"' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-32']
+)
+def test_a_genotype_file_may_have_a_byte_order_mark(tmp_path, encoding):
+  """Editors and shells of Windows write one."""
+  path = tmp_path / 'genotype.json'
+  path.write_bytes(_with().encode(encoding))
+  expected = genotype.Genotype(**SMALL)
+  assert cells.load_genotype(str(path)) == expected
+  assert genotype.Genotype.from_json('\ufeff' + _with()) == expected
+
+
+def test_a_genotype_in_the_home_folder_is_found(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'g.json').write_text(_with())
+  assert cells.load_genotype('~/g.json') == genotype.Genotype(**SMALL)
 
 
 def test_load_genotype_refuses_a_binary_file(tmp_path):

@@ -224,7 +224,7 @@ def test_the_cost_model_counts_partial_channels(name, count_macs, params_count):
     spec, partial_channels=2, lowering=lowering.CONV
   )
   images = jnp.zeros((1, *spec.image_shape))
-  weights = dict.fromkeys(('normal', 'reduction'), jnp.zeros((5, 8)))
+  weights = dict.fromkeys(('normal', 'reduction'), jnp.full((5, 8), 1 / 8))
   variables = jax.eval_shape(
     lambda: network.init(jax.random.key(0), images, weights, train=False)
   )
