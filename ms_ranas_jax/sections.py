@@ -357,7 +357,6 @@ class StudyConfig:
     ),
     'of the runs, in place of `seed`; may grow later',
     free=True,
-    needs=('figure', None),
   )
   cutout: int = field(
     16,

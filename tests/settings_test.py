@@ -201,7 +201,6 @@ def test_possible_values_are_allowed(name, value):
     ('search.guards.early_stop_batches', 2, 'search.guards.early_stop'),
     ('search.cost.tolerance', 0.1, 'search.cost.target'),
     ('study.size', 'cpu', 'study.figure'),
-    ('study.seeds', (1, 2), 'study.figure'),
     ('study.cutout', 8, 'study.figure'),
     ('study.published', True, 'study.figure'),
   ],

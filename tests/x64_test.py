@@ -169,6 +169,9 @@ _PROGRAMS = {
       'train.genotype': '',
       'train.network.family': 'msdnet',
       'train.network.blocks': 2,
+      # What it has not, at its default.
+      'train.network.layers': 5,
+      'train.network.nodes': 2,
       'train.schedule': 'step',
     },
     False,

@@ -160,7 +160,6 @@ def _with(**fields):
     ('# genotype = ' + SMALL, ["'# genotype =' stands before"]),
     ('x = 1; genotype = ' + SMALL, ['stands before']),
     ("'" + SMALL + "'", ['stands before']),
-    ('\ufeff' + SMALL, ['stands before']),
     (SMALL + '.normal', ['something stands after', 'remove it']),
     (SMALL + ' + 1', ['something stands after']),
     (SMALL + '()', ['something stands after']),
@@ -303,3 +302,9 @@ def test_a_text_in_the_place_of_a_path_is_refused():
   # And JSON that speaks of one is JSON.
   assert not darts_text.is_text(' {"normal": "Genotype()"}')
   assert not darts_text.is_text('NASGenotype(normal=[])')
+
+
+def test_a_byte_order_mark_before_a_file_is_passed_over(tmp_path):
+  path = tmp_path / 'marked.txt'
+  path.write_bytes(SMALL.encode('utf-8-sig'))
+  assert cells.load_genotype(str(path)) == darts_text.parse(SMALL)
