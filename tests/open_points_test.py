@@ -169,7 +169,7 @@ def test_an_operation(run):
     flags=[
       '--config=my_operation.py',
       '--workdir=runs/with_it',
-      *(f'--config.{field}' for field in _SMALL),
+      *(f'--config.{field}' for field in (*_SMALL, *_SMALL_CELLS)),
       '--config.stages=("train", "evaluate", "report")',
       f'--config.train.genotype={path}',
     ],
