@@ -1,5 +1,9 @@
 """The error that a user can mend."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class UsageError(ValueError):
   """Bad input: a config value, a file or a work directory.
@@ -7,3 +11,18 @@ class UsageError(ValueError):
   The message is one sentence that names the field or file and the mend. The
   command line prints it alone, without a traceback, and exits with status 2.
   """
+
+
+def listed(items: Sequence[object], most: int = 6) -> str:
+  """Returns the first items, and how many more there are, for a message.
+
+  >>> listed(['a', 'b', 'c'], most=2)
+  'a, b and 1 more'
+
+  Args:
+    items: at least one.
+    most: how many are named.
+  """
+  named = ', '.join(map(str, items[:most]))
+  more = len(items) - most
+  return f'{named} and {more} more' if more > 0 else named

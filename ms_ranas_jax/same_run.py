@@ -12,6 +12,7 @@ import json
 import os
 from typing import Any
 
+from ms_ranas_jax import errors
 from ms_ranas_jax import fields
 from ms_ranas_jax import settings
 from ms_ranas_jax.errors import UsageError
@@ -40,8 +41,6 @@ _LEFT: Mapping[str, tuple[str, ...]] = {
 _EPOCHS = 'train.epochs'
 _NETWORK = 'train.network.'
 _GENOTYPE = 'train.genotype'
-# How many differing fields an error lists.
-_LISTED = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,16 +164,19 @@ def is_of_here(workdir: str, stage: str) -> bool:
   It was not where a model folder was brought from elsewhere. Earlier releases
   did not write down what they have begun.
   """
-  config = os.path.join(workdir, CONFIG_FILE)
-  if not files.is_file(config):
-    return not has_kept(workdir, stage)
-  return stage in _begun(workdir) or not has_kept(workdir, stage)
+  made_here = files.is_file(os.path.join(workdir, CONFIG_FILE))
+  return (made_here and stage in _begun(workdir)) or not has_kept(
+    workdir, stage
+  )
 
 
 def write_config(values: Mapping[str, Any], workdir: str) -> None:
   """Writes the config of a call, after `compare` and `set_aside`."""
-  if not files.is_file(os.path.join(workdir, CONFIG_FILE)):
-    _write_begun(workdir, {})
+  if not files.is_file(os.path.join(workdir, BEGUN_FILE)):
+    # Of an earlier release all that it has kept was made here.
+    there = files.is_file(os.path.join(workdir, CONFIG_FILE))
+    kept = [s for s in _KEPT if there and has_kept(workdir, s)]
+    _write_begun(workdir, dict.fromkeys(kept, False))
   files.write_json(os.path.join(workdir, CONFIG_FILE), values)
 
 
@@ -191,9 +193,12 @@ def set_aside(workdir: str, changes: Changes) -> str | None:
   Returns:
     The folder, None where nothing was moved.
   """
+  # What was made of a result goes first: it never stands beside another one.
   moved = [
     name
-    for stage in (('evaluate', 'report') if changes.longer else changes.again)
+    for stage in reversed(
+      ('evaluate', 'report') if changes.longer else changes.again
+    )
     for name in _LEFT[stage]
     if files.exists(os.path.join(workdir, name))
   ]
@@ -302,12 +307,9 @@ def _depends(
 def _listed(
   old: Mapping[str, Any], new: Mapping[str, Any], names: Sequence[str]
 ) -> str:
-  listed = ', '.join(
-    f'{name} was {old.get(name)!r}, now {new.get(name)!r}'
-    for name in names[:_LISTED]
+  return errors.listed(
+    [f'{name} was {old.get(name)!r}, now {new.get(name)!r}' for name in names]
   )
-  more = len(names) - _LISTED
-  return listed + (f' and {more} more' if more > 0 else '')
 
 
 def _other_config(

@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from ms_ranas_jax import errors
 from ms_ranas_jax import families
 from ms_ranas_jax import paths
 from ms_ranas_jax import same_run
@@ -59,8 +60,6 @@ from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import stage as train_stage
 
 _IMAGE_STAGES = frozenset({'search', 'train', 'evaluate'})
-# How many classes an error lists.
-_LISTED = 6
 # Stages that all processes run; the first one runs the others alone.
 _STAGES_OF_ALL = frozenset({'search', 'train', 'evaluate'})
 
@@ -533,11 +532,10 @@ def _labels_as_trained(found: Dataset, trained: Dataset) -> np.ndarray:
   there = np.unique(found.test_labels).tolist()
   unknown = [n for n in there if n >= len(names) or names[n] not in known]
   if unknown:
-    listed = ', '.join(found.class_names[n] for n in unknown[:_LISTED])
-    more = ', ...' if len(unknown) > _LISTED else ''
+    listed = errors.listed([found.class_names[n] for n in unknown])
     raise UsageError(
       f'evaluate.dataset.name = {found.name!r} has other classes than '
-      f'{trained.name} ({listed}{more}); name test images of the classes that '
+      f'{trained.name} ({listed}); name test images of the classes that '
       'were trained.'
     )
   places = np.zeros(found.num_classes, np.int32)

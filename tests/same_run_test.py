@@ -99,10 +99,7 @@ def test_a_training_goes_on_to_more_epochs(workdir):
     _run(_config(), workdir)
 
 
-def test_longer_is_as_if_it_had_been_asked_for_at_an_epoch_end(
-  workdir, tmp_path
-):
-  """The second epoch is that of a run of two, but for where it starts."""
+def test_what_was_judged_between_does_not_change_the_rest(workdir, tmp_path):
   _run(_config(**{'train.epochs': 2}), workdir)
   other = tmp_path / 'other'
   _run(_config(stages=('train',)), other)
@@ -299,3 +296,26 @@ def test_augmentation_beyond_the_images_is_refused(tmp_path, stage):
   with pytest.raises(UsageError, match=f'config.{stage}.cutout = 16, but the '):
     _run(config, tmp_path)
   assert not list(tmp_path.iterdir())
+
+
+def test_whatever_an_older_release_has_kept_stays_bound(tmp_path):
+  """Also where another stage is the first to be run again."""
+  values = _config().to_dict()
+  (tmp_path / 'train/checkpoints/5').mkdir(parents=True)
+  (tmp_path / 'config.json').write_text(json.dumps(values))
+  same_run.write_config(values, str(tmp_path))
+  same_run.begin(str(tmp_path), 'search')
+  assert same_run.is_of_here(str(tmp_path), 'train')
+  changed = _config(**{'train.clip': 1.0}).to_dict()
+  with pytest.raises(UsageError, match='train.clip was 5.0, now 1.0'):
+    same_run.compare(changed, str(tmp_path))
+
+
+def test_a_result_is_set_aside_after_what_was_made_of_it(workdir, monkeypatch):
+  """So that one that is killed between leaves nothing of another training."""
+  moved = []
+  monkeypatch.setattr(same_run.files, 'move', lambda s, _: moved.append(s))
+  changes = same_run.Changes(('train', 'evaluate', 'report'))
+  same_run.set_aside(str(workdir), changes)
+  names = [pathlib.Path(path).name for path in moved]
+  assert names == ['evaluate', 'train', 'model']

@@ -41,8 +41,6 @@ _PART_SEED = 0
 _IMAGES_AT_A_TIME = 4096
 # Above, labels are not numbers of classes but something else.
 _MOST_CLASSES = 1_000_000
-# How many classes an error lists.
-_LISTED = 6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -189,11 +187,10 @@ def _refuse_empty_classes(dataset: Dataset) -> None:
   there = np.unique(dataset.train_labels)
   empty = np.setdiff1d(np.arange(dataset.num_classes), there)
   if empty.size:
-    names = [dataset.class_names[index] for index in empty[:_LISTED]]
-    more = ', ...' if empty.size > _LISTED else ''
+    names = errors.listed([dataset.class_names[index] for index in empty])
     raise errors.UsageError(
       f'{dataset.name}: {empty.size} of {dataset.num_classes} classes have no '
-      f'training image ({", ".join(names)}{more}); number the classes that '
+      f'training image ({names}); number the classes that '
       'there are from 0 on.'
     )
 

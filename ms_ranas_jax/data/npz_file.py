@@ -13,9 +13,6 @@ import numpy as np
 from ms_ranas_jax import errors
 from ms_ranas_jax.data import image_layout
 
-# How many labels an error lists.
-_LISTED = 6
-
 
 class Arrays(NamedTuple):
   """The arrays of the file, by their names in it.
@@ -66,11 +63,9 @@ def read(path: str) -> tuple[Arrays, tuple[str, ...]]:
   ids, y_train = np.unique(train, return_inverse=True)
   unknown = np.setdiff1d(test, ids)
   if unknown.size:
-    more = ', ...' if unknown.size > _LISTED else ''
     raise errors.UsageError(
-      f'{file}: y_test has the labels '
-      f'{", ".join(map(str, unknown[:_LISTED]))}{more}, of which y_train has '
-      'no image; leave out images of classes that cannot be learnt.'
+      f'{file}: y_test has the labels {errors.listed(unknown.tolist())}, of '
+      'which y_train has no image; leave out images of classes that cannot be learnt.'
     )
   arrays = Arrays(
     x_train,

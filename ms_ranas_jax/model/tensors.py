@@ -19,12 +19,12 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
+from ms_ranas_jax import errors
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.model import description as description_lib
 from ms_ranas_jax.runtime import files
 
 FILE = 'params.safetensors'
-_LISTED = 4
 
 
 def pack(
@@ -137,9 +137,7 @@ def read(
   if not differing and found.sha256 != expected.sha256:
     differing = ['the checksum is another one, so one of them was changed']
   if differing:
-    listed = ', '.join(differing[:_LISTED])
-    more = len(differing) - _LISTED
-    listed += f' and {more} more' if more > 0 else ''
+    listed = errors.listed(differing, most=4)
     raise UsageError(
       f'{path} is not the file that {description_lib.FILE} beside it is about: '
       f'{listed}; copy both from one model folder, or train again.'

@@ -13,7 +13,7 @@ A thin layer over orbax. A checkpoint is the step's folder with two items:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import json
@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ms_ranas_jax import errors
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import processes
@@ -40,8 +41,6 @@ State = TypeVar('State')
 _STATE = 'state'
 _MANIFEST = 'manifest'
 _BYTES = 'bytes'
-# How many differing fields an error lists.
-_LISTED = 6
 
 
 @dataclasses.dataclass
@@ -241,8 +240,8 @@ def restore_latest(
     if data is None:
       raise UsageError(
         f'{folder} is a checkpoint of another configuration; these fields '
-        f'differ: {_shorten(differences)}. Run with the configuration that it '
-        'was made with, or give another --workdir'
+        f'differ: {errors.listed(differences)}. Run with the configuration '
+        'that it was made with, or give another --workdir'
       )
     manager.damaged = frozenset(failures)
     restored = [
@@ -414,13 +413,6 @@ def _differences(
     for name in sorted(wanted.keys() | found.keys())
     if describe(wanted, name) != describe(found, name)
   ]
-
-
-def _shorten(items: Sequence[str]) -> str:
-  """Joins the first items, and says how many more there are."""
-  listed = ', '.join(items[:_LISTED])
-  more = len(items) - _LISTED
-  return f'{listed} and {more} more' if more > 0 else listed
 
 
 def _first_line(error: Exception) -> str:

@@ -94,7 +94,7 @@ def derive_genotype(
         'of nodes.'
       ) from error
     if nodes:
-      edges_lib.check_weights(dict.fromkeys(edges_lib.KINDS, table))
+      edges_lib.check_table(table, kind)
     edges: list[Edge] = []
     for rows in nodes:
       block = table[rows][:, real]

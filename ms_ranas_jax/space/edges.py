@@ -99,18 +99,29 @@ def check_weights(weights: PerKind) -> None:
     UsageError: one is negative, or those of a node sum to less than one.
   """
   for kind in KINDS:
-    table = weights[kind]
-    if isinstance(table, jax.core.Tracer) or np.ndim(table) != 2:
-      continue
-    values = np.asarray(table, np.float64)
-    sums = [values[rows].sum() for rows in node_rows(len(values))]
-    if values.min() < -_TOLERANCE or min(sums) < 1 - _TOLERANCE:
-      raise UsageError(
-        f'weights["{kind}"] are no weights: they run from {values.min():.3g} '
-        f'to {values.max():.3g}, and those of a node sum to '
-        f'{min(sums):.3g} or more, where 1 is the least; give '
-        'softmax_weights(alphas).'
-      )
+    check_table(weights[kind], kind)
+
+
+def check_table(table: jax.Array | np.ndarray, kind: str) -> None:
+  """Refuses what is no table of weights, see `check_weights`.
+
+  Args:
+    table: (edges, operations).
+    kind: of the cell, for the message.
+
+  Raises:
+    UsageError: as `check_weights`.
+  """
+  if isinstance(table, jax.core.Tracer) or np.ndim(table) != 2:
+    return
+  values = np.asarray(table, np.float64)
+  sums = [values[rows].sum() for rows in node_rows(len(values))]
+  if values.min() < -_TOLERANCE or min(sums) < 1 - _TOLERANCE:
+    raise UsageError(
+      f'weights["{kind}"] are no weights: they run from {values.min():.3g} to '
+      f'{values.max():.3g}, and those of a node sum to {min(sums):.3g} or '
+      'more, where 1 is the least; give softmax_weights(alphas).'
+    )
 
 
 def all_nodes(nodes: int) -> tuple[int, ...]:

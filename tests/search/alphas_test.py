@@ -202,3 +202,12 @@ def test_a_genotype_keeps_the_edges_whose_logits_say_so():
   )
   expected = (('conv', 1), ('conv', 0), ('conv', 2), ('conv', 1))
   assert found.normal == found.reduction == expected
+
+
+def test_alphas_in_the_place_of_weights_are_named_by_their_cell():
+  good = _both(np.full((5, 8), 1 / 8))
+  alphas = 1e-3 * np.random.default_rng(0).normal(size=(5, 8))
+  for kind in good:
+    words = rf'weights\["{kind}"\] are no weights'
+    with pytest.raises(UsageError, match=words):
+      alphas_lib.derive_genotype({**good, kind: alphas})
