@@ -65,7 +65,8 @@ def read(path: str) -> tuple[Arrays, tuple[str, ...]]:
   if unknown.size:
     raise errors.UsageError(
       f'{file}: y_test has the labels {errors.listed(unknown.tolist())}, of '
-      'which y_train has no image; leave out images of classes that cannot be learnt.'
+      'which y_train has no image; leave out images of classes that cannot '
+      'be learnt.'
     )
   arrays = Arrays(
     x_train,
