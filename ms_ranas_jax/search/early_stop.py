@@ -80,7 +80,7 @@ def largest_eigenvalue(
   product: Callable[[jax.Array], jax.Array],
   size: int,
   steps: int,
-  dtype: jnp.dtype = jnp.float32,
+  dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> jax.Array:
   """The largest eigenvalue of a symmetric matrix, by Lanczos's method.
 
