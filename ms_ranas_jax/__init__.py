@@ -27,6 +27,11 @@ if typing.TYPE_CHECKING:
   from ms_ranas_jax.baselines.msdnet import MSDNet
   from ms_ranas_jax.baselines.msdnet import build_msdnet
   from ms_ranas_jax.baselines.msdnet_plan import MSDNetSpec
+  from ms_ranas_jax.costs.cost import NetworkCost
+  from ms_ranas_jax.costs.cost import network_cost
+  from ms_ranas_jax.costs.linear_cost import CostTables
+  from ms_ranas_jax.costs.linear_cost import cost_tables
+  from ms_ranas_jax.costs.linear_cost import expected_cost
   from ms_ranas_jax.data.datasets import Dataset
   from ms_ranas_jax.data.datasets import load_dataset
   from ms_ranas_jax.errors import UsageError
@@ -57,8 +62,6 @@ if typing.TYPE_CHECKING:
   from ms_ranas_jax.space.cell import Wiring
   from ms_ranas_jax.space.cell import fixed_wiring
   from ms_ranas_jax.space.cell import mixed_wiring
-  from ms_ranas_jax.space.cost import NetworkCost
-  from ms_ranas_jax.space.cost import network_cost
   from ms_ranas_jax.space.edges import softmax_weights
   from ms_ranas_jax.space.genotype import Genotype
   from ms_ranas_jax.space.grid import NetworkSpec
@@ -66,9 +69,6 @@ if typing.TYPE_CHECKING:
   from ms_ranas_jax.space.grid import build_plan
   from ms_ranas_jax.space.layer_cost import Layer
   from ms_ranas_jax.space.layers import ConvNorm
-  from ms_ranas_jax.space.linear_cost import CostTables
-  from ms_ranas_jax.space.linear_cost import cost_tables
-  from ms_ranas_jax.space.linear_cost import expected_cost
   from ms_ranas_jax.space.network import Network
   from ms_ranas_jax.space.network import derived_network
   from ms_ranas_jax.space.network import search_network
@@ -159,7 +159,7 @@ _PLACES = types.MappingProxyType(
     'Answer': 'model.model',
     'Cell': 'space.cell',
     'ConvNorm': 'space.layers',
-    'CostTables': 'space.linear_cost',
+    'CostTables': 'costs.linear_cost',
     'Custom': 'space.operations',
     'DARTS_V1': 'baselines.cells',
     'DARTS_V2': 'baselines.cells',
@@ -171,7 +171,7 @@ _PLACES = types.MappingProxyType(
     'Model': 'model.model',
     'NASNET': 'baselines.cells',
     'Network': 'space.network',
-    'NetworkCost': 'space.cost',
+    'NetworkCost': 'costs.cost',
     'NetworkSpec': 'space.grid',
     'OPERATIONS': 'space.operations',
     'PRIMITIVES': 'space.operations',
@@ -190,7 +190,7 @@ _PLACES = types.MappingProxyType(
     'build_msdnet': 'baselines.msdnet',
     'build_plan': 'space.grid',
     'cost_range': 'search.constrained',
-    'cost_tables': 'space.linear_cost',
+    'cost_tables': 'costs.linear_cost',
     'derive_capped': 'search.constrained',
     'derive_genotype': 'search.alphas',
     'derive_within': 'search.constrained',
@@ -198,7 +198,7 @@ _PLACES = types.MappingProxyType(
     'epoch_before_rise': 'search.early_stop',
     'exit_losses': 'training.losses',
     'expected_accuracy': 'anytime.curves',
-    'expected_cost': 'space.linear_cost',
+    'expected_cost': 'costs.linear_cost',
     'expected_derived_cost': 'search.derived_cost',
     'fixed_wiring': 'space.cell',
     'hessian_eigenvalue': 'search.early_stop',
@@ -209,7 +209,7 @@ _PLACES = types.MappingProxyType(
     'load_genotype': 'baselines.cells',
     'load_model': 'model.model',
     'mixed_wiring': 'space.cell',
-    'network_cost': 'space.cost',
+    'network_cost': 'costs.cost',
     'one_hot_weights': 'search.alphas',
     'random_genotypes': 'search.random_search',
     'random_search_step': 'search.random_search',

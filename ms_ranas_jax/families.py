@@ -14,13 +14,13 @@ from typing import Any
 from ms_ranas_jax import importing
 from ms_ranas_jax.baselines import msdnet
 from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.costs import width
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.sections import TrainConfig
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
-from ms_ranas_jax.space import width
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.protocol import AUTO
 from ms_ranas_jax.space.protocol import AnytimeNetwork

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from ms_ranas_jax.costs import linear_cost
+from ms_ranas_jax.costs import width
 from ms_ranas_jax.fields import FLAG
 from ms_ranas_jax.fields import NUMBERS
 from ms_ranas_jax.fields import TEXT
@@ -22,10 +24,8 @@ from ms_ranas_jax.fields import section
 from ms_ranas_jax.fields import whole
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.runtime import parallel
-from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import protocol
-from ms_ranas_jax.space import width
 from ms_ranas_jax.space.grid import GridConfig
 
 STAGES = ('describe', 'search', 'train', 'evaluate', 'report')

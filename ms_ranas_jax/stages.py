@@ -22,6 +22,8 @@ from ms_ranas_jax import text_tables
 from ms_ranas_jax.anytime import evaluation
 from ms_ranas_jax.anytime.early_exit import CompiledSteps
 from ms_ranas_jax.baselines.cells import load_genotype
+from ms_ranas_jax.costs import cost
+from ms_ranas_jax.costs import width
 from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.data.datasets import image_format
 from ms_ranas_jax.data.datasets import load_dataset
@@ -47,12 +49,10 @@ from ms_ranas_jax.search import selection
 from ms_ranas_jax.search import stage as search_stage
 from ms_ranas_jax.sections import STAGES
 from ms_ranas_jax.sections import Config
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import protocol
-from ms_ranas_jax.space import width
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.protocol import AnytimeNetwork
 from ms_ranas_jax.training import augmentation

@@ -55,6 +55,7 @@ _FLOORS = (
   ('fields', 'importing', 'config_files'),
   ('kernels',),
   ('space',),
+  ('costs',),
   ('baselines',),
   ('runtime',),
   ('data',),

@@ -9,9 +9,9 @@ from ms_ranas_jax import families
 from ms_ranas_jax import settings
 from ms_ranas_jax import stages
 from ms_ranas_jax.baselines import cells
+from ms_ranas_jax.costs import width
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import protocol
-from ms_ranas_jax.space import width
 
 
 def _config(**fields):

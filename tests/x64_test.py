@@ -18,6 +18,7 @@ from ms_ranas_jax import default_config
 from ms_ranas_jax import families
 from ms_ranas_jax import settings
 from ms_ranas_jax.baselines.cells import load_genotype
+from ms_ranas_jax.costs import linear_cost
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.search import alphas as alphas_lib
@@ -27,7 +28,6 @@ from ms_ranas_jax.search import random_search
 from ms_ranas_jax.search import stage as search_stage
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
-from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.training import augmentation
 from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import optimizers

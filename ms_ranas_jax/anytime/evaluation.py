@@ -18,11 +18,11 @@ from ms_ranas_jax.anytime import calibration
 from ms_ranas_jax.anytime import classes as classes_lib
 from ms_ranas_jax.anytime import curves
 from ms_ranas_jax.anytime.early_exit import CompiledSteps
+from ms_ranas_jax.costs import cost as cost_lib
 from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.sections import EvaluateConfig
-from ms_ranas_jax.space import cost as cost_lib
 from ms_ranas_jax.training import losses
 
 # With more classes than this it is also of interest whether the true one is

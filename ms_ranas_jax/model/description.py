@@ -12,9 +12,9 @@ import dataclasses
 import os
 from typing import Any
 
+from ms_ranas_jax.costs.cost import ExitCost
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
-from ms_ranas_jax.space.cost import ExitCost
 from ms_ranas_jax.version import __version__
 
 FILE = 'model.json'

@@ -16,13 +16,13 @@ from ms_ranas_jax import families
 from ms_ranas_jax import paths
 from ms_ranas_jax.anytime import calibration
 from ms_ranas_jax.anytime import early_exit
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.model import description as description_lib
 from ms_ranas_jax.model import tensors
 from ms_ranas_jax.model.description import Description
 from ms_ranas_jax.runtime import files
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.genotype import Genotype
 

@@ -32,6 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ms_ranas_jax.anytime import curves
+from ms_ranas_jax.costs import cost
+from ms_ranas_jax.costs import linear_cost
 from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
@@ -44,10 +46,8 @@ from ms_ranas_jax.search import random_search
 from ms_ranas_jax.search.cost_term import CostTerm
 from ms_ranas_jax.sections import AREA
 from ms_ranas_jax.sections import SearchConfig
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
-from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import protocol

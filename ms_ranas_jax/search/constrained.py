@@ -20,13 +20,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from ms_ranas_jax.costs import linear_cost
+from ms_ranas_jax.costs import peak_cost
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import ranking
 from ms_ranas_jax.space import edges as edges_lib
-from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import operations as ops
-from ms_ranas_jax.space import peak_cost
 from ms_ranas_jax.space.genotype import Genotype
 
 # HiGHS takes sums that are 1e-6 apart for equal: too much for logarithms.

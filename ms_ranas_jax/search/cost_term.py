@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ms_ranas_jax.costs import linear_cost
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import constrained
@@ -32,7 +33,6 @@ from ms_ranas_jax.sections import CostConfig
 from ms_ranas_jax.sections import SearchConfig
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
-from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 

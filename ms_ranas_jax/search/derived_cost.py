@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ms_ranas_jax.costs import linear_cost
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.space import edges as edges_lib
-from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import operations as ops
 
 

@@ -1,1 +1,1 @@
-"""What a network is: operations, cells, the grid of cells, its cost."""
+"""What a network is: operations, cells, the grid of cells, its cost rows."""

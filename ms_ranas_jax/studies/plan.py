@@ -20,11 +20,11 @@ from ms_ranas_jax import families
 from ms_ranas_jax import fields
 from ms_ranas_jax import settings
 from ms_ranas_jax import stages
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.report import page
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.search import selection
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.studies import entries
 

@@ -12,9 +12,9 @@ from ms_ranas_jax import settings
 from ms_ranas_jax.anytime import budgets
 from ms_ranas_jax.anytime import calibration
 from ms_ranas_jax.anytime import evaluation
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.runtime import files
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib

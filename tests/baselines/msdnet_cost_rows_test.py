@@ -6,8 +6,8 @@ import pytest
 
 from ms_ranas_jax.baselines import msdnet
 from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.kernels import lowering
-from ms_ranas_jax.space import cost
 
 _IMAGENET = msdnet_plan.MSDNetSpec(
   channels=32,

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from scipy import special
 
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.model import description as description_lib
 from ms_ranas_jax.model import model as model_lib
-from ms_ranas_jax.space import cost
 
 TEMPERATURES = (40.0, 55.0, 60.0)  # random logits are far apart
 THRESHOLDS = {0.5: (0.7, 0.6, 0.0), 1.5: (2.0, 0.9, 0.0)}

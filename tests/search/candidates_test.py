@@ -10,12 +10,12 @@ import pytest
 
 from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import candidates
 from ms_ranas_jax.search import cost_term
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from ms_ranas_jax.costs import linear_cost
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import constrained
@@ -12,7 +13,6 @@ from ms_ranas_jax.search import ranking
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import genotype as genotype_lib
 from ms_ranas_jax.space import grid
-from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import operations as ops
 
 FEW = {

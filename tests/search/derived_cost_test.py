@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ms_ranas_jax.costs import cost
+from ms_ranas_jax.costs import linear_cost
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import derived_cost
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
-from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 

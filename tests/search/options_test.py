@@ -9,6 +9,7 @@ import pytest
 
 from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.data.datasets import load_dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import loop as loop_lib
@@ -21,7 +22,6 @@ from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import options
 from ms_ranas_jax.search import ranking
 from ms_ranas_jax.search import stage
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import operations as ops

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax.baselines import cells as published_cells
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import recompute
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib

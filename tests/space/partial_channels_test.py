@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from ms_ranas_jax.baselines import cells
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.space import cell as cell_lib
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops

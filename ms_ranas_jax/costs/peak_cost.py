@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ms_ranas_jax.space import cost
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype

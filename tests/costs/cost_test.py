@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from ms_ranas_jax.baselines import cells as published_cells
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.kernels import lowering
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import layer_cost

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ms_ranas_jax.costs import cost
+from ms_ranas_jax.costs import peak_cost
+from ms_ranas_jax.costs.cost import BYTES_PER_FLOAT32
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
-from ms_ranas_jax.space import peak_cost
-from ms_ranas_jax.space.cost import BYTES_PER_FLOAT32
 from ms_ranas_jax.space.genotype import Genotype
 
 WEIGHT_BYTES, PEAK = 'weight_bytes', 'peak_activation_bytes'

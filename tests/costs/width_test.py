@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import pytest
 
 from ms_ranas_jax.baselines import cells
+from ms_ranas_jax.costs import cost
+from ms_ranas_jax.costs import width
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
-from ms_ranas_jax.space import width
 
 _TRIED = 24
 

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
+from ms_ranas_jax.costs import cost
+from ms_ranas_jax.costs import linear_cost
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import layer_cost
-from ms_ranas_jax.space import linear_cost
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations
 

@@ -7,8 +7,8 @@ import functools
 import types
 from typing import TypeVar
 
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.space import cost
 from ms_ranas_jax.space import protocol
 
 # What a budget can limit; all of the last exit.

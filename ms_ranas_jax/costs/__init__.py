@@ -1,0 +1,1 @@
+"""What a network costs, from its cost rows: exact, expected, at most."""
