@@ -12,13 +12,16 @@ import types
 from typing import Any
 
 from ms_ranas_jax import importing
+from ms_ranas_jax import plain_form as plain_form_lib
 from ms_ranas_jax.baselines import msdnet
+from ms_ranas_jax.baselines import msdnet_plain_form
 from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.costs import width
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.sections import TrainConfig
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import grid_plain_form
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
@@ -50,6 +53,8 @@ class Family:
     options: attributes of the network that are fields of `config.train` too,
       and decide nothing but how it is computed.
     has_not: fields of `config.train` that it can do nothing with.
+    plain_form: (network, variables) -> the same in plain layers, by which it
+      is exported; None where it cannot be.
   """
 
   config: type[NetworkConfig]
@@ -60,6 +65,9 @@ class Family:
   takes_genotype: bool = False
   options: tuple[str, ...] = ()
   has_not: tuple[str, ...] = ('genotype', 'drop_path', 'remat')
+  plain_form: (
+    Callable[[Any, Mapping[str, Any]], plain_form_lib.PlainForm] | None
+  ) = None
 
 
 def _grid_plan(spec: grid.NetworkSpec, field: str) -> grid.Plan:
@@ -95,6 +103,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       takes_genotype=True,
       options=('remat',),
       has_not=(),
+      plain_form=grid_plain_form.build,
     ),
     MSDNET: Family(
       config=msdnet_plan.MSDNetConfig,
@@ -102,6 +111,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       sizes=msdnet_plan.msdnet_spec,
       plan=msdnet_plan.build_plan,
       build=_build_msdnet,
+      plain_form=msdnet_plain_form.build,
     ),
   }
 )
@@ -339,3 +349,27 @@ def network_from_json(
   if family.takes_genotype:
     genotype = Genotype.from_json(json.dumps(value.get('genotype')))
   return family.build(spec, genotype, field='network.sizes', **attributes)
+
+
+def plain_form(
+  value: Mapping[str, Any],
+  network: AnytimeNetwork,
+  variables: Mapping[str, Any],
+) -> plain_form_lib.PlainForm:
+  """Returns a trained network in plain layers.
+
+  Args:
+    value: what `network_to_json` told of it.
+    network: the network.
+    variables: its 'params' and 'batch_stats'.
+
+  Raises:
+    UsageError: its family, or one of its operations, has no plain form.
+  """
+  build = _find(value['family'], 'network.family').plain_form
+  if build is None:
+    raise UsageError(
+      f'the family {value["family"]!r} has no plain form, so its networks are '
+      'not exported; give it one (Family.plain_form).'
+    )
+  return build(network, variables)

@@ -6,8 +6,9 @@ are named so; nothing is registered, and the name is what is written down.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import importlib
+import importlib.util
 from typing import Any, TypeVar
 
 from ms_ranas_jax.errors import UsageError
@@ -76,3 +77,22 @@ def find(
     f'{field} = {name!r}: give one of {", ".join(known)}, or '
     "'my_module:my_name' of your own."
   )
+
+
+def check_extra(extra: str, modules: Sequence[str], why: str) -> None:
+  """Refuses what needs libraries that are not installed.
+
+  Args:
+    extra: of the package, that brings them.
+    modules: what has to be there.
+    why: what needs them, for the message.
+
+  Raises:
+    UsageError: says what is missing, and how to get it.
+  """
+  missing = [n for n in modules if importlib.util.find_spec(n) is None]
+  if missing:
+    raise UsageError(
+      f'{why} needs {", ".join(missing)}, not installed here; run pip install '
+      f"'ms_ranas_jax[{extra}]'."
+    )

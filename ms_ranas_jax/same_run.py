@@ -36,6 +36,7 @@ _LEFT: Mapping[str, tuple[str, ...]] = {
   'search': ('search',),
   'train': ('train', 'model'),
   'evaluate': ('evaluate',),
+  'export': ('export',),
   'report': ('figures', 'report.html'),
 }
 _EPOCHS = 'train.epochs'
@@ -135,7 +136,7 @@ def compare(
       for stage in _LEFT
       if stage in again
       or stage == 'report'
-      or (stage == 'evaluate' and 'train' in again)
+      or (stage in ('evaluate', 'export') and 'train' in again)
     ),
     longer and 'train' not in again,
   )
@@ -197,7 +198,7 @@ def set_aside(workdir: str, changes: Changes) -> str | None:
   moved = [
     name
     for stage in reversed(
-      ('evaluate', 'report') if changes.longer else changes.again
+      ('evaluate', 'export', 'report') if changes.longer else changes.again
     )
     for name in _LEFT[stage]
     if files.exists(os.path.join(workdir, name))

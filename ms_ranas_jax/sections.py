@@ -28,7 +28,10 @@ from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.grid import GridConfig
 
-STAGES = ('describe', 'search', 'train', 'evaluate', 'report')
+STAGES = ('describe', 'search', 'train', 'evaluate', 'export', 'report')
+# Those that need nothing but what is installed in any case.
+DEFAULT_STAGES = ('describe', 'search', 'train', 'evaluate', 'report')
+FORMATS = ONNX, TFLITE = 'onnx', 'tflite'
 DTYPES = ('float32', 'bfloat16')
 SELECTIONS = LAST, AREA = 'last', 'area'
 DECAYS = LINEAR, COSINE = 'linear', 'cosine'
@@ -338,6 +341,51 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExportConfig:
+  """The files for other runtimes."""
+
+  formats: tuple[str, ...] = field(
+    ('onnx',),
+    Rule(
+      lambda v: (
+        is_sequence_of(lambda name: name in FORMATS)(v)
+        and ONNX in v
+        and len(set(v)) == len(v)
+      ),
+      "('onnx',) or ('onnx', 'tflite')",
+    ),
+    'of ONNX Runtime, and of LiteRT',
+    free=True,
+  )
+  int8: bool = field(True, FLAG, 'also in 8 bits', free=True)
+  calibration_images: int = field(
+    500,
+    whole(1),
+    'held-out images that ranges of 8 bits are taken from, at most',
+    unit='images',
+    free=True,
+    needs=('int8', True),
+  )
+  calibration_q: float = field(
+    1.0,
+    number(0, above=True),
+    'thresholds of the evaluation that say which of them reach a step',
+    free=True,
+    needs=('int8', True),
+  )
+  test_vectors: int = field(
+    16,
+    whole(1),
+    'held-out images in the folder, with their logits',
+    unit='images',
+    free=True,
+  )
+  latency: bool = field(
+    True, FLAG, 'measure milliseconds on this machine', free=True
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class StudyConfig:
   """A figure of the paper, of many runs; see configs/study.py."""
 
@@ -379,7 +427,7 @@ class Config:
   """All that a run of the program is asked for."""
 
   stages: tuple[str, ...] = field(
-    STAGES,
+    DEFAULT_STAGES,
     Rule(
       lambda v: (
         isinstance(v, tuple | list) and all(stage in STAGES for stage in v)
@@ -413,6 +461,9 @@ class Config:
   train: TrainConfig = section(TrainConfig, 'the training', ('train',))
   evaluate: EvaluateConfig = section(
     EvaluateConfig, 'how it is judged', ('evaluate',)
+  )
+  export: ExportConfig = section(
+    ExportConfig, 'the files for other runtimes', ('export',)
   )
   study: StudyConfig = section(
     StudyConfig, 'a figure of the paper, of many runs', ()

@@ -15,6 +15,7 @@ import numpy as np
 
 from ms_ranas_jax import errors
 from ms_ranas_jax import families
+from ms_ranas_jax import importing
 from ms_ranas_jax import paths
 from ms_ranas_jax import same_run
 from ms_ranas_jax import settings
@@ -59,7 +60,7 @@ from ms_ranas_jax.training import augmentation
 from ms_ranas_jax.training import losses
 from ms_ranas_jax.training import stage as train_stage
 
-_IMAGE_STAGES = frozenset({'search', 'train', 'evaluate'})
+_IMAGE_STAGES = frozenset({'search', 'train', 'evaluate', 'export'})
 # Stages that all processes run; the first one runs the others alone.
 _STAGES_OF_ALL = frozenset({'search', 'train', 'evaluate'})
 
@@ -354,8 +355,10 @@ def _check_networks(run: Run) -> None:
     _ = run.problem  # made here, and used by the search
   elif 'describe' in chosen and run.family.takes_genotype:
     _ = run.search_network
-  if 'evaluate' in chosen and 'train' not in chosen:
+  if {'evaluate', 'export'} & chosen and 'train' not in chosen:
     _trained(run)
+  if 'export' in chosen:
+    _check_export(run)
   if 'report' in chosen and not {'train', 'evaluate'} & chosen:
     _check_evaluation(run)
   needed = {'train', 'evaluate'} & chosen
@@ -374,6 +377,23 @@ def _check_networks(run: Run) -> None:
   families.train_plan(config.train, run.image_format)
   if config.train.budget.limits or derived.channels == protocol.AUTO:
     families.check_budget(config.train, run.image_format, derived.nodes)
+
+
+def _check_export(run: Run) -> None:
+  """Refuses an export that cannot come to its end."""
+  importing.check_extra(
+    'onnx', ('onnx', 'onnxruntime'), "config.stages has 'export', which"
+  )
+  from ms_ranas_jax.export import stage as export_stage  # it imports these
+
+  # What will be trained has no evaluation before its own.
+  known = None if 'train' in run.config.stages else run.description()
+  export_stage.check(
+    run.config.export,
+    run.config.dataset.holdout,
+    'evaluate' in run.config.stages
+    or (known is not None and known.evaluation is not None),
+  )
 
 
 def _check_other_model(run: Run) -> None:
@@ -752,6 +772,24 @@ def _evaluate(run: Run) -> None:
   )
 
 
+def _export(run: Run) -> None:
+  from ms_ranas_jax.export import stage as export_stage  # see `_check_export`
+
+  _trained(run)
+  dataset = _judged_images(run)
+  _, held_out = train_stage.split_training_images(run.config, dataset)
+  # An evaluation of a model of elsewhere is kept with its copy.
+  here = description_lib.folder_of(run.workdir)
+  export_stage.run_export(
+    run.config.export,
+    here if description_lib.exists(here) else run.model_folder,
+    run.workdir,
+    dataset.train_images[held_out],
+    dataset,
+    run.tell,
+  )
+
+
 def _report(run: Run) -> None:
   network = run.known_network()
   trained = None
@@ -775,5 +813,6 @@ _STAGES: Mapping[str, Callable[[Run], None]] = {
   'search': _search,
   'train': _train,
   'evaluate': _evaluate,
+  'export': _export,
   'report': _report,
 }

@@ -229,7 +229,7 @@ def test_darts(load):
 def test_cifar10_on_a_cpu_has_scales_and_exits(load):
   config = load('cifar10_cpu')
   assert config.dataset.name == 'cifar10'
-  assert config.stages == sections.STAGES
+  assert config.stages == sections.DEFAULT_STAGES
   for network in (config.search.network, config.train.network):
     assert network.scales > 1 and network.exits == 'all_but_first'
 
@@ -285,7 +285,7 @@ def test_a_study_of_what_is_no_figure(load, argument, field):
 def test_digits_needs_no_path_and_runs_every_stage(load):
   config = load('digits')
   assert (config.dataset.name, config.dataset.dir) == ('digits', '')
-  assert config.stages == sections.STAGES
+  assert config.stages == sections.DEFAULT_STAGES
 
 
 def test_every_field_is_explained():
@@ -297,6 +297,6 @@ def test_every_field_is_explained():
     assert len(entry.field.meaning) > 5, name
     assert set(entry.field.stages) <= set(sections.STAGES), name
     assert entry.field.stages or not name.startswith(
-      ('dataset', 'search', 'train', 'evaluate')
+      ('dataset', 'search', 'train', 'evaluate', 'export')
     ), name
     assert entry.field.rule.holds(entry.default), name

@@ -20,6 +20,7 @@ from flax import linen as nn
 import jax
 
 from ms_ranas_jax import importing
+from ms_ranas_jax import plain_form
 from ms_ranas_jax.kernels import convolution
 from ms_ranas_jax.space import layer_cost
 from ms_ranas_jax.space import layers as layers_lib
@@ -124,10 +125,17 @@ class Custom:
       `affine` is False in the search: its BNs have no scale and bias. Where
       the module has the field `axis_name`, the cell sets it.
     layers: (channels, stride, height, width, search) -> its cost.
+    plain: (builder, x, stride, variables of its module) -> the tensor that it
+      writes: adds the same in plain layers, by which it is exported. Without
+      it networks that have the operation are not exported.
   """
 
   make: Callable[[int, int, bool], nn.Module]
   layers: Callable[[int, int, int, int, bool], Layers]
+  plain: (
+    Callable[[plain_form.Builder, str, int, plain_form.ModuleVariables], str]
+    | None
+  ) = None
 
 
 Operation = Separable | Pool | Skip | Zero | Custom
@@ -174,6 +182,20 @@ def _factorized_conv_layers(
   )
 
 
+def _factorized_conv_plain(
+  builder: plain_form.Builder,
+  x: str,
+  stride: int,
+  module: plain_form.ModuleVariables,
+) -> str:
+  x = builder.convolution(
+    builder.relu(x), module.params['row'], stride=(1, stride)
+  )
+  return builder.convolution(
+    x, module.params['column'], module.norm_of_one(), stride=(stride, 1)
+  )
+
+
 # The order is that of DARTS, which columns of published alphas follow.
 PRIMITIVES: Primitives = types.MappingProxyType(
   {
@@ -193,7 +215,9 @@ OPERATIONS: Primitives = types.MappingProxyType(
   {
     **PRIMITIVES,
     'sep_conv_7x7': Separable(7),
-    'conv_7x1_1x7': Custom(FactorizedConv7, _factorized_conv_layers),
+    'conv_7x1_1x7': Custom(
+      FactorizedConv7, _factorized_conv_layers, _factorized_conv_plain
+    ),
   }
 )
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ms_ranas_jax import plain_form
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.fields import Rule
 from ms_ranas_jax.fields import field
@@ -34,8 +35,7 @@ AUTO = 'auto'
 # Where it is not known yet, costs and plans are those of this width. All that
 # has to be split in halves can be.
 NOMINAL_CHANNELS = 16
-# The name of the normalised images among what is carried to the first step.
-IMAGES = 'images'
+IMAGES = plain_form.IMAGES
 # Features by name, each with an axis of images, see `batch_axis`; the images
 # that the first step takes may be NumPy's.
 Carried = Mapping[str, jax.Array | np.ndarray]

@@ -1,0 +1,1 @@
+"""What is trained, in files that other runtimes read."""

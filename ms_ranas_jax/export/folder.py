@@ -1,0 +1,234 @@
+"""The export folder: a trained network as files that need no JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import inspect
+import io
+import os
+from typing import Any
+
+import numpy as np
+
+from ms_ranas_jax import families
+from ms_ranas_jax import plain_form
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.export import int8 as int8_lib
+from ms_ranas_jax.export import onnx_file
+from ms_ranas_jax.export import run_exported
+from ms_ranas_jax.export import runners
+from ms_ranas_jax.model import model as model_lib
+from ms_ranas_jax.runtime import files
+from ms_ranas_jax.version import __version__
+
+FORMAT = 'ms_ranas_jax export'
+VERSION = 1
+MANIFEST = 'manifest.json'
+ANYTIME = 'onnx/anytime.onnx'
+VECTORS = 'test_vectors.npz'
+FLOAT32, INT8 = 'float32', 'int8'
+# Logits of a runtime may differ so much from JAX's, as a share of the largest.
+TOLERANCE = 1e-4
+
+
+def step_file(step: int, form: str = FLOAT32) -> str:
+  """Returns where the file of a step stands in the folder."""
+  return f'onnx/step_{step}{"_int8" * (form == INT8)}.onnx'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Exported:
+  """The files of a network, by their names in the folder.
+
+  Attributes:
+    files: name -> content.
+    calibration: how many images each step in 8 bits was calibrated on; ()
+      where there is none.
+  """
+
+  files: Mapping[str, bytes]
+  calibration: tuple[int, ...]
+
+  def steps(self, form: str) -> list[bytes]:
+    """Returns the files of the steps, [] where there are none of that form."""
+    found = []
+    while step_file(len(found), form) in self.files:
+      found.append(self.files[step_file(len(found), form)])
+    return found
+
+
+def export(
+  model: model_lib.Model,
+  images: np.ndarray,
+  *,
+  int8: bool = True,
+  calibration_q: float = 1.0,
+  test_vectors: int = 16,
+) -> Exported:
+  """Makes the files of a trained network, and compares them with it.
+
+  Args:
+    model: the network.
+    images: (images, height, width, channels) uint8 that were not trained on:
+      the files are compared and, in 8 bits, calibrated on them.
+    int8: whether there are files in 8 bits too.
+    calibration_q: the stored thresholds that decide which images reach a step
+      when it is calibrated.
+    test_vectors: so many of the images go into the folder with their logits.
+
+  Raises:
+    UsageError: the network has no plain form, there are no images, or no
+      thresholds for `calibration_q`.
+    RuntimeError: a file does not compute what the network computes.
+  """
+  if not len(images):
+    raise UsageError(
+      'there are no images to compare an export with; set config.dataset.'
+      'holdout, or give some.'
+    )
+  description = model.description
+  form = families.plain_form(
+    description.network, model.network, model.variables
+  )
+  if plain_form.macs(form) != tuple(e.macs for e in model.exits):
+    raise RuntimeError(
+      f'the plain form of {description.network["family"]} takes other '
+      'multiply-adds than its cost rows say; its translation is wrong.'
+    )
+  preprocessing = onnx_file.Preprocessing(description.mean, description.std)
+  steps = [
+    onnx_file.step_model(form, step, preprocessing).SerializeToString()
+    for step in range(len(form.steps))
+  ]
+  found = {step_file(step): content for step, content in enumerate(steps)}
+  anytime = onnx_file.anytime_model(form, preprocessing, model.temperatures)
+  found[ANYTIME] = anytime.SerializeToString()
+  calibration: tuple[int, ...] = ()
+  if int8:
+    quantized = int8_lib.quantize(
+      steps, images, _thresholds(model, calibration_q), model.temperatures
+    )
+    calibration = quantized.images
+    for step, content in enumerate(quantized.models):
+      found[step_file(step, INT8)] = content
+  vectors = images[:test_vectors]
+  expected = model.compiled_steps.logits(vectors, model_lib.BATCH_SIZE)
+  _check_steps(steps, vectors, expected)
+  buffer = io.BytesIO()
+  np.savez(buffer, images=vectors, logits=expected)
+  found[VECTORS] = buffer.getvalue()
+  found['run.py'] = inspect.getsource(run_exported).encode('utf-8')
+  return Exported(found, calibration)
+
+
+def _thresholds(model: model_lib.Model, q: float) -> tuple[float, ...]:
+  evaluation = model.description.evaluation
+  known = {} if evaluation is None else evaluation.thresholds
+  if q not in known:
+    raise UsageError(
+      f'there are no thresholds of q = {q:g} in the model folder, which say '
+      'what reaches a step in 8 bits; evaluate the network on held-out images, '
+      'set config.export.calibration_q to one of its q, or config.export.int8 '
+      'to False.'
+    )
+  return known[q]
+
+
+def _check_steps(
+  steps: Sequence[bytes], images: np.ndarray, expected: np.ndarray
+) -> None:
+  """Refuses steps that do not compute what the network computes."""
+  found = runners.logits(runners.load_onnx(steps), images)
+  off = np.abs(found - expected).max() / max(1.0, np.abs(expected).max())
+  if not off <= TOLERANCE:
+    raise RuntimeError(
+      f'the exported steps differ from the network by {off:.1e} of its largest '
+      'logit; nothing was written.'
+    )
+
+
+def manifest(model: model_lib.Model, exported: Exported) -> dict[str, Any]:
+  """Returns what `manifest.json` says.
+
+  Args:
+    model: the network.
+    exported: its files.
+  """
+  description = model.description
+  evaluation = description.evaluation
+  accuracies: Sequence[float | None] = [None] * len(model.exits)
+  if evaluation is not None:
+    accuracies = evaluation.accuracies
+  tensors = description.tensors
+  return {
+    'format': FORMAT,
+    'version': VERSION,
+    'written_by': f'ms_ranas_jax {__version__}',
+    'model': None if tensors is None else tensors.sha256,
+    'image_shape': model.image_shape,
+    'mean': description.mean,
+    'std': description.std,
+    'class_names': model.class_names,
+    'exits': [
+      {
+        **dataclasses.asdict(exit_),
+        'accuracy': accuracy,
+        'temperature': temperature,
+      }
+      for exit_, accuracy, temperature in zip(
+        model.exits, accuracies, model.temperatures, strict=True
+      )
+    ],
+    'thresholds': [
+      {'q': q, 'thresholds': row}
+      for q, row in (evaluation.thresholds if evaluation else {}).items()
+    ],
+    'steps': {
+      form: [step_file(step, form) for step in range(len(exported.steps(form)))]
+      for form in (FLOAT32, INT8)
+    },
+    'files': {
+      name: {
+        'sha256': hashlib.sha256(content).hexdigest(),
+        'bytes': len(content),
+        **(onnx_file.signature(content) if name.endswith('.onnx') else {}),
+      }
+      for name, content in exported.files.items()
+    },
+  }
+
+
+def write(folder: str, exported: Exported, about: Mapping[str, Any]) -> None:
+  """Writes an export folder, and the manifest last: then all is there.
+
+  Args:
+    folder: where to; made where it is missing.
+    exported: the files.
+    about: what `manifest` returned.
+  """
+  for name, content in exported.files.items():
+    files.write_bytes(os.path.join(folder, name), content)
+  files.write_json(os.path.join(folder, MANIFEST), about)
+
+
+def read_manifest(folder: str) -> dict[str, Any]:
+  """Reads the manifest of an export folder.
+
+  Args:
+    folder: that `write` has written.
+
+  Raises:
+    UsageError: it is not there, or of another version.
+  """
+  path = os.path.join(folder, MANIFEST)
+  found = files.read_json(path)
+  if not isinstance(found, dict) or found.get('format') != FORMAT:
+    raise UsageError(f'{path} is no manifest of an export; export again.')
+  if found.get('version') != VERSION:
+    raise UsageError(
+      f'{path} is of version {found.get("version")!r}, and this program reads '
+      f'version {VERSION}; export again.'
+    )
+  return found
