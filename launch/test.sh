@@ -7,7 +7,10 @@ set -euo pipefail
 
 # shellcheck source=launch/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-prepare_environment test
+# LiteRT does not go with the newest releases of other libraries, see setup.cfg.
+extras=test,tflite
+[[ ${NEWEST:-} != 1 ]] || extras='test'
+prepare_environment "$extras"
 cd "$root"
 
 "$venv/bin/python" -m ruff check .

@@ -13,14 +13,13 @@ import dataclasses
 import math
 from typing import Any
 
+from flax import linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
 from ms_ranas_jax.kernels import normalization
-from ms_ranas_jax.kernels import pooling
-from ms_ranas_jax.kernels import windows
 
 Shape = tuple[int, int, int]
 # The name of the normalised images among what the first step reads.
@@ -349,11 +348,11 @@ def _compute(layer: Layer, inputs: Sequence[jax.Array]) -> jax.Array:
       )
       return y + layer.bias.reshape(1, 1, 1, -1)
     case Relu():
-      return windows.relu(x)
+      return jnp.maximum(x, 0)
     case Pool('max'):
-      return pooling.max_pool(x, layer.stride)
+      return nn.max_pool(x, **_window(layer))
     case Pool():
-      return pooling.average_pool(x, layer.stride)
+      return nn.avg_pool(x, **_window(layer), count_include_pad=False)
     case Shift():
       return _shifted(x)
     case Sum():
@@ -365,6 +364,14 @@ def _compute(layer: Layer, inputs: Sequence[jax.Array]) -> jax.Array:
     case Classifier():
       pooled = jnp.mean(x, axis=(1, 2))
       return pooled @ layer.kernel + layer.bias.reshape(1, -1)
+
+
+def _window(layer: Pool) -> dict[str, Any]:
+  return {
+    'window_shape': (3, 3),
+    'strides': (layer.stride, layer.stride),
+    'padding': ((1, 1), (1, 1)),
+  }
 
 
 def _shifted(x: jax.Array) -> jax.Array:

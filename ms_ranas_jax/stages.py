@@ -49,6 +49,7 @@ from ms_ranas_jax.search import seeds
 from ms_ranas_jax.search import selection
 from ms_ranas_jax.search import stage as search_stage
 from ms_ranas_jax.sections import STAGES
+from ms_ranas_jax.sections import TFLITE
 from ms_ranas_jax.sections import Config
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
@@ -384,6 +385,12 @@ def _check_export(run: Run) -> None:
   importing.check_extra(
     'onnx', ('onnx', 'onnxruntime'), "config.stages has 'export', which"
   )
+  if TFLITE in run.config.export.formats:
+    importing.check_extra(
+      'tflite',
+      ('litert_converter', 'ai_edge_litert', 'ai_edge_quantizer'),
+      "config.export.formats has 'tflite', which",
+    )
   from ms_ranas_jax.export import stage as export_stage  # it imports these
 
   # What will be trained has no evaluation before its own.

@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import io
 import os
+import types
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ms_ranas_jax.export import int8 as int8_lib
 from ms_ranas_jax.export import onnx_file
 from ms_ranas_jax.export import run_exported
 from ms_ranas_jax.export import runners
+from ms_ranas_jax.export.preprocessing import Preprocessing
 from ms_ranas_jax.model import model as model_lib
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.version import __version__
@@ -29,13 +31,19 @@ MANIFEST = 'manifest.json'
 ANYTIME = 'onnx/anytime.onnx'
 VECTORS = 'test_vectors.npz'
 FLOAT32, INT8 = 'float32', 'int8'
+_SUFFIXES = types.MappingProxyType({FLOAT32: '', INT8: '_int8'})
 # Logits of a runtime may differ so much from JAX's, as a share of the largest.
 TOLERANCE = 1e-4
 
 
 def step_file(step: int, form: str = FLOAT32) -> str:
-  """Returns where the file of a step stands in the folder."""
-  return f'onnx/step_{step}{"_int8" * (form == INT8)}.onnx'
+  """Returns where the ONNX file of a step stands in the folder."""
+  return f'onnx/step_{step}{_SUFFIXES[form]}.onnx'
+
+
+def tflite_file(form: str = FLOAT32) -> str:
+  """Returns where the file of LiteRT stands in the folder."""
+  return f'tflite/anytime{_SUFFIXES[form]}.tflite'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,10 +57,10 @@ class Exported:
   """
 
   files: Mapping[str, bytes]
-  calibration: tuple[int, ...]
+  calibration: tuple[int, ...] = ()
 
   def steps(self, form: str) -> list[bytes]:
-    """Returns the files of the steps, [] where there are none of that form."""
+    """Returns the ONNX files of the steps, [] where that form is not there."""
     found = []
     while step_file(len(found), form) in self.files:
       found.append(self.files[step_file(len(found), form)])
@@ -63,6 +71,7 @@ def export(
   model: model_lib.Model,
   images: np.ndarray,
   *,
+  tflite: bool = False,
   int8: bool = True,
   calibration_q: float = 1.0,
   test_vectors: int = 16,
@@ -73,6 +82,7 @@ def export(
     model: the network.
     images: (images, height, width, channels) uint8 that were not trained on:
       the files are compared and, in 8 bits, calibrated on them.
+    tflite: whether there is a file of LiteRT too.
     int8: whether there are files in 8 bits too.
     calibration_q: the stored thresholds that decide which images reach a step
       when it is calibrated.
@@ -88,6 +98,7 @@ def export(
       'there are no images to compare an export with; set config.dataset.'
       'holdout, or give some.'
     )
+  thresholds = _thresholds(model, calibration_q) if int8 else ()
   description = model.description
   form = families.plain_form(
     description.network, model.network, model.variables
@@ -97,30 +108,61 @@ def export(
       f'the plain form of {description.network["family"]} takes other '
       'multiply-adds than its cost rows say; its translation is wrong.'
     )
-  preprocessing = onnx_file.Preprocessing(description.mean, description.std)
-  steps = [
-    onnx_file.step_model(form, step, preprocessing).SerializeToString()
-    for step in range(len(form.steps))
-  ]
-  found = {step_file(step): content for step, content in enumerate(steps)}
-  anytime = onnx_file.anytime_model(form, preprocessing, model.temperatures)
-  found[ANYTIME] = anytime.SerializeToString()
-  calibration: tuple[int, ...] = ()
-  if int8:
-    quantized = int8_lib.quantize(
-      steps, images, _thresholds(model, calibration_q), model.temperatures
-    )
-    calibration = quantized.images
-    for step, content in enumerate(quantized.models):
-      found[step_file(step, INT8)] = content
+  before = Preprocessing(description.mean, description.std)
   vectors = images[:test_vectors]
   expected = model.compiled_steps.logits(vectors, model_lib.BATCH_SIZE)
-  _check_steps(steps, vectors, expected)
+  steps = [
+    onnx_file.step_model(form, step, before).SerializeToString()
+    for step in range(len(form.steps))
+  ]
+  _check(runners.load_onnx(steps), 'ONNX', vectors, expected)
+  found = {step_file(step): content for step, content in enumerate(steps)}
+  anytime = onnx_file.anytime_model(form, before, model.temperatures)
+  found[ANYTIME] = anytime.SerializeToString()
+  calibration = (
+    int8_lib.reaching(steps, images, thresholds, model.temperatures)
+    if int8
+    else []
+  )
+  for step, fed in enumerate(calibration):
+    found[step_file(step, INT8)] = int8_lib.quantize_step(steps[step], fed)
+  if tflite:
+    found |= _tflite(form, before, vectors, expected, calibration)
   buffer = io.BytesIO()
   np.savez(buffer, images=vectors, logits=expected)
   found[VECTORS] = buffer.getvalue()
   found['run.py'] = inspect.getsource(run_exported).encode('utf-8')
-  return Exported(found, calibration)
+  return Exported(
+    found, tuple(len(next(iter(fed.values()))) for fed in calibration)
+  )
+
+
+def _tflite(
+  form: plain_form.PlainForm,
+  before: Preprocessing,
+  images: np.ndarray,
+  expected: np.ndarray,
+  calibration: Sequence[Mapping[str, np.ndarray]],
+) -> dict[str, bytes]:
+  """Returns the files of LiteRT by their names."""
+  from ms_ranas_jax.export import litert  # an extra of its own
+
+  model = litert.anytime_model(form, before)
+  _check(litert.load(model), 'LiteRT', images, expected, batch_size=1)
+  found = {tflite_file(): model}
+  if calibration:
+    # Features of ONNX have their channels first.
+    channels_last = [
+      {
+        name: value
+        if name == plain_form.IMAGES
+        else value.transpose(0, 2, 3, 1)
+        for name, value in fed.items()
+      }
+      for fed in calibration
+    ]
+    found[tflite_file(INT8)] = litert.quantize(model, channels_last)
+  return found
 
 
 def _thresholds(model: model_lib.Model, q: float) -> tuple[float, ...]:
@@ -136,17 +178,32 @@ def _thresholds(model: model_lib.Model, q: float) -> tuple[float, ...]:
   return known[q]
 
 
-def _check_steps(
-  steps: Sequence[bytes], images: np.ndarray, expected: np.ndarray
+def _check(
+  runner: runners.Runner,
+  name: str,
+  images: np.ndarray,
+  expected: np.ndarray,
+  batch_size: int = 64,
 ) -> None:
-  """Refuses steps that do not compute what the network computes."""
-  found = runners.logits(runners.load_onnx(steps), images)
+  """Refuses files that do not compute what the network computes."""
+  found = runners.logits(runner, images, batch_size)
   off = np.abs(found - expected).max() / max(1.0, np.abs(expected).max())
   if not off <= TOLERANCE:
     raise RuntimeError(
-      f'the exported steps differ from the network by {off:.1e} of its largest '
-      'logit; nothing was written.'
+      f'what was exported for {name} differs from the network by {off:.1e} of '
+      'its largest logit; nothing was written.'
     )
+
+
+def _signature(name: str, content: bytes) -> dict[str, Any]:
+  """Returns what a file takes and gives, {} where it is not one to be run."""
+  if name.endswith('.onnx'):
+    return onnx_file.signature(content)
+  if name.endswith('.tflite'):
+    from ms_ranas_jax.export import litert  # an extra of its own
+
+    return {'signatures': litert.signatures(content)}
+  return {}
 
 
 def manifest(model: model_lib.Model, exported: Exported) -> dict[str, Any]:
@@ -187,13 +244,18 @@ def manifest(model: model_lib.Model, exported: Exported) -> dict[str, Any]:
     ],
     'steps': {
       form: [step_file(step, form) for step in range(len(exported.steps(form)))]
-      for form in (FLOAT32, INT8)
+      for form in _SUFFIXES
+    },
+    'tflite': {
+      form: tflite_file(form)
+      for form in _SUFFIXES
+      if tflite_file(form) in exported.files
     },
     'files': {
       name: {
         'sha256': hashlib.sha256(content).hexdigest(),
         'bytes': len(content),
-        **(onnx_file.signature(content) if name.endswith('.onnx') else {}),
+        **_signature(name, content),
       }
       for name, content in exported.files.items()
     },

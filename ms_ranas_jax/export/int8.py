@@ -9,81 +9,86 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import dataclasses
 import logging
 import os
 import tempfile
 from typing import Any
 
 import numpy as np
-import onnx
 from onnxruntime import quantization
 from onnxruntime.quantization import shape_inference
 
 from ms_ranas_jax import plain_form
-from ms_ranas_jax.anytime import calibration
+from ms_ranas_jax.anytime import calibration as calibration_lib
 from ms_ranas_jax.export import runners
+from ms_ranas_jax.runtime import files
 
 # With fewer images than this a range is chance, and all are taken instead.
 _FEWEST = 16
 _BATCH = 32
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Quantized:
-  """Steps in 8 bits.
-
-  Attributes:
-    models: the files, one per step.
-    images: how many images each step was calibrated on.
-  """
-
-  models: tuple[bytes, ...]
-  images: tuple[int, ...]
-
-
-def quantize(
+def reaching(
   models: Sequence[bytes],
   images: np.ndarray,
   thresholds: Sequence[float],
   temperatures: Sequence[float],
-) -> Quantized:
-  """Returns the steps of a network in 8 bits.
+) -> list[dict[str, np.ndarray]]:
+  """Returns what images bring to the steps that they reach.
 
   Args:
     models: the files of the steps in floats.
     images: (images, height, width, channels) uint8, that are neither trained
       on nor judged.
     thresholds: one per exit; an image that is surer does not reach the next
-      step. Where fewer than 16 do, the step is calibrated on all of them.
+      step. Where fewer than 16 do, it is all of them.
     temperatures: one per exit.
+
+  Returns:
+    Per step its inputs by name, an axis of images first.
   """
-  found, counts = [], []
-  for step, (model, fed) in enumerate(
-    zip(models, _reaching(models, images, thresholds, temperatures))
-  ):
-    found.append(_quantize_step(model, fed, f'step_{step}'))
-    counts.append(len(next(iter(fed.values()))))
-  return Quantized(tuple(found), tuple(counts))
-
-
-def _reaching(
-  models: Sequence[bytes],
-  images: np.ndarray,
-  thresholds: Sequence[float],
-  temperatures: Sequence[float],
-) -> Iterator[dict[str, np.ndarray]]:
-  """Yields per step what the images that reach it bring, by name."""
   runner = runners.load_onnx(models)
   carried: runners.Carried = {plain_form.IMAGES: images}
   rows = np.arange(len(images))
+  found = []
   for step, session in enumerate(runner.sessions):
     taken = rows if len(rows) >= _FEWEST else np.arange(len(images))
     names = [entry.name for entry in session.get_inputs()]
-    yield {name: carried[name][taken] for name in names}
+    found.append({name: carried[name][taken] for name in names})
     carried, logits = runner.take(carried, step)
-    sure = calibration.probabilities(logits, temperatures[step]).max(axis=-1)
+    sure = calibration_lib.probabilities(logits, temperatures[step]).max(
+      axis=-1
+    )
     rows = rows[sure[rows] < thresholds[step]]
+  return found
+
+
+def quantize_step(model: bytes, calibration: Mapping[str, np.ndarray]) -> bytes:
+  """Returns the file of a step in 8 bits.
+
+  Args:
+    model: the file in floats.
+    calibration: what images that reach the step bring, see `reaching`.
+  """
+  with tempfile.TemporaryDirectory() as folder, _quiet():
+    before, prepared, after = (
+      os.path.join(folder, f'{part}.onnx')
+      for part in ('before', 'prepared', 'after')
+    )
+    files.write_bytes(before, model)
+    shape_inference.quant_pre_process(
+      before, prepared, skip_symbolic_shape=True
+    )
+    quantization.quantize_static(
+      prepared,
+      after,
+      _Batches(calibration),
+      quant_format=quantization.QuantFormat.QDQ,
+      per_channel=True,
+      activation_type=quantization.QuantType.QInt8,
+      weight_type=quantization.QuantType.QInt8,
+    )
+    return files.read_bytes(after)
 
 
 class _Batches(quantization.CalibrationDataReader):
@@ -99,31 +104,6 @@ class _Batches(quantization.CalibrationDataReader):
   def get_next(self) -> Any:
     """Returns the next batch, None after the last."""
     return next(self._batches, None)
-
-
-def _quantize_step(
-  model: bytes, fed: Mapping[str, np.ndarray], name: str
-) -> bytes:
-  with tempfile.TemporaryDirectory() as folder, _quiet():
-    before, prepared, after = (
-      os.path.join(folder, f'{name}_{part}.onnx')
-      for part in ('before', 'prepared', 'after')
-    )
-    with open(before, 'wb') as file:
-      file.write(model)
-    shape_inference.quant_pre_process(
-      before, prepared, skip_symbolic_shape=True
-    )
-    quantization.quantize_static(
-      prepared,
-      after,
-      _Batches(fed),
-      quant_format=quantization.QuantFormat.QDQ,
-      per_channel=True,
-      activation_type=quantization.QuantType.QUInt8,
-      weight_type=quantization.QuantType.QInt8,
-    )
-    return onnx.load(after).SerializeToString()
 
 
 @contextlib.contextmanager

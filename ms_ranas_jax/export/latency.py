@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+import importlib.metadata
 import json
 import os
 import platform
@@ -23,7 +24,9 @@ from typing import Any
 from ms_ranas_jax.runtime import files
 
 FILE = 'latency.json'
-XLA, ONNX, ONNX_INT8 = 'xla', 'onnxruntime', 'onnxruntime_int8'
+XLA = 'xla'
+ONNX, ONNX_INT8 = 'onnxruntime', 'onnxruntime_int8'
+LITERT, LITERT_INT8 = 'litert', 'litert_int8'
 BATCH_SIZES = (1, 64)
 _WARM = 3
 _FEWEST_ROUNDS = 11
@@ -117,20 +120,34 @@ def _measure_here(
 
   model = model_lib.load_model(model_folder)
   forms: dict[str, runners.Runner] = {XLA: runners.JaxSteps(model)}
-  steps = folder.read_manifest(export_folder)['steps']
+  about = folder.read_manifest(export_folder)
+  versions = {'jax': jax.__version__, 'onnxruntime': onnxruntime.__version__}
+
+  def read(name: str) -> bytes:
+    return files.read_bytes(os.path.join(export_folder, name))
+
   for name, form in ((ONNX, folder.FLOAT32), (ONNX_INT8, folder.INT8)):
-    if steps[form]:
-      models = [
-        files.read_bytes(os.path.join(export_folder, step))
-        for step in steps[form]
-      ]
-      forms[name] = runners.load_onnx(models, threads)
+    if about['steps'][form]:
+      steps = [read(step) for step in about['steps'][form]]
+      forms[name] = runners.load_onnx(steps, threads)
+  for name, form in ((LITERT, folder.FLOAT32), (LITERT_INT8, folder.INT8)):
+    if form in about['tflite']:
+      from ms_ranas_jax.export import litert  # an extra of its own
+
+      forms[name] = litert.load(read(about['tflite'][form]), threads)
+      versions['litert'] = importlib.metadata.version('ai-edge-litert')
   entries = []
   rng = np.random.default_rng(0)
   for size in BATCH_SIZES:
     shape = (size, *model.image_shape)
     images = rng.integers(0, 256, shape, dtype=np.uint8)
-    for name, times in _take_turns(forms, images, seconds).items():
+    # Signatures of LiteRT take one image.
+    turns = {
+      name: runner
+      for name, runner in forms.items()
+      if size == 1 or name not in (LITERT, LITERT_INT8)
+    }
+    for name, times in _take_turns(turns, images, seconds).items():
       low, median, high = np.percentile(times, (25, 50, 75), axis=0).tolist()
       entries.append(
         {
@@ -147,10 +164,7 @@ def _measure_here(
   tensors = model.description.tensors
   return {
     'machine': machine(),
-    'versions': {
-      'jax': jax.__version__,
-      'onnxruntime': onnxruntime.__version__,
-    },
+    'versions': versions,
     'model': tensors.sha256 if tensors else None,
     'entries': entries,
   }

@@ -10,7 +10,6 @@ is in the file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from onnx import helper
 from onnx import numpy_helper
 
 from ms_ranas_jax import plain_form
+from ms_ranas_jax.export.preprocessing import Preprocessing
 from ms_ranas_jax.version import __version__
 
 # What runtimes of today and of some years back read.
@@ -30,19 +30,6 @@ LOGITS, THRESHOLDS = 'logits', 'thresholds'
 EXIT, CONFIDENCE = 'exit', 'confidence'
 _BATCH = 'batch'
 _NORMALIZED = 'normalized'
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-  """What brings images to the range of the network.
-
-  Attributes:
-    mean: per channel, of images / 255.
-    std: the same.
-  """
-
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
 
 
 def step_model(
@@ -264,12 +251,8 @@ class _Graph:
     """Adds what makes the normalised images of a uint8 input."""
     # In the channels' own order first, as the images come.
     as_floats = self.add('Cast', [images], 'floats', to=TensorProto.FLOAT)
-    mean, std = (
-      255 * np.array(part, np.float64)
-      for part in (preprocessing.mean, preprocessing.std)
-    )
-    center = self.constant('center', mean.astype(np.float32))
-    scale = self.constant('scale', (1 / std).astype(np.float32))
+    center = self.constant('center', preprocessing.center)
+    scale = self.constant('scale', preprocessing.factor)
     centred = self.add('Sub', [as_floats, center], 'centred')
     scaled = self.add('Mul', [centred, scale], 'scaled')
     self.add('Transpose', [scaled], _NORMALIZED, perm=[0, 3, 1, 2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import os
 from typing import Any
 
@@ -16,6 +16,8 @@ from ms_ranas_jax.export import onnx_file
 from ms_ranas_jax.export import runners
 from ms_ranas_jax.model import model as model_lib
 from ms_ranas_jax.runtime import files
+from ms_ranas_jax.sections import ONNX
+from ms_ranas_jax.sections import TFLITE
 from ms_ranas_jax.sections import ExportConfig
 
 FOLDER = 'export'
@@ -68,6 +70,7 @@ def run_export(
   exported = folder_lib.export(
     model,
     held_out[: config.calibration_images],
+    tflite=TFLITE in config.formats,
     int8=config.int8,
     calibration_q=config.calibration_q,
     test_vectors=config.test_vectors,
@@ -97,38 +100,62 @@ def _compare(
   latency: dict[str, Any] | None,
 ) -> list[dict[str, Any]]:
   """Returns floats beside 8 bits, per exit; bytes are of all steps up to it."""
-  columns = {
-    form: _column(exported.steps(form), dataset, latency, runtime)
-    for form, runtime in (
-      (folder_lib.FLOAT32, latency_lib.ONNX),
-      (folder_lib.INT8, latency_lib.ONNX_INT8),
-    )
-  }
+  forms = (folder_lib.FLOAT32, folder_lib.INT8)
+  columns: dict[str, list[list[dict[str, Any]]]] = {ONNX: []}
+  for form, runtime in zip(forms, (latency_lib.ONNX, latency_lib.ONNX_INT8)):
+    steps = exported.steps(form)
+    column = _judged(runners.load_onnx(steps), dataset, 64, latency, runtime)
+    weights = np.cumsum([onnx_file.weight_bytes(step) for step in steps])
+    sizes = np.cumsum([len(step) for step in steps])
+    for entry, weight, size in zip(column, weights, sizes, strict=True):
+      entry |= {'weight_bytes': weight, 'file_bytes': size}
+    columns[ONNX].append(column)
+  if folder_lib.tflite_file() in exported.files:
+    from ms_ranas_jax.export import litert  # an extra of its own
+
+    columns[TFLITE] = []
+    for form, runtime in zip(
+      forms, (latency_lib.LITERT, latency_lib.LITERT_INT8)
+    ):
+      model = exported.files[folder_lib.tflite_file(form)]
+      column = _judged(litert.load(model), dataset, 1, latency, runtime)
+      for entry in column:
+        entry['file_bytes'] = len(model)  # of all exits: it is one file
+      columns[TFLITE].append(column)
   return [
-    {'exit': exit_, **dict(zip(columns, of_exit, strict=True))}
-    for exit_, of_exit in enumerate(zip(*columns.values(), strict=True))
+    {
+      'exit': exit_,
+      **{
+        name: {
+          form: column[exit_]
+          for form, column in zip(forms, of_form, strict=True)
+        }
+        for name, of_form in columns.items()
+      },
+    }
+    for exit_ in range(len(columns[ONNX][0]))
   ]
 
 
-def _column(
-  steps: Sequence[bytes],
+def _judged(
+  runner: runners.Runner,
   dataset: Dataset,
+  batch_size: int,
   latency: dict[str, Any] | None,
   runtime: str,
 ) -> list[dict[str, Any]]:
-  logits = runners.logits(runners.load_onnx(steps), dataset.test_images)
-  accuracies = (logits.argmax(axis=-1) == dataset.test_labels).mean(axis=-1)
-  weights = np.cumsum([onnx_file.weight_bytes(step) for step in steps])
-  sizes = np.cumsum([len(step) for step in steps])
+  """Returns the accuracy of each exit, and its milliseconds if measured."""
+  logits = runners.logits(runner, dataset.test_images, batch_size)
+  right = logits.argmax(axis=-1) == dataset.test_labels
   column: list[dict[str, Any]] = [
-    {'accuracy': accuracy, 'weight_bytes': weight, 'file_bytes': size}
-    for accuracy, weight, size in zip(accuracies, weights, sizes, strict=True)
+    {'accuracy': accuracy} for accuracy in right.mean(axis=-1)
   ]
   if latency is not None:
     (entry,) = (
-      e
-      for e in latency['entries']
-      if (e['runtime'], e['threads'], e['batch_size']) == (runtime, 1, 1)
+      entry
+      for entry in latency['entries']
+      if (entry['runtime'], entry['threads'], entry['batch_size'])
+      == (runtime, 1, 1)
     )
     for cells, times in zip(column, entry['exits'], strict=True):
       cells['milliseconds'] = times['median']

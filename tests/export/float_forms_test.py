@@ -5,15 +5,19 @@
 
 import json
 
+from ai_edge_litert import interpreter
 import numpy as np
 import onnx
 import pytest
 from scipy import special
 
+from ms_ranas_jax import families
 from ms_ranas_jax import plain_form
 from ms_ranas_jax.anytime import early_exit
 from ms_ranas_jax.costs import cost
+from ms_ranas_jax.export import litert
 from ms_ranas_jax.export import onnx_file
+from ms_ranas_jax.export import preprocessing
 from ms_ranas_jax.export import runners
 
 _TOLERANCE = 1e-4
@@ -26,7 +30,9 @@ def _check(found, expected):
 
 
 def _preprocessing(model):
-  return onnx_file.Preprocessing(model.description.mean, model.description.std)
+  return preprocessing.Preprocessing(
+    model.description.mean, model.description.std
+  )
 
 
 @pytest.fixture(scope='module')
@@ -51,6 +57,43 @@ def anytime(case):
 def test_onnx_steps(case, step_files):
   _, _, images, expected = case
   _check(runners.logits(runners.load_onnx(step_files), images), expected)
+
+
+def test_litert(case):
+  model, form, images, expected = case
+  steps = litert.load(litert.anytime_model(form, _preprocessing(model)))
+  _check(runners.logits(steps, images, batch_size=1), expected)
+
+
+def test_litert_computes_with_convolutions_and_pools(build):
+  """Nothing is taken apart into slices and reshapes."""
+  model = build('cifar10_grid')
+  form = families.plain_form(
+    model.description.network, model.network, model.variables
+  )
+  found = interpreter.Interpreter(
+    model_content=litert.anytime_model(form, _preprocessing(model))
+  )
+  # Of the first signature.
+  names = {detail['op_name'] for detail in found._get_ops_details()}
+  assert {'CONV_2D', 'DEPTHWISE_CONV_2D'} <= names
+  assert names <= {
+    'ADD',
+    'AVERAGE_POOL_2D',
+    'CAST',
+    'CONCATENATION',
+    'CONV_2D',
+    'DELEGATE',
+    'DEPTHWISE_CONV_2D',
+    'FULLY_CONNECTED',
+    'MAX_POOL_2D',
+    'MEAN',
+    'MUL',
+    'PAD',
+    'PADV2',
+    'RELU',
+    'SUB',
+  }
 
 
 def _onnx_macs(model):
