@@ -69,7 +69,7 @@ _FLOORS = (
   ('text_tables',),
   ('report',),
   ('same_run',),
-  ('stages', 'predict'),
+  ('stages', 'predict', 'convert'),
   ('studies',),
   ('command',),
   ('main',),
