@@ -54,6 +54,17 @@ class Place:
   axes: str
   index: Index = ()
 
+  def shape(self, variable: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of theirs.
+
+    Args:
+      variable: the shape of the whole of ours.
+    """
+    theirs, ours = self.axes.split(_TO)
+    part = np.broadcast_to(0, variable)[self.index].shape
+    size = dict(zip(ours, part, strict=True)) | {'1': 1}
+    return tuple(size[letter] for letter in theirs)
+
 
 Places = Mapping[str, Place]
 
@@ -123,20 +134,20 @@ def assemble(
     for path, shape in variable_shapes(network).items()
   }
   for name, place in places.items():
-    theirs, ours = place.axes.split(_TO)
-    part = made[place.path][place.index]
-    size = dict(zip(ours, part.shape, strict=True)) | {'1': 1}
-    array = arrays[name]
-    expected = tuple(size[letter] for letter in theirs)
+    array, variable = arrays[name], made[place.path]
+    expected = place.shape(variable.shape)
     if array.shape != expected:
       raise UsageError(
         f'{name} is {array.shape}, and {expected} in a network of these sizes; '
         f'{mend}.'
       )
+    theirs, ours = place.axes.split(_TO)
+    ones = tuple(n for n, letter in enumerate(theirs) if letter == '1')
     plain = theirs.replace('1', '')
-    array = array.reshape([size[letter] for letter in plain])
-    made[place.path][place.index] = _floats(name, array).transpose(
-      [plain.index(letter) for letter in ours]
+    variable[place.index] = (
+      _floats(name, array)
+      .squeeze(ones)
+      .transpose([plain.index(letter) for letter in ours])
     )
   return traverse_util.unflatten_dict(made)
 
