@@ -38,11 +38,11 @@ def _accept_old_calls() -> None:
     wrap(name)
 
 
-def _stand_in_for_torchvision() -> None:
+def stand_in_for_torchvision() -> None:
+  """Lets the checkout import a library that it needs for images alone."""
   try:
     import torchvision.transforms  # noqa: F401, PLC0415
   except ImportError:
-    # The checkout imports it for images, which are not read here.
     parent, child = types.ModuleType('torchvision'), types.ModuleType('t')
     parent.transforms = child
     sys.modules['torchvision'] = parent
@@ -106,16 +106,26 @@ def search_step(case: Case) -> Served:
   return timed(case, step)
 
 
-def _derived(case: Case) -> nn.Module:
+def derived(case: Case) -> nn.Module:
+  """Returns a derived network.
+
+  Args:
+    case: its `genotype` is a published one, or its fields as DARTS calls them.
+  """
   import genotypes  # noqa: PLC0415
   import model  # noqa: PLC0415
 
+  genotype = case['genotype']
+  if isinstance(genotype, str):
+    genotype = getattr(genotypes, genotype)
+  else:
+    genotype = genotypes.Genotype(**genotype)
   network = model.NetworkCIFAR(
     case['channels'],
     10,
     case['layers'],
-    False,
-    getattr(genotypes, case['genotype']),
+    case.get('auxiliary', False),
+    genotype,
   )
   network.drop_path_prob = case['drop_path']
   return place(case, network)
@@ -124,7 +134,7 @@ def _derived(case: Case) -> nn.Module:
 def train_step(case: Case) -> Served:
   """The body of the loop of train.py, without the auxiliary classifier."""
   images, labels = random_batch(case)
-  model = _derived(case)
+  model = derived(case)
   criterion = nn.CrossEntropyLoss()
   optimizer = torch.optim.SGD(
     model.parameters(), 0.025, momentum=0.9, weight_decay=3e-4
@@ -143,7 +153,7 @@ def train_step(case: Case) -> Served:
 def inference(case: Case) -> Served:
   """The logits, in evaluation mode."""
   images, _ = random_batch(case)
-  model = _derived(case).eval()
+  model = derived(case).eval()
 
   def step():
     with torch.no_grad():
@@ -153,7 +163,7 @@ def inference(case: Case) -> Served:
 
 
 if __name__ == '__main__':
-  _stand_in_for_torchvision()
+  stand_in_for_torchvision()
   _accept_old_calls()
   serve(
     {

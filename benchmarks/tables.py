@@ -158,7 +158,46 @@ def early_exit(results: pathlib.Path) -> list[str]:
   return _table(heads, rows)
 
 
+def converted(results: pathlib.Path) -> list[str]:
+  """Returns the table of converted networks beside the code they are from.
+
+  Args:
+    results: the folder of the results.
+  """
+  result = _read(results, 'converted.json')
+  if result is None:
+    return [f'{_MISSING}.']
+  rows = []
+  for name, case in result['cases'].items():
+    worst = max(case['relative_difference'])
+    deviation = min(case['deviation_over_images'])
+    rows.append(
+      (
+        name,
+        f'{case["params"]:,}',
+        f'{len(case["relative_difference"])}',
+        f'{case["images"]}',
+        f'{worst:.1e}',
+        f'{deviation:.1e}',
+      )
+    )
+  heads = (
+    'network',
+    'params',
+    'exits',
+    'images',
+    'largest difference',
+    'deviation over images, at least',
+  )
+  told = (
+    f'{result["date"]}: {result["machine"]}, Python {result["python"]}, jax '
+    f'{result["jax"]}, torch {result["torch"]}, seed {result["seed"]}.'
+  )
+  return [told, '', *_table(heads, rows)]
+
+
 TABLES: Mapping[str, Callable[[pathlib.Path], list[str]]] = {
+  'converted': converted,
   'early_exit': early_exit,
   'gpu_first': gpu_first,
   'gpu_second': gpu_second,

@@ -72,7 +72,7 @@ _FLOORS = (
   ('text_tables',),
   ('report',),
   ('same_run',),
-  ('stages', 'predict'),
+  ('stages', 'predict', 'convert'),
   ('studies',),
   ('command',),
   ('main',),

@@ -14,6 +14,9 @@ import pytest
 import scipy.stats
 
 import ms_ranas_jax
+from ms_ranas_jax.baselines import darts_weights
+from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import network as network_lib
 
 _TINY = ('--layers=2', '--channels=2', '--image=8', '--repeats=3', '--steps=1')
 
@@ -413,7 +416,8 @@ def test_a_row_is_that_of_its_result_or_not_yet_measured(tables, tmp_path):
     'jobs': [job, lost | {'status': 'skipped', 'reason': 'no time was left'}],
   }
   (tmp_path / 'gpu_first.json').write_text(json.dumps(result))
-  marks = '<!-- early_exit -->\nold\n<!-- end -->\n'
+  marks = '<!-- converted -->\nold\n<!-- end -->\n'
+  marks += '<!-- early_exit -->\nold\n<!-- end -->\n'
   marks += '<!-- gpu_first -->\nold\n<!-- end -->\n'
   marks += '<!-- gpu_second -->\nold\n<!-- end -->\nrest\n'
   lines = tables.filled(marks, tmp_path).splitlines()
@@ -423,6 +427,41 @@ def test_a_row_is_that_of_its_result_or_not_yet_measured(tables, tmp_path):
   assert '`benchmarks/on_gpu.sh second`: not yet measured.' in lines
   assert any('NVIDIA X, 16 processor cores, jax 1.2. Equal' in x for x in lines)
   assert 'old' not in lines and lines[-1] == 'rest'
+
+
+def test_converted_networks_are_compared(
+  repo_root, tmp_path, monkeypatch, draw_state, capsys
+):
+  """The reference is a script that answers what the public code once did."""
+  monkeypatch.syspath_prepend(str(repo_root / 'benchmarks'))
+  converted = importlib.import_module('converted')
+  spec = grid.NetworkSpec(2, 3, 3, exits='last', image_shape=(8, 8, 3))
+  network = network_lib.derived_network(spec, converted.TINY_CELLS)
+  state = draw_state(network, darts_weights.places(network))
+  np.savez(tmp_path / 'weights.npz', **state, **{'auxiliary_head.x': [0.0]})
+  recorded = json.loads(
+    (repo_root / 'benchmarks/results/converted.json').read_text()
+  )['cases']['tiny DARTS']
+  np.savez(tmp_path / 'logits.npz', logits=np.float32(recorded['logits']))
+  python = tmp_path / 'python'
+  python.write_text(
+    f'#!/bin/sh\ncp {tmp_path}/*.npz "$3"\n'
+    f'echo "$4" > {tmp_path}/told\necho 2.0\n'
+  )
+  python.chmod(python.stat().st_mode | stat.S_IXUSR)
+  flags = ['--darts=somewhere', f'--reference-python={python}', '--only=tiny']
+  path = tmp_path / 'result.json'
+  assert converted.main([*flags, f'--json={path}']) == 0
+  assert 'tiny DARTS: ' in capsys.readouterr().out
+  result = json.loads(path.read_text())
+  assert list(result['cases']) == ['tiny DARTS'] and result['torch'] == '2.0'
+  case = result['cases']['tiny DARTS']
+  assert case['tensors'] == len(state) + 1 and case['not_used'] == 1
+  assert case['logits'] == recorded['logits'] and case['same_classes']
+  told = json.loads((tmp_path / 'told').read_text())
+  assert told['genotype']['reduce_concat'] == [3, 4] and told['auxiliary']
+  # More than that is a failure.
+  assert converted.main([*flags, '--tolerance=1e-12']) == 1
 
 
 def test_a_worker_that_does_not_answer_is_given_up(repo_root, monkeypatch):

@@ -1,6 +1,7 @@
 """What every test shares: two CPU devices, strict broadcasting, fixtures."""
 
 import gc
+import importlib.util
 import os
 import pathlib
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from ms_ranas_jax.baselines import torch_places
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.runtime import interruption
 
@@ -116,6 +118,30 @@ def random_variables(module, *args, seed=0, **kwargs):
 def fill():
   """`random_variables`: (module, *call arguments, seed) -> variables."""
   return random_variables
+
+
+@pytest.fixture(scope='session')
+def drawn(repo_root):
+  """`benchmarks/drawn.py`: numbers that belong to a name."""
+  path = repo_root / 'benchmarks/drawn.py'
+  spec = importlib.util.spec_from_file_location('drawn', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+@pytest.fixture(scope='session')
+def draw_state(drawn):
+  """(network, places) -> a state dict of PyTorch, drawn by name."""
+
+  def draw(network, places):
+    shapes = torch_places.variable_shapes(network)
+    return {
+      name: drawn.tensor(name, place.shape(shapes[place.path]))
+      for name, place in places.items()
+    }
+
+  return draw
 
 
 def _nested(value):

@@ -136,7 +136,7 @@ def test_messages_name_what_is_there(scripts, tmp_path):
   assert named.endswith('sections.py') and pathlib.Path(named).is_file()
 
 
-def test_the_other_command_is_there(scripts, tmp_path):
+def test_the_other_commands_are_there(scripts, tmp_path):
   out = _call(scripts / 'ms-ranas-jax-predict', '--help', cwd=tmp_path)
   assert '--confidence' in out
   err = _call(
@@ -145,6 +145,8 @@ def test_the_other_command_is_there(scripts, tmp_path):
     fails=True,
   )
   assert err.startswith('ms_ranas_jax: none is neither a model folder')
+  out = _call(scripts / 'ms-ranas-jax-convert', '--help', cwd=tmp_path)
+  assert '--genotype' in out
 
 
 def test_help_says_what_the_command_takes(scripts, tmp_path):

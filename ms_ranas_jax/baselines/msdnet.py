@@ -273,7 +273,7 @@ class MSDNet(protocol.SteppedNetwork):
     for node in (n for n in self.plan.nodes if n.step == step):
       names.add(node.output.name)
       names.update(
-        _bottleneck_name(conv) for conv in node.convolutions if conv.inner
+        conv.bottleneck_name for conv in node.convolutions if conv.inner
       )
     return frozenset(names)
 
@@ -337,30 +337,23 @@ class MSDNet(protocol.SteppedNetwork):
 
     The 1x1 convolutions on one feature are one matrix product and one BN.
     """
-    inner = {}
-    readers: dict[int, list[msdnet_plan.Convolution]] = {}
-    for node in layer:
-      for conv in node.convolutions:
-        if conv.inner:
-          readers.setdefault(conv.source.scale, []).append(conv)
-        else:
-          inner[conv] = features[conv.source.scale]
-    for scale, convs in readers.items():
+    inner = {
+      conv: features[conv.source.scale]
+      for node in layer
+      for conv in node.convolutions
+      if not conv.inner
+    }
+    for source, convs in msdnet_plan.bottlenecks(layer).items():
       x = ConvNormReLU(
         features=sum(conv.inner for conv in convs),
-        name=_bottleneck_name(convs[0]),
+        name=convs[0].bottleneck_name,
         axis_name=self.axis_name,
-      )(features[scale], train)
+      )(features[source.scale], train)
       start = 0
       for conv in convs:
         inner[conv] = x[start : start + conv.inner]
         start += conv.inner
     return inner
-
-
-def _bottleneck_name(conv: msdnet_plan.Convolution) -> str:
-  """Returns the name of the 1x1 convolutions on what a convolution reads."""
-  return f'{conv.source.name}_bottleneck'
 
 
 def build_msdnet(

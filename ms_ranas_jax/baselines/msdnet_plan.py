@@ -194,6 +194,11 @@ class Convolution:
   features: int
   stride: int
 
+  @property
+  def bottleneck_name(self) -> str:
+    """The name of the module of all 1x1 convolutions on what it reads."""
+    return f'{self.source.name}_bottleneck'
+
 
 @dataclasses.dataclass(frozen=True)
 class Node:
@@ -307,6 +312,26 @@ def layers_of_step(plan: Plan, step: int) -> tuple[tuple[Node, ...], ...]:
     if node.step == step:
       layers.setdefault(node.output.layer, []).append(node)
   return tuple(tuple(nodes) for nodes in layers.values())
+
+
+def bottlenecks(
+  layer: Sequence[Node],
+) -> dict[Feature, tuple[Convolution, ...]]:
+  """Returns the convolutions of a layer that have a 1x1 one before them.
+
+  Args:
+    layer: its nodes.
+
+  Returns:
+    What they read -> them, in the order of their channels: the 1x1 convolutions
+    on one feature are one.
+  """
+  readers: dict[Feature, tuple[Convolution, ...]] = {}
+  for node in layer:
+    for conv in node.convolutions:
+      if conv.inner:
+        readers[conv.source] = (*readers.get(conv.source, ()), conv)
+  return readers
 
 
 def carried_features(plan: Plan, step: int) -> tuple[Feature, ...]:

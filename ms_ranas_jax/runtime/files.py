@@ -180,11 +180,17 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     ) from error
 
 
-def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_npz(
+  path: str | os.PathLike[str],
+  mend: str = (
+    'bring it back from a copy, or run the stage that writes it again'
+  ),
+) -> dict[str, np.ndarray]:
   """Reads all arrays of a `.npz` file; nothing pickled is read.
 
   Args:
     path: the file.
+    mend: what to do about a file that cannot be read.
 
   Returns:
     The arrays by name.
@@ -207,10 +213,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     zipfile.BadZipFile,
     zlib.error,
   ) as error:
-    raise UsageError(
-      f'{path} cannot be read ({error}): bring it back from a copy, or run the '
-      'stage that writes it again'
-    ) from error
+    raise UsageError(f'{path} cannot be read ({error}): {mend}') from error
 
 
 @contextlib.contextmanager

@@ -61,6 +61,25 @@ class Wiring:
   concat: tuple[int, ...]
   mixed: bool
 
+  def rows(self, state: int) -> list[int]:
+    """Returns the edges that leave a state, as places in `edges`."""
+    return [row for row, e in enumerate(self.edges) if e.state == state]
+
+  def groups(self, state: int) -> dict[str, list[int]]:
+    """Returns operation name -> the edges that carry it from a state.
+
+    In this order a module of `StateEdges` has its operations, and each of its
+    arrays the edges of one.
+
+    Args:
+      state: which the edges leave.
+    """
+    groups: dict[str, list[int]] = {}
+    for row in self.rows(state):
+      for name in self.edges[row].operations:
+        groups.setdefault(name, []).append(row)
+    return groups
+
 
 def mixed_wiring(nodes: int, primitives: Sequence[str]) -> Wiring:
   """Returns the wiring of a search cell: all edges, all operations."""
@@ -348,11 +367,11 @@ class Cell(nn.Module):
             jnp.concatenate([x, past], axis=-1), self.partial_channels
           )
         states.append(x)
-      rows = [r for r, e in enumerate(wiring.edges) if e.state == state]
+      rows = wiring.rows(state)
       if not rows:
         continue
       stride = 2 if self.reduction and state < edges_lib.NUM_INPUTS else 1
-      groups = self._groups(rows)
+      groups = wiring.groups(state)
       x, past = states[state], None
       own = jnp.asarray(weights)[jnp.array(rows)] if wiring.mixed else None
       if own is not None and self.partial_channels > 1:
@@ -380,14 +399,6 @@ class Cell(nn.Module):
             value = self._drop(value, drop_path)
           incoming[wiring.edges[row].node].append(value)
     return jnp.concatenate([states[s] for s in wiring.concat], axis=-1)
-
-  def _groups(self, rows: Sequence[int]) -> dict[str, list[int]]:
-    """Returns operation name -> the edges (rows) that carry it."""
-    groups: dict[str, list[int]] = {}
-    for row in rows:
-      for name in self.wiring.edges[row].operations:
-        groups.setdefault(name, []).append(row)
-    return groups
 
   def _drops(self, name: str, stride: int) -> bool:
     """Whether drop-path applies: to all but identities and mixtures."""

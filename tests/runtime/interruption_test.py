@@ -119,6 +119,7 @@ def _end(*arguments, folder, repo_root):
     ('absl', ('main', '--config=digits')),
     ('jax', ('main', '--config=digits')),
     ('jax', ('predict', '--model=m', 'x.png')),
+    ('jax', ('convert', '--source=darts', '--weights=w', '--output=m')),
     ('numpy', ('data.prepare_data', '--dataset=cifar10')),
   ],
 )
