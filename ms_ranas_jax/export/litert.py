@@ -13,10 +13,14 @@ import contextlib
 import dataclasses
 import io
 from typing import Any
+import warnings
 
 from ai_edge_litert import interpreter as interpreter_lib
+from ai_edge_quantizer import calibrator
 from ai_edge_quantizer import quantizer
 from ai_edge_quantizer import recipe
+from ai_edge_quantizer import recipe_manager
+from ai_edge_quantizer.utils import qsv_utils
 import jax
 import jax.numpy as jnp
 from litert_converter import converter_api_ext as converter
@@ -129,13 +133,25 @@ def quantize(
     {'regex': '.*', 'operation': place, 'algorithm_key': 'no_quantize'}
     for place in ('INPUT', 'OUTPUT')
   ]
-  # It tells of its progress, in lines of its own.
-  with contextlib.redirect_stdout(io.StringIO()):
-    with contextlib.redirect_stderr(io.StringIO()):
-      made = quantizer.Quantizer(
-        bytearray(model), [*recipe.static_wi8_ai8(), *as_they_are]
-      )
-      return bytes(made.quantize(made.calibrate(data)).quantized_model)
+  # It tells of its progress in lines of its own, and warns of what it does.
+  with (
+    contextlib.redirect_stdout(io.StringIO()),
+    contextlib.redirect_stderr(io.StringIO()),
+    warnings.catch_warnings(),
+  ):
+    warnings.simplefilter('ignore', UserWarning)
+    wanted = [*recipe.static_wi8_ai8(), *as_they_are]
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(wanted)
+    # The quantizer's own choice, an average of the ranges of single images,
+    # cuts off what stands out, and depends on their order.
+    ranges = calibrator.Calibrator(
+      bytearray(model), qsv_update_func=qsv_utils.min_max_update
+    )
+    ranges.calibrate(data, manager)
+    made = quantizer.Quantizer(bytearray(model), wanted)
+    found = made.quantize(ranges.get_model_qsvs())
+    return bytes(found.quantized_model)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
