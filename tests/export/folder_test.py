@@ -16,6 +16,7 @@ from ms_ranas_jax.export import onnx_file
 from ms_ranas_jax.export import run_exported
 from ms_ranas_jax.export import runners
 from ms_ranas_jax.model import pictures
+from ms_ranas_jax.runtime import files
 
 # As where they are not installed.
 _WITHOUT_JAX = (
@@ -104,7 +105,7 @@ def test_the_manifest_tells_of_the_network(model, written):
 
 
 def test_the_vectors_are_answers_of_the_network(model, images, written):
-  vectors = np.load(written / folder.VECTORS)
+  vectors = files.read_npz(written / folder.VECTORS)
   np.testing.assert_array_equal(vectors['images'], images[:16])
   expected = model.compiled_steps.logits(images, 64)[:, :16]
   np.testing.assert_allclose(vectors['logits'], expected, rtol=1e-4, atol=1e-3)
@@ -115,7 +116,7 @@ def test_the_runner_checks_itself_without_jax(written, exported, model):
   assert 'same classes' in _run(written, '--int8')
   assert len((written / 'run.py').read_text().splitlines()) <= 80
   # An answer that is not that of the network is seen.
-  vectors = dict(np.load(written / folder.VECTORS))
+  vectors = files.read_npz(written / folder.VECTORS)
   np.savez(written / folder.VECTORS, **vectors | {'logits': -vectors['logits']})
   assert f'{folder.VECTORS} was changed' in _run(written, fails=True)
   other = folder.Exported(
