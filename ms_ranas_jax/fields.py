@@ -9,8 +9,9 @@ that the program works with, and what a reference says.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import math
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -226,25 +227,28 @@ class Entry:
   field: Field
 
 
+@functools.cache
 def entries(
   kind: type, prefix: str = '', stages: tuple[str, ...] = ()
-) -> Iterator[Entry]:
-  """Yields the fields of a section and of those within it.
+) -> tuple[Entry, ...]:
+  """Returns the fields of a section and of those within it.
 
   Args:
     kind: a dataclass.
     prefix: what stands before the names.
     stages: of fields that name none.
   """
+  found: list[Entry] = []
   for attribute in dataclasses.fields(kind):
     entry = attribute.metadata[_KEY]
     name = prefix + attribute.name
     settled = stages if entry.stages is None else entry.stages
     if isinstance(entry, _Section):
-      yield from entries(entry.kind, f'{name}.', settled)
+      found += entries(entry.kind, f'{name}.', settled)
     else:
       known = dataclasses.replace(entry, stages=settled)
-      yield Entry(name, attribute.default, known)
+      found.append(Entry(name, attribute.default, known))
+  return tuple(found)
 
 
 def config_dict(kind: type) -> ConfigDict:

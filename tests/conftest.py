@@ -11,6 +11,7 @@ import pytest
 
 from ms_ranas_jax.baselines import torch_places
 from ms_ranas_jax.kernels import lowering
+from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import interruption
 
 # The plain forms that tests compare with are fixtures too.
@@ -26,15 +27,20 @@ jax.config.update('jax_num_cpu_devices', 2)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 # What is compiled here runs a few times, so it is optimised little: programs of
 # cells compile about four times as fast. Processes that tests start inherit it.
-# XLA ends with an error at a flag that it does not know, so this one goes only
-# to the release that is known to have it.
+# To compile a program in one piece takes less time in all than in many at once,
+# as tests run on all processors already.
+# XLA ends with an error at a flag that it does not know, so these go only to
+# the release that is known to have them.
 jax.config.update('jax_disable_most_optimizations', True)
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-_QUICK_FLAG = '--xla_cpu_use_fusion_emitters=false'
-if jax.__version_info__[:2] == (0, 10) and (
-  _QUICK_FLAG not in os.environ.get('XLA_FLAGS', '')
-):
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_QUICK_FLAG}'
+_QUICK_FLAGS = (
+  '--xla_cpu_use_fusion_emitters=false',
+  '--xla_cpu_parallel_codegen_split_count=1',
+)
+if jax.__version_info__[:2] == (0, 10):
+  _flags = os.environ.get('XLA_FLAGS', '').split()
+  _flags += [flag for flag in _QUICK_FLAGS if flag not in _flags]
+  os.environ['XLA_FLAGS'] = ' '.join(_flags)
 # Programs are large trees of objects that live as long as their test: looking
 # for cycles among them took a sixth of the time.
 gc.set_threshold(200_000, 100, 100)
@@ -77,6 +83,23 @@ def as_users_compile():
   jax.config.update('jax_disable_most_optimizations', False)
   yield
   jax.config.update('jax_disable_most_optimizations', True)
+
+
+@pytest.fixture
+def plain_figures(monkeypatch):
+  """Figures are made and not rendered, which is most of a report's time.
+
+  For what is about the words of a page, or about which figures it has.
+  """
+
+  def save(figure, directory, name):
+    for kind in 'svg', 'png':
+      path = os.path.join(directory, f'{name}.{kind}')
+      files.write_text(path, f'{figure.get_figwidth()} inches')
+    return '<svg xmlns="http://www.w3.org/2000/svg"/>'
+
+  # By its name, as few tests need matplotlib.
+  monkeypatch.setattr('ms_ranas_jax.report.style.save', save)
 
 
 @pytest.fixture(scope='session')

@@ -153,9 +153,7 @@ def test_a_search_method(run):
 def test_an_operation(run):
   """It is searched, derived, trained and loaded by the same name."""
   name = 'my_operation:conv_1x1'
-  workdir, _ = run(
-    'my_operation', 'stages=("search", "train", "evaluate", "report")'
-  )
+  workdir, _ = run('my_operation', 'stages=("search",)')
   assert _json(workdir / 'config.json')['search']['primitives'][1] == name
   # Of two operations and two edges a node, skips would cost nothing.
   genotype = _json(workdir / 'search/genotype.json')
@@ -164,8 +162,6 @@ def test_an_operation(run):
   path.write_text(json.dumps(genotype))
   other, _ = run(
     'my_operation',
-    'stages=("train", "evaluate", "report")',
-    f'train.genotype="{path}"',
     flags=[
       '--config=my_operation.py',
       '--workdir=runs/with_it',
@@ -185,9 +181,11 @@ def test_an_operation(run):
 def test_a_data_set(run):
   workdir, said = run(
     'my_images',
-    'stages=("train", "evaluate", "report")',
+    'stages=("train", "evaluate")',
     'train.network.family=msdnet',
     'train.network.blocks=2',
+    'train.network.base=1',
+    'train.network.growth=2',
     'train.network.scales=2',
     'dataset.holdout=60',
   )

@@ -50,7 +50,7 @@ def _arrays(seed=0):
 
 def _config(folder, family, **changes):
   config = default_config.get_config()
-  config.stages = ('train', 'evaluate', 'report')
+  config.stages = ('train', 'evaluate')
   config.num_devices = 1
   config.dataset.update(
     name='npz', dir=str(folder / 'data.npz'), holdout=HELD_OUT
@@ -124,7 +124,9 @@ def folder(finished, tmp_path):
 
 @pytest.mark.parametrize('family', ['grid'], indirect=True)
 @pytest.mark.parametrize('fate', ['rewritten', 'gone', 'broken'])
-def test_the_genotype_file_may_change_after_the_training(folder, family, fate):
+def test_the_genotype_file_may_change_after_the_training(
+  folder, family, fate, plain_figures
+):
   before = _results(folder)
   path = folder / 'cells.json'
   if fate == 'gone':
@@ -132,7 +134,6 @@ def test_the_genotype_file_may_change_after_the_training(folder, family, fate):
   else:
     path.write_text(OTHER.to_json() if fate == 'rewritten' else 'no genotype')
   shutil.rmtree(folder / 'run/evaluate')
-  (folder / 'run/report.html').unlink()
   for chosen in ('evaluate', 'report'), ('describe', 'train', 'evaluate'):
     _run(_config(folder, family, stages=chosen), folder)
     assert _results(folder) == before
@@ -218,7 +219,9 @@ def test_the_same_images_elsewhere_go_on(folder, family):
   assert _results(folder) == before
 
 
-def test_other_test_images_are_judged_when_asked_for(folder, family):
+def test_other_test_images_are_judged_when_asked_for(
+  folder, family, plain_figures
+):
   before = _json(folder, 'evaluate/anytime.json')
   assert before['other_images'] is False
   settled = _json(folder, 'model/model.json')['evaluation']
@@ -359,7 +362,9 @@ def test_a_work_directory_of_before_goes_on(folder, family):
   assert _results(folder) == before
 
 
-def test_a_field_that_was_renamed_is_translated(folder, family, monkeypatch):
+def test_a_field_that_was_renamed_is_translated(
+  folder, family, monkeypatch, plain_figures
+):
   monkeypatch.setattr(same_run, 'RENAMED_FIELDS', {'old.seed': 'seed'})
   path = folder / 'run/config.json'
   config = json.loads(path.read_text())

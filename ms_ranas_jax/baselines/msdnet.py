@@ -47,8 +47,8 @@ class NormReLU(nn.Module):
         collection `batch_stats` is mutable.
     """
     shape = (z.shape[0],)
-    scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
-    bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
+    scale = layers.param(self, 'scale', nn.initializers.ones, shape)
+    bias = layers.param(self, 'bias', nn.initializers.zeros, shape)
     averages = None
     if not train or self.is_mutable_collection('batch_stats'):
       averages = (
@@ -88,7 +88,8 @@ class _Part(nn.Module):
   def _convolve(
     self, x: jax.Array, name: str, size: int, features: int, stride: int = 1
   ) -> jax.Array:
-    kernel = self.param(
+    kernel = layers.param(
+      self,
       name,
       layers.uniform_fan_in(size**2 * x.shape[0]),
       (features, size, size, x.shape[0]),
@@ -135,7 +136,7 @@ class ImageNetStem(_Part):
     size = 7
     bound = layers.uniform_fan_in(size**2 * x.shape[0])
     x = self._convolve(x, 'kernel', size, self.features, 2)
-    bias = self.param('bias', bound, (self.features,))
+    bias = layers.param(self, 'bias', bound, (self.features,))
     x = x + bias.astype(x.dtype).reshape(-1, 1, 1, 1)
     x = self._norm_relu(x, 'norm', train)
     # The pool moves over the two axes before the last, whatever that is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import pathlib
 import types
 from typing import Any
@@ -361,15 +362,12 @@ def _load_digits(name: str, directory: str) -> Dataset:
       f'it empty, or set dataset.name to the dataset meant.'
     )
   try:
-    from sklearn import datasets  # Slow to import, and only needed here.
+    images, labels = _read_digits()
   except ImportError as error:
     raise errors.UsageError(
       f'dataset.name: digits needs scikit-learn ({error}); install it with '
       f'pip install scikit-learn.'
     ) from error
-  digits: Any = datasets.load_digits()  # else it may be a tuple
-  images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-  labels = digits.target.astype(np.int32)
   train, test = split_indices(
     len(images), (None, _DIGITS_TEST_SIZE), _DIGITS_SPLIT_SEED
   )
@@ -384,6 +382,16 @@ def _load_digits(name: str, directory: str) -> Dataset:
     mean,
     std,
   )
+
+
+@functools.cache
+def _read_digits() -> tuple[np.ndarray, np.ndarray]:
+  """Reads them once: they are a text, and a study asks for them at each run."""
+  from sklearn import datasets  # Slow to import, and only needed here.
+
+  digits: Any = datasets.load_digits()  # else it may be a tuple
+  images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+  return images, digits.target.astype(np.int32)
 
 
 def _load_npz(name: str, directory: str) -> Dataset:

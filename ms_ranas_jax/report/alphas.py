@@ -171,7 +171,7 @@ def draw_final(
     for o, name in enumerate(primitives):
       share = weights[e, o] / largest
       color = style.shade(share)
-      axes.add_patch(
+      axes.add_artist(
         patches.Rectangle(
           (left + o * column + 0.5, starts[e] + 0.5),
           column - 1,
@@ -190,7 +190,7 @@ def draw_final(
         fontsize=style.FONT_SIZE - 1,
       )
       if (e, name) in framed:
-        axes.add_patch(
+        axes.add_artist(
           patches.Rectangle(
             (left + o * column + 1, starts[e] + 1),
             column - 2,

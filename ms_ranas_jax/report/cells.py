@@ -361,7 +361,7 @@ def draw(
   figure, axes = style.canvas(place.column_x[-1, 1] + _MARGIN, bottom + _MARGIN)
   for index, path in enumerate(link_paths(place)):
     arrow = place.vertices[place.links[index][1]].kind in _ARROWED
-    axes.add_patch(
+    axes.add_artist(
       patches.FancyArrowPatch(
         path=path,
         arrowstyle='-|>,head_length=5,head_width=2.6' if arrow else '-',
@@ -379,7 +379,7 @@ def draw(
       continue
     center = (place.x[v], place.y[v])
     if vertex.kind == _NODE_KIND:
-      axes.add_patch(
+      axes.add_artist(
         patches.Circle(
           center,
           _NODE / 2,
@@ -394,7 +394,7 @@ def draw(
       if vertex.kind == _LABEL:
         frame = operation_styles.get(vertex.text, (style.FAINT,))[0]
         width = 2.0
-      axes.add_patch(
+      axes.add_artist(
         patches.FancyBboxPatch(
           (center[0] - vertex.width / 2, center[1] - vertex.height / 2),
           vertex.width,

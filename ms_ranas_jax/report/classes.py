@@ -281,7 +281,7 @@ def _draw_table(
     )
     for j, share in enumerate(shares[i]):
       color = style.shade(np.sqrt(share))
-      axes.add_patch(
+      axes.add_artist(
         patches.Rectangle(
           (left + j * column + 0.5, top + i * _ROW + 0.5),
           column - 1,

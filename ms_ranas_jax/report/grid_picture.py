@@ -132,7 +132,7 @@ def _link(
   else:
     points = (x0 + 0.3 * _CELL, y0 + half), (x1 - half, y1 - 0.12 * _CELL)
   bow = -0.17 if start[1] == end[1] and long else 0.0
-  axes.add_patch(
+  axes.add_artist(
     patches.FancyArrowPatch(
       *points,
       connectionstyle=f'arc3,rad={bow}',
@@ -151,7 +151,7 @@ def _box(axes: Axes, square: _Square, color: str) -> None:
   feature = square.feature
   rounded = feature.layer == grid.STEM_LAYER
   x, y = _center(feature.layer, feature.scale)
-  axes.add_patch(
+  axes.add_artist(
     patches.FancyBboxPatch(
       (x - _CELL / 2, y - _CELL / 2),
       _CELL,
@@ -196,7 +196,7 @@ def draw(plan: grid.Plan | msdnet_plan.Plan) -> Figure:
 
   for layer, word in picture.marks.items():
     x, _ = _center(layer, 0)
-    axes.add_patch(
+    axes.add_artist(
       patches.Rectangle(
         (x - _PITCH_X / 2 + 2, 2),
         _PITCH_X - 4,
@@ -233,7 +233,7 @@ def draw(plan: grid.Plan | msdnet_plan.Plan) -> Figure:
     for scale in range(scales):
       if (layer, scale) not in built:
         x, y = _center(layer, scale)
-        axes.add_patch(
+        axes.add_artist(
           patches.Rectangle(
             (x - _CELL / 2, y - _CELL / 2),
             _CELL,
@@ -246,7 +246,7 @@ def draw(plan: grid.Plan | msdnet_plan.Plan) -> Figure:
         )
   for exit_ in plan.exits:
     x, y = _center(exit_.layer, exit_.feature.scale)
-    axes.add_patch(
+    axes.add_artist(
       patches.FancyArrowPatch(
         (x, y + _CELL / 2),
         (x, exits_y - 10),
@@ -259,7 +259,7 @@ def draw(plan: grid.Plan | msdnet_plan.Plan) -> Figure:
       )
     )
     color = colors[exit_.index]
-    axes.add_patch(
+    axes.add_artist(
       patches.FancyBboxPatch(
         (x - 24, exits_y - 10),
         48,

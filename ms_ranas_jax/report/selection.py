@@ -271,7 +271,7 @@ def _draw_agreement(
         continue
       share = shares[row][column]
       color = style.shade(share)
-      axes.add_patch(
+      axes.add_artist(
         patches.Rectangle(
           (column + 0.03, row + 0.03), 0.94, 0.94, facecolor=color
         )

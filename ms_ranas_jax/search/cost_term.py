@@ -18,6 +18,7 @@ prefer anything, and could not bring them back.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ class CostTerm:
     primitives: name -> operation, the columns of the tables.
     cheapest: cost of the cheapest genotype.
     dearest: cost of the dearest.
-    uniform: expected cost at uniform alphas.
+    edges: how many a cell has.
     max_skips: the most skip connections in a cell; None is any number.
   """
 
@@ -60,7 +61,7 @@ class CostTerm:
   primitives: ops.Primitives
   cheapest: float
   dearest: float
-  uniform: float
+  edges: int
   max_skips: int | None = None
 
   @property
@@ -68,6 +69,22 @@ class CostTerm:
     """The least and the most that the derived network may cost."""
     slack = self.config.tolerance * self.config.target
     return self.config.target - slack, self.config.target + slack
+
+  @functools.cached_property
+  def uniform(self) -> float:
+    """The expected cost at uniform alphas.
+
+    Only a search wants it, and the operations take a while to compile.
+    """
+    shape = self.edges, len(self.primitives)
+    uniform = {kind: np.zeros(shape, np.float32) for kind in edges_lib.KINDS}
+    # A number also for a function that is being traced.
+    with jax.ensure_compile_time_eval():
+      return float(
+        derived_cost.expected_derived_cost(
+          uniform, self.tables, self.primitives
+        )
+      )
 
   def expected(self, alphas: alphas_lib.Alphas) -> jax.Array:
     """The expected cost, with the gradient of that at temperature one."""
@@ -150,14 +167,9 @@ def build_cost_term(
   )
   max_skips = options.max_skips(search)
   cheapest, dearest = constrained.cost_range(tables, primitives, max_skips)
-  shape = edges_lib.num_edges(spec.nodes), len(primitives)
-  uniform = derived_cost.expected_derived_cost(
-    {kind: np.zeros(shape, np.float32) for kind in edges_lib.KINDS},
-    tables,
-    primitives,
-  )
+  edges = edges_lib.num_edges(spec.nodes)
   term = CostTerm(
-    section, tables, primitives, cheapest, dearest, float(uniform), max_skips
+    section, tables, primitives, cheapest, dearest, edges, max_skips
   )
   if section.target:
     low, high = term.limits

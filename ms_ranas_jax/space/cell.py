@@ -182,12 +182,14 @@ class StateEdges(nn.Module):
 
     def kernels(name: str, size: int, edges: int, repeat: int):
       return (
-        self.param(
+        layers.param(
+          self,
           f'{name}_depthwise_{repeat}',
           layers.uniform_fan_in(size * size),
           (edges, size, size, self.channels),
         ),
-        self.param(
+        layers.param(
+          self,
           f'{name}_pointwise_{repeat}',
           layers.uniform_fan_in(self.channels),
           (edges, self.channels, self.channels),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import math
 
 from flax import linen as nn
+import flax.errors
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -31,6 +32,33 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     return draws[:size].reshape(shape)
 
   return init
+
+
+def param(
+  module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]
+) -> jax.Array:
+  """Returns a param of a module, float32 where it has to be made.
+
+  As `module.param`, which traces `init` again to learn the shape of what is
+  there: that is a quarter of the time that it takes to trace a network.
+
+  Args:
+    module: asked in its `__call__`.
+    name: of the param.
+    init: (key, shape, dtype) -> its first value.
+    shape: its shape.
+
+  Raises:
+    ScopeParamShapeError: there is one of another shape.
+  """
+  if not module.has_variable('params', name):
+    return module.param(name, init, shape, jnp.float32)
+  value = module.get_variable('params', name)
+  if value.shape != shape:
+    raise flax.errors.ScopeParamShapeError(
+      name, '/'.join(module.path), value.shape, shape
+    )
+  return value
 
 
 class NormalizedSum(nn.Module):
@@ -78,8 +106,8 @@ class NormalizedSum(nn.Module):
     scales, bias = jnp.ones(shape, jnp.float32), None
     if self.affine and count:
       rows = (count * edges, channels)
-      scale = self.param('scale', nn.initializers.ones, rows, jnp.float32)
-      bias = self.param('bias', nn.initializers.zeros, rows, jnp.float32)
+      scale = param(self, 'scale', nn.initializers.ones, rows)
+      bias = param(self, 'bias', nn.initializers.zeros, rows)
       # As wide as the params that it is given.
       scales = scales.astype(scale.dtype)
       scales = scales.at[:count].set(scale.reshape(count, edges, channels))
@@ -173,14 +201,10 @@ class NormAffine(nn.Module):
       mean, variance = (average.value for average in averages)
     factor = normalization.inverse_deviation(variance)
     if self.affine:
-      factor = factor * self.param(
-        'scale', nn.initializers.ones, mean.shape, jnp.float32
-      )
+      factor = factor * param(self, 'scale', nn.initializers.ones, mean.shape)
     shift = -mean * factor
     if self.affine:
-      shift = shift + self.param(
-        'bias', nn.initializers.zeros, mean.shape, jnp.float32
-      )
+      shift = shift + param(self, 'bias', nn.initializers.zeros, mean.shape)
     return tuple(
       zip(
         normalization.split_rows(factor, maps),
@@ -215,7 +239,8 @@ class ConvNorm(nn.Module):
     if self.rectify:
       x = windows.relu(x)
     window = (self.kernel, self.kernel)
-    kernel = self.param(
+    kernel = param(
+      self,
       'kernel',
       uniform_fan_in(self.kernel**2 * x.shape[-1]),
       (*window, x.shape[-1], self.features),
@@ -253,7 +278,8 @@ class FactorizedReduce(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps (batch, height, width, channels) to (edges, batch, H', W', ...)."""
     channels = x.shape[-1]
-    kernels = self.param(
+    kernels = param(
+      self,
       'kernel',
       uniform_fan_in(channels),
       (2, self.edges, channels, self.features // 2),

@@ -158,7 +158,8 @@ class FactorizedConv7(nn.Module):
       ('row', (1, 7), (1, self.stride)),
       ('column', (7, 1), (self.stride, 1)),
     ):
-      kernel = self.param(
+      kernel = layers_lib.param(
+        self,
         name,
         layers_lib.uniform_fan_in(7 * self.channels),
         (*shape, self.channels, self.channels),

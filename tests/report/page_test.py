@@ -197,7 +197,9 @@ def test_the_tables_of_classes(finished):
   assert 'Test accuracy of 10 classes, at the first' in text
 
 
-def test_a_work_directory_without_classes(workdir, plan, primitives):
+def test_a_work_directory_without_classes(
+  workdir, plan, primitives, plain_figures
+):
   """One of before; it is told what to do."""
   (workdir / 'evaluate/classes.json').unlink()
   path = page.write_report(str(workdir), plan, page.Trained(plan), primitives)
@@ -206,7 +208,9 @@ def test_a_work_directory_without_classes(workdir, plan, primitives):
   assert not (workdir / 'figures/confusion.svg').exists()
 
 
-def test_top_5_is_in_the_table_where_it_was_measured(workdir, plan, primitives):
+def test_top_5_is_in_the_table_where_it_was_measured(
+  workdir, plan, primitives, plain_figures
+):
   path = workdir / 'evaluate/anytime.json'
   anytime = json.loads(path.read_text())
   for exit_ in anytime['exits']:
@@ -251,7 +255,7 @@ def test_an_empty_work_directory(tmp_path, primitives):
   assert [p.name for p in tmp_path.iterdir()] == ['report.html']
 
 
-def test_only_the_search(workdir, plan, primitives):
+def test_only_the_search(workdir, plan, primitives, plain_figures):
   for name in ('train', 'evaluate', 'describe', 'config.json'):
     path = workdir / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -265,7 +269,9 @@ def test_only_the_search(workdir, plan, primitives):
   assert 'No search has been recorded' not in text
 
 
-def test_a_training_of_another_genotype(workdir, plan, primitives):
+def test_a_training_of_another_genotype(
+  workdir, plan, primitives, plain_figures
+):
   shutil.rmtree(workdir / 'search')
   (workdir / 'evaluate/anytime.json').unlink()
   trained = _trained(workdir, plan, published_cells.AMOEBANET)
@@ -485,7 +491,7 @@ def test_broken_alphas_are_refused(workdir, plan, primitives, arrays, message):
 
 
 def test_what_partial_channels_keep_follows_from_the_table(
-  workdir, plan, primitives, monkeypatch
+  workdir, plan, primitives, monkeypatch, plain_figures
 ):
   with np.load(workdir / 'search/alphas.npz') as file:
     arrays = dict(file)

@@ -1,5 +1,6 @@
 """The modules that cells are put together from."""
 
+from flax import errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,16 @@ def test_initializer_is_that_of_pytorch():
   kernel = layers_lib.uniform_fan_in(16)(jax.random.key(0), (100, 100))
   assert float(jnp.abs(kernel).max()) == pytest.approx(0.25, rel=1e-3)
   assert float(kernel.var()) == pytest.approx(1 / (3 * 16), rel=0.03)
+
+
+def test_a_param_of_another_shape_is_refused(fill):
+  module = layers_lib.ConvNorm(4)
+  variables = fill(module, _random(2, 3, 3, 5), train=False)
+  assert (
+    module.apply(variables, _random(2, 3, 3, 5), train=False).shape[-1] == 4
+  )
+  with pytest.raises(errors.ScopeParamShapeError, match='kernel'):
+    module.apply(variables, _random(2, 3, 3, 6), train=False)
 
 
 def test_a_norm_writes_running_averages_only_when_they_are_mutable():
