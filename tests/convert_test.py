@@ -19,12 +19,12 @@ from safetensors import numpy as safetensors_numpy
 
 from ms_ranas_jax import convert
 from ms_ranas_jax import predict
+from ms_ranas_jax.baselines import darts_text
 from ms_ranas_jax.baselines import darts_weights
 from ms_ranas_jax.baselines import msdnet
 from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.baselines import msdnet_weights
 from ms_ranas_jax.model import model as model_lib
-from ms_ranas_jax.space import darts_text
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 

@@ -22,6 +22,7 @@ from ms_ranas_jax import default_config
 from ms_ranas_jax import fields
 from ms_ranas_jax import settings
 from ms_ranas_jax.baselines import cells
+from ms_ranas_jax.baselines import darts_text
 from ms_ranas_jax.data import cifar_files
 from ms_ranas_jax.data import npz_file
 from ms_ranas_jax.data import plain_pickle
@@ -32,7 +33,6 @@ from ms_ranas_jax.model import tensors
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import metrics
-from ms_ranas_jax.space import darts_text
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib

@@ -7,8 +7,8 @@ from collections.abc import Container
 from etils import epath
 
 from ms_ranas_jax import paths
+from ms_ranas_jax.baselines import darts_text
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.space import darts_text
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.genotype import check_operations
 
@@ -141,7 +141,7 @@ def load_genotype(
 
   Args:
     name_or_path: a key of `PUBLISHED`, or the path of a genotype file: JSON, or
-      the text that DARTS, PC-DARTS and pt.darts print, see `space.darts_text`.
+      the text that DARTS, PC-DARTS and pt.darts print, see `baselines.darts_text`.
     known: the operations that it may use; None is any.
 
   Returns:

@@ -144,7 +144,7 @@ class Genotype:
   def to_darts(self) -> str:
     """Returns the text that DARTS prints, as its `genotypes.py` takes it.
 
-    `space.darts_text` reads it. DARTS knows its own operations only, those of
+    `baselines.darts_text` reads it. DARTS knows its own operations only, those of
     `OPERATIONS` among them.
 
     Examples:

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from ms_ranas_jax.baselines import cells
+from ms_ranas_jax.baselines import darts_text
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.space import darts_text
 from ms_ranas_jax.space import operations
 from ms_ranas_jax.space.genotype import Genotype
 
