@@ -141,7 +141,7 @@ def load_genotype(
 
   Args:
     name_or_path: a key of `PUBLISHED`, or the path of a genotype file: JSON, or
-      the text that DARTS, PC-DARTS and pt.darts print, see `baselines.darts_text`.
+      the text that DARTS, PC-DARTS and pt.darts print, see `darts_text`.
     known: the operations that it may use; None is any.
 
   Returns:

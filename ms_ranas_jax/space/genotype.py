@@ -144,8 +144,8 @@ class Genotype:
   def to_darts(self) -> str:
     """Returns the text that DARTS prints, as its `genotypes.py` takes it.
 
-    `baselines.darts_text` reads it. DARTS knows its own operations only, those of
-    `OPERATIONS` among them.
+    `baselines.darts_text` reads it. DARTS knows its own operations only, those
+    of `OPERATIONS` among them.
 
     Examples:
       >>> edges = (('sep_conv_3x3', 0), ('skip_connect', 1))
