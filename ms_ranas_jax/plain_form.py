@@ -351,8 +351,15 @@ def _compute(layer: Layer, inputs: Sequence[jax.Array]) -> jax.Array:
       return jnp.maximum(x, 0)
     case Pool('max'):
       return nn.max_pool(x, **_window(layer))
-    case Pool():
+    case Pool(stride=1):
       return nn.avg_pool(x, **_window(layer), count_include_pad=False)
+    case Pool():
+      # A padding that is no "SAME" is known to runtimes with zeros alone.
+      pads = ((0, 0), (1, 1), (1, 1), (0, 0))
+      strides = (layer.stride, layer.stride)
+      means = nn.avg_pool(jnp.pad(x, pads), (3, 3), strides, 'VALID')
+      rows, columns = (_counted(size, layer.stride) for size in x.shape[1:3])
+      return means * (9 / np.outer(rows, columns)[None, :, :, None])
     case Shift():
       return _shifted(x)
     case Sum():
@@ -372,6 +379,13 @@ def _window(layer: Pool) -> dict[str, Any]:
     'strides': (layer.stride, layer.stride),
     'padding': ((1, 1), (1, 1)),
   }
+
+
+def _counted(size: int, stride: int) -> np.ndarray:
+  """Returns how many pixels each window of a pool has along an axis."""
+  starts = np.arange(-1, size - 1, stride)
+  counts = np.minimum(starts + 3, size) - np.maximum(starts, 0)
+  return counts.astype(np.float32)
 
 
 def _shifted(x: jax.Array) -> jax.Array:

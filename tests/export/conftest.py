@@ -18,14 +18,20 @@ from ms_ranas_jax.space import operations as ops
 
 _DIGITS, _CIFAR10, _FASHION = (8, 8, 1), (32, 32, 3), (28, 28, 1)
 _IMAGES = 256
+# All together they take a minute.
 _CASES = (
-  'digits_grid',
-  'digits_msdnet',
-  'cifar10_grid',
-  'cifar10_msdnet',
   'random_cells',
-  'published_cells',
-  'imagenet_stem',
+  'digits_msdnet',
+  *(
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in (
+      'digits_grid',
+      'cifar10_grid',
+      'cifar10_msdnet',
+      'published_cells',
+      'imagenet_stem',
+    )
+  ),
 )
 
 

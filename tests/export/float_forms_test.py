@@ -67,7 +67,7 @@ def test_litert(case):
 
 def test_litert_computes_with_convolutions_and_pools(build):
   """Nothing is taken apart into slices and reshapes."""
-  model = build('cifar10_grid')
+  model = build('random_cells')
   form = families.plain_form(
     model.description.network, model.network, model.variables
   )

@@ -156,6 +156,7 @@ def test_milliseconds_of_every_form(exported, monkeypatch):
     assert compared[runtime]['int8']['milliseconds'] > 0
 
 
+@pytest.mark.slow
 def test_a_new_training_sets_the_export_aside(exported, tmp_path):
   shutil.copytree(exported, tmp_path / 'copy')
   path = tmp_path / 'copy'
