@@ -211,6 +211,8 @@ def test_without_a_model_they_are_of_no_model(
     (workdir / 'model/model.json').unlink()
   else:
     _change(workdir, 'model/model.json', lambda c: c.update(tensors=None))
+  # It names no model either, which makes it of none and not of this one.
+  _change(workdir, _LATENCY, lambda c: c.update(model=None))
   markup = _section(workdir, primitives)
   assert markup.count('is not of the model in this') == 2
   assert undrawn == [] and '<table' not in markup
