@@ -85,8 +85,12 @@ def quantize_step(model: bytes, calibration: Mapping[str, np.ndarray]) -> bytes:
       _Batches(calibration),
       quant_format=quantization.QuantFormat.QDQ,
       per_channel=True,
-      activation_type=quantization.QuantType.QInt8,
+      # Unsigned activations are the faster ones on x86. There, where processors
+      # have no instruction for it, pairs of products are added in 16 bits: with
+      # 7 bits for weights none overflows, and all processors answer alike.
+      activation_type=quantization.QuantType.QUInt8,
       weight_type=quantization.QuantType.QInt8,
+      reduce_range=True,
     )
     return files.read_bytes(after)
 

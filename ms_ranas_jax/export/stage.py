@@ -14,6 +14,7 @@ from ms_ranas_jax.export import folder as folder_lib
 from ms_ranas_jax.export import latency as latency_lib
 from ms_ranas_jax.export import onnx_file
 from ms_ranas_jax.export import runners
+from ms_ranas_jax.model import fingerprint
 from ms_ranas_jax.model import model as model_lib
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.sections import ONNX
@@ -75,7 +76,8 @@ def run_export(
     calibration_q=config.calibration_q,
     test_vectors=config.test_vectors,
   )
-  folder_lib.write(target, exported, folder_lib.manifest(model, exported))
+  about = folder_lib.manifest(model, exported)
+  folder_lib.write(target, exported, about)
   say(f'export: {target}')
   found = None
   if config.latency:
@@ -85,8 +87,13 @@ def run_export(
   if config.int8:
     compared = _compare(exported, dataset, found)
     content = {
+      'model': about['model'],
       'dataset': dataset.name,
       'num_examples': len(dataset.test_labels),
+      'test_images': {
+        name: fingerprint.of_array(getattr(dataset, name))
+        for name in fingerprint.TEST
+      },
       'calibration_q': config.calibration_q,
       'calibration_images': exported.calibration,
       'exits': compared,

@@ -12,12 +12,18 @@ import numpy as np
 from ms_ranas_jax.anytime import classes
 from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.model import description as description_lib
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import metrics
+from ms_ranas_jax.sections import FORMATS
+from ms_ranas_jax.sections import ONNX
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import genotype as genotype_lib
 
+LATENCY = 'evaluate/latency.json'
+QUANTIZED = 'export/quantized.json'
 _AGAIN = 'run the search stage again.'
+_EXPORT_AGAIN = 'run the export stage again.'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +37,10 @@ class Results:
     anytime: content of `evaluate/anytime.json`.
     budgeted: content of `evaluate/budgeted.json`.
     classes: see `read_classes`.
+    latency: see `read_latency`; None where it is of another model.
+    quantized: see `read_quantized`; None where it is of another model.
+    of_another_model: names of the files that were left out because they are
+      not of the model in the work directory.
     search_cost: content of `describe/search_network.json`.
     candidates: see `read_candidates`.
     seeds: see `read_seeds`.
@@ -44,6 +54,9 @@ class Results:
   anytime: Mapping[str, Any] | None
   budgeted: Mapping[str, Any] | None
   classes: Mapping[str, Any] | None
+  latency: Mapping[str, Any] | None
+  quantized: Mapping[str, Any] | None
+  of_another_model: Sequence[str]
   search_cost: Mapping[str, Any] | None
   candidates: Mapping[str, Any] | None
   seeds: Mapping[str, Any] | None
@@ -62,6 +75,15 @@ def read(workdir: str, primitives: Sequence[str]) -> Results:
     UsageError: a file is broken; the message names it.
   """
   anytime = read_anytime(workdir)
+  exported = {
+    LATENCY: read_latency(workdir),
+    QUANTIZED: read_quantized(workdir),
+  }
+  others = _of_another_model(workdir, exported)
+  latency, quantized = (
+    None if name in others else content for name, content in exported.items()
+  )
+  _check_exits(workdir, anytime, latency, quantized)
   return Results(
     config=read_json(workdir, 'config.json'),
     genotype=read_genotype(workdir, 'search/genotype.json'),
@@ -69,6 +91,9 @@ def read(workdir: str, primitives: Sequence[str]) -> Results:
     anytime=anytime,
     budgeted=read_budgeted(workdir),
     classes=None if anytime is None else read_classes(workdir, anytime),
+    latency=latency,
+    quantized=quantized,
+    of_another_model=others,
     search_cost=read_object(
       workdir, 'describe/search_network.json', 'exits', ('macs',)
     ),
@@ -179,6 +204,129 @@ def read_classes(
       f'{path} is not of the same evaluation as anytime.json beside it; {again}'
     )
   return content
+
+
+def read_latency(workdir: str) -> dict[str, Any] | None:
+  """Returns the content of `evaluate/latency.json`, or None."""
+  content = read_object(
+    workdir, LATENCY, 'entries', ('threads', 'batch_size', 'rounds')
+  )
+  if content is None:
+    return None
+  path = os.path.join(workdir, LATENCY)
+  for name in ('machine', 'versions'):
+    if not isinstance(content.get(name), dict):
+      raise UsageError(f'{path}: "{name}" is not an object; {_EXPORT_AGAIN}')
+  for index, entry in enumerate(content['entries']):
+    exits = entry.get('exits')
+    if (
+      not isinstance(entry.get('runtime'), str)
+      or not isinstance(exits, list)
+      or len(exits) != len(content['entries'][0]['exits'])
+      or not exits
+      or not all(map(_are_times, exits))
+    ):
+      raise UsageError(
+        f'{path}, "entries" {index}: no "runtime" with the milliseconds of '
+        f'each of the "exits"; {_EXPORT_AGAIN}'
+      )
+  return content
+
+
+def _are_times(times: Any) -> bool:
+  """Returns whether these are a median and quartiles that a clock may give."""
+  return isinstance(times, dict) and all(
+    _is_number(times.get(name)) and 0 < times[name] < np.inf
+    for name in ('median', 'low', 'high')
+  )
+
+
+def read_quantized(workdir: str) -> dict[str, Any] | None:
+  """Returns the content of `export/quantized.json`, or None."""
+  content = read_object(workdir, QUANTIZED, 'exits', ('exit',))
+  if content is None:
+    return None
+  path = os.path.join(workdir, QUANTIZED)
+  reaching = content.get('calibration_images')
+  if (
+    not isinstance(content.get('dataset'), str)
+    or not _is_count(content.get('num_examples'))
+    or not _is_number(content.get('calibration_q'))
+    or not isinstance(reaching, list)
+    or not all(map(_is_count, reaching))
+  ):
+    raise UsageError(
+      f'{path} does not say what was judged ("dataset", "num_examples") or '
+      f'calibrated ("calibration_q", "calibration_images"); {_EXPORT_AGAIN}'
+    )
+  formats = [name for name in FORMATS if name in content['exits'][0]]
+  for index, record in enumerate(content['exits']):
+    if (
+      ONNX not in formats
+      or [name for name in FORMATS if name in record] != formats
+      or not all(_is_comparison(record[name]) for name in formats)
+    ):
+      raise UsageError(
+        f'{path}, "exits" {index}: no "accuracy" and numbers of "float32" and '
+        f'"int8"; {_EXPORT_AGAIN}'
+      )
+  return content
+
+
+def _is_comparison(forms: Any) -> bool:
+  """Returns whether this says how floats and 8 bits do."""
+  if not isinstance(forms, dict):
+    return False
+  cells = [forms.get(form) for form in ('float32', 'int8')]
+  return all(
+    isinstance(cell, dict)
+    and all(
+      _is_number(value) and 0 <= value < np.inf for value in cell.values()
+    )
+    and cell.get('accuracy', 2) <= 1
+    for cell in cells
+  )
+
+
+def _of_another_model(
+  workdir: str, exported: Mapping[str, Mapping[str, Any] | None]
+) -> tuple[str, ...]:
+  """Returns the names of files that are not of the model in `model/`."""
+  there = {
+    name: content for name, content in exported.items() if content is not None
+  }
+  model = None
+  folder = description_lib.folder_of(workdir)
+  if there and description_lib.exists(folder):
+    tensors = description_lib.read(folder).tensors
+    model = None if tensors is None else tensors.sha256
+  return tuple(
+    name
+    for name, content in there.items()
+    if model is None or content.get('model') != model
+  )
+
+
+def _check_exits(
+  workdir: str,
+  anytime: Mapping[str, Any] | None,
+  latency: Mapping[str, Any] | None,
+  quantized: Mapping[str, Any] | None,
+) -> None:
+  """Refuses files of one model that have different numbers of exits."""
+  counts = {}
+  if anytime is not None:
+    counts['evaluate/anytime.json'] = len(anytime['exits'])
+  if latency is not None:
+    counts[LATENCY] = len(latency['entries'][0]['exits'])
+  if quantized is not None:
+    counts[QUANTIZED] = len(quantized['exits'])
+  if len(set(counts.values())) > 1:
+    listed = ', '.join(f'{count} in {name}' for name, count in counts.items())
+    raise UsageError(
+      f'the files of one model in {workdir} have different numbers of exits: '
+      f'{listed}; run the stages evaluate and export again.'
+    )
 
 
 def _are_rows(rows: Any, columns: int, holds: Callable[[Any], bool]) -> bool:

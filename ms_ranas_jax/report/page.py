@@ -25,6 +25,7 @@ from ms_ranas_jax.report import curves
 from ms_ranas_jax.report import grid_picture
 from ms_ranas_jax.report import html_page
 from ms_ranas_jax.report import inputs
+from ms_ranas_jax.report import milliseconds
 from ms_ranas_jax.report import selection
 from ms_ranas_jax.report import style
 from ms_ranas_jax.runtime import files
@@ -448,6 +449,7 @@ def write_report(
 
   page = html_page.Page(workdir)
   _evaluation(page, results)
+  milliseconds.add(page, results)
   _classes(page, results)
   _network(page, results, trained)
   of_cells = trained is None or isinstance(trained.plan, grid.Plan)

@@ -10,6 +10,7 @@ import pytest
 from ms_ranas_jax.anytime import budgets
 from ms_ranas_jax.anytime import classes
 from ms_ranas_jax.data import cifar_files
+from ms_ranas_jax.model import description
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 
@@ -26,6 +27,7 @@ PRIMITIVES = (
 
 
 SEEDS = 8
+MODEL = 'c0ffee' * 8
 CLASSES = cifar_files.CLASS_NAMES['cifar10']
 
 
@@ -110,6 +112,71 @@ def _seeds(rng):
     'chosen': 3,
     'seeds': [{'seed': seed} for seed in range(SEEDS)],
     'agreement': {'operations': shares.tolist()},
+  }
+
+
+def _latency(num_exits):
+  entries = []
+  for threads, size, runtime, first in (
+    (1, 1, 'xla', 4.0),
+    (1, 1, 'onnxruntime', 1.25),
+    (1, 1, 'onnxruntime_int8', 1.5),
+    (1, 1, 'litert', 0.5),
+    (1, 1, 'litert_int8', 0.25),
+    (1, 64, 'onnxruntime', 60.0),
+    (2, 1, 'onnxruntime', 1.0),
+  ):
+    medians = first * np.arange(1, num_exits + 1)
+    entries.append(
+      {
+        'runtime': runtime,
+        'threads': threads,
+        'batch_size': size,
+        'rounds': 200,
+        'exits': [
+          {'median': median, 'low': 0.75 * median, 'high': 1.5 * median}
+          for median in medians.tolist()
+        ],
+      }
+    )
+  return {
+    'machine': {'processor': 'Abacus 3', 'cores': 2, 'system': 'Linux x86_64'},
+    'versions': {'jax': '0.9.1', 'onnxruntime': '1.22.3'},
+    'model': MODEL,
+    'entries': entries,
+  }
+
+
+def _quantized(anytime):
+  def cells(accuracy, scale, milliseconds, lost, weights):
+    return {
+      'accuracy': accuracy - lost,
+      **({'weight_bytes': 40960 * scale} if weights else {}),
+      'file_bytes': 51200 * scale,
+      'milliseconds': milliseconds,
+    }
+
+  return {
+    'model': MODEL,
+    'dataset': anytime['dataset'],
+    'num_examples': anytime['num_examples'],
+    'test_images': anytime['test_images'],
+    'calibration_q': 0.5,
+    'calibration_images': [500 - 60 * k for k in range(len(anytime['exits']))],
+    'exits': [
+      {
+        'exit': k,
+        'onnx': {
+          'float32': cells(exit_['accuracy'], 4 + k, 1.25 + k, 0, True),
+          'int8': cells(exit_['accuracy'], 1 + k, 1.5 + k, 0.0125, True),
+        },
+        'tflite': {
+          'float32': cells(exit_['accuracy'], 9, 0.5 + k, 0, False),
+          'int8': cells(exit_['accuracy'], 3, 0.25 + k, -0.005, False),
+        },
+      }
+      for k, exit_ in enumerate(anytime['exits'])
+    ],
   }
 
 
@@ -202,18 +269,32 @@ def fill(workdir, plan, epochs=20, name='cifar10'):
   confidence = 1 - hard * sure + 0.05 * rng.normal(size=(num_exits, images))
   wrong = np.linspace(0.5, 0.32, num_exits)[:, np.newaxis]
   correct = rng.uniform(size=images) < 1 - hard**4 * wrong
-  _write(
-    workdir / 'evaluate/anytime.json',
-    {
-      'dataset': name,
-      'num_examples': images,
-      'exits': [
-        {**cost, 'accuracy': float(correct[k].mean()), 'loss': 0.31 - 0.01 * k}
-        for k, cost in enumerate(costs)
-      ],
-      'expected_accuracy': 0.853,
-      'budget_range': [0, macs[-1]],
-    },
+  anytime = {
+    'dataset': name,
+    'num_examples': images,
+    'test_images': {'test_labels': {'sha256': 'beef' * 16}},
+    'exits': [
+      {**cost, 'accuracy': float(correct[k].mean()), 'loss': 0.31 - 0.01 * k}
+      for k, cost in enumerate(costs)
+    ],
+    'expected_accuracy': 0.853,
+    'budget_range': [0, macs[-1]],
+  }
+  _write(workdir / 'evaluate/anytime.json', anytime)
+  _write(workdir / 'evaluate/latency.json', _latency(num_exits))
+  _write(workdir / 'export/quantized.json', _quantized(anytime))
+  description.write(
+    str(workdir / 'model'),
+    description.Description(
+      network={'family': 'grid'},
+      dtype='float32',
+      image_shape=(32, 32, 3),
+      mean=(0.5,) * 3,
+      std=(0.25,) * 3,
+      class_names=CLASSES,
+      exits=(),
+      tensors=description.Tensors(MODEL, {}),
+    ),
   )
   labels = rng.integers(0, len(CLASSES), images)
   wrong = (labels + rng.integers(1, len(CLASSES), correct.shape)) % len(CLASSES)

@@ -81,6 +81,7 @@ def test_the_whole_report(finished):
   names = {
     'anytime',
     'budgeted',
+    'milliseconds',
     'class_accuracy',
     'confusion',
     'train_grid',
@@ -113,6 +114,7 @@ def test_the_whole_report(finished):
     assert hashlib.sha256(svg).hexdigest() in shown
   for part in (
     'Results',
+    'Milliseconds and 8 bits',
     'Classes',
     'Network',
     'Cells',
@@ -120,7 +122,8 @@ def test_the_whole_report(finished):
     'Search',
     'Config',
   ):
-    assert ('h2', {'id': part.lower()}) in reader.tags
+    name = part.lower().replace(' ', '-')
+    assert ('h2', {'id': name}) in reader.tags
   assert 'class="missing"' not in markup
   assert (
     'Expected accuracy under a budget drawn evenly from 0 to 126.3 · 10⁶ macs: '
@@ -197,6 +200,84 @@ def test_the_tables_of_classes(finished):
   assert 'Test accuracy of 10 classes, at the first' in text
 
 
+def test_the_table_of_milliseconds(finished):
+  workdir, path = finished
+  markup, _, text = _read(path)
+  content = json.loads((workdir / 'evaluate/latency.json').read_text())
+  heads = ['runtime', 'threads', 'images at a time', 'rounds']
+  rows = _rows(markup, heads + [f'exit {k}, ms' for k in range(6)])
+  assert len(rows) == len(content['entries'])
+  assert rows[0] == [
+    'XLA',
+    *('1', '1', '200'),
+    '4.00 (3.00–6.00)',
+    '8.00 (6.00–12.0)',
+    '12.0 (9.00–18.0)',
+    '16.0 (12.0–24.0)',
+    '20.0 (15.0–30.0)',
+    '24.0 (18.0–36.0)',
+  ]
+  assert [row[:3] for row in rows[1:]] == [
+    ['ONNX Runtime', '1', '1'],
+    ['ONNX Runtime, 8 bits', '1', '1'],
+    ['LiteRT', '1', '1'],
+    ['LiteRT, 8 bits', '1', '1'],
+    ['ONNX Runtime', '1', '64'],
+    ['ONNX Runtime', '2', '1'],
+  ]
+  assert rows[4][4] == '0.250 (0.188–0.375)'
+  assert rows[5][-1] == '360 (270–540)'
+  assert (
+    'Measured on Abacus 3, 2 cores, Linux x86_64, with jax 0.9.1, onnxruntime '
+    '1.22.3.' in text
+  )
+
+
+def test_the_table_of_8_bits(finished):
+  workdir, path = finished
+  markup, _, text = _read(path)
+  exits = json.loads((workdir / 'evaluate/anytime.json').read_text())['exits']
+  rows = _rows(
+    markup,
+    [
+      'runtime',
+      'exit',
+      'accuracy in floats, %',
+      'accuracy in 8 bits, %',
+      'points won or lost',
+      'weights in floats, bytes',
+      'weights in 8 bits, bytes',
+      'file in floats, bytes',
+      'file in 8 bits, bytes',
+      'ms in floats',
+      'ms in 8 bits',
+    ],
+  )
+  assert len(rows) == 12
+  # Slower and less often right, and the other way round.
+  accuracy = exits[1]['accuracy']
+  assert rows[1] == [
+    'ONNX Runtime',
+    '1',
+    f'{100 * accuracy:.2f}',
+    f'{100 * (accuracy - 0.0125):.2f}',
+    '-1.25',
+    *('204,800', '81,920', '256,000', '102,400', '2.25', '2.50'),
+  ]
+  assert rows[7] == [
+    'LiteRT',
+    '1',
+    f'{100 * accuracy:.2f}',
+    f'{100 * (accuracy + 0.005):.2f}',
+    '+0.50',
+    *('–', '–', '460,800', '153,600', '1.50', '1.25'),
+  ]
+  assert (
+    'on 4,000 test images of cifar10.' in text
+    and 'q = 0.5: 500, 440, 380, 320, 260, 200 images.' in text
+  )
+
+
 def test_a_work_directory_without_classes(
   workdir, plan, primitives, plain_figures
 ):
@@ -250,13 +331,20 @@ def test_an_empty_work_directory(tmp_path, primitives):
   path = page.write_report(str(tmp_path), None, None, primitives)
   markup, reader, text = _read(path)
   assert reader.images == []
-  assert markup.count('class="missing"') == 7
+  assert markup.count('class="missing"') == 8
   assert 'The network has not been evaluated' in text
   assert [p.name for p in tmp_path.iterdir()] == ['report.html']
 
 
 def test_only_the_search(workdir, plan, primitives, plain_figures):
-  for name in ('train', 'evaluate', 'describe', 'config.json'):
+  for name in (
+    'train',
+    'model',
+    'evaluate',
+    'export',
+    'describe',
+    'config.json',
+  ):
     path = workdir / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
   _, reader, text = _read(
@@ -381,6 +469,8 @@ def test_names_in_data_cannot_leave_the_work_directory(tmp_path, primitives):
         ),
       )
     ),
+    ('evaluate/latency.json', '[]', 'no list "entries"'),
+    ('export/quantized.json', '{', 'quantized.json'),
     ('search/alphas.npz', 'nonsense', 'alphas.npz cannot be read'),
     ('search/candidates.json', '{"candidates": [3]}', '"candidates" 0'),
     (
