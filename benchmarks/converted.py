@@ -156,6 +156,83 @@ def _reference_case(
   return {**told, **full, 'factors': full['growth_factors']}
 
 
+def facts_of(name: str, seed: int, count: int) -> dict[str, Any]:
+  """Returns what a case is asked with: seed, images, and their range.
+
+  Args:
+    name: of `CASES`.
+    seed: of the weights and images.
+    count: images, where the case does not say.
+  """
+  case = CASES[name]
+  known = convert.SOURCES[case['source']]
+  images = known.images({**known.sizes, **case['sizes']})
+  return {
+    'source': case['source'],
+    'seed': seed,
+    'images': case.get('images', count),
+    'side': case.get('side', images.side),
+    'mean': images.mean,
+    'std': images.std,
+  }
+
+
+def ask(
+  name: str,
+  command: Sequence[str],
+  checkout: str,
+  folder: str,
+  facts: Mapping[str, Any],
+) -> str:
+  """Runs a process of the reference; returns what it printed.
+
+  Args:
+    name: of `CASES`.
+    command: an interpreter that has torch, and its script.
+    checkout: of the code that the case is of.
+    folder: where the process writes to.
+    facts: see `facts_of`; more of them are passed on too.
+  """
+  case = CASES[name]
+  told = json.dumps(_reference_case(case['source'], case['sizes'], facts))
+  return subprocess.run(
+    [*command, checkout, folder, told],
+    stdout=subprocess.PIPE,
+    check=True,
+    text=True,
+  ).stdout
+
+
+def converted_model(
+  name: str, folder: str, side: int
+) -> tuple[model_lib.Model, str]:
+  """Makes a model of the weights that a process of the reference wrote.
+
+  Args:
+    name: of `CASES`.
+    folder: with weights.npz; the model folder is written into it.
+    side: of the images.
+
+  Returns:
+    The model, and what `convert` printed.
+  """
+  case = CASES[name]
+  file = f'{folder}/weights.safetensors'
+  safetensors_numpy.save_file(files.read_npz(f'{folder}/weights.npz'), file)
+  out = io.StringIO()
+  with contextlib.redirect_stdout(out):
+    status = convert.main(
+      [
+        *(f'--source={case["source"]}', f'--weights={file}'),
+        *(f'--output={folder}/model', f'--image_size={side}'),
+        *flags_of(case['sizes'], folder),
+      ]
+    )
+  if status:
+    raise SystemExit(f'{name}: the weights were refused; see above.')
+  return model_lib.load_model(f'{folder}/model'), out.getvalue()
+
+
 def compare(
   name: str, python: str, checkout: str, seed: int, count: int
 ) -> dict[str, Any]:
@@ -172,43 +249,19 @@ def compare(
     How many tensors there were, and for each exit the largest difference over
     the largest logit; of tiny cases also the reference's logits.
   """
-  case = CASES[name]
-  source, sizes = case['source'], case['sizes']
-  known = convert.SOURCES[source]
-  images = known.images({**known.sizes, **sizes})
-  facts = {
-    'source': source,
-    'seed': seed,
-    'images': case.get('images', count),
-    'side': case.get('side', images.side),
-    'mean': images.mean,
-    'std': images.std,
-  }
   with tempfile.TemporaryDirectory() as folder:
-    told = json.dumps(_reference_case(source, sizes, facts))
-    script = str(_HERE / 'reference_weights.py')
-    said = subprocess.run(
-      [python, script, checkout, folder, told],
-      stdout=subprocess.PIPE,
-      check=True,
-      text=True,
-    ).stdout
-    state = files.read_npz(f'{folder}/weights.npz')
+    facts = facts_of(name, seed, count)
+    said = ask(
+      name,
+      [python, str(_HERE / 'reference_weights.py')],
+      checkout,
+      folder,
+      facts,
+    )
     theirs = files.read_npz(f'{folder}/logits.npz')['logits']
-    file, flags = f'{folder}/weights.safetensors', flags_of(sizes, folder)
-    safetensors_numpy.save_file(state, file)
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-      status = convert.main(
-        [
-          *(f'--source={source}', f'--weights={file}'),
-          *(f'--output={folder}/model', f'--image_size={facts["side"]}'),
-          *flags,
-        ]
-      )
-    if status:
-      raise SystemExit(f'{name}: the weights were refused; see above.')
-    model = model_lib.load_model(f'{folder}/model')
+    state = files.read_npz(f'{folder}/weights.npz')
+    model, told = converted_model(name, folder, facts['side'])
+    flags = flags_of(CASES[name]['sizes'], folder)
   ours = model.compiled_steps.logits(
     drawn.images(facts['images'], facts['side'], seed), facts['images']
   )
@@ -220,7 +273,7 @@ def compare(
     ],
     'images': facts['images'],
     'tensors': len(state),
-    'not_used': out.getvalue().count('not used: '),
+    'not_used': told.count('not used: '),
     'params': model.exits[-1].total_params,
     'torch': said.split()[-1],
     'relative_difference': (difference / largest).tolist(),
@@ -228,7 +281,7 @@ def compare(
     'deviation_over_images': (theirs.std(axis=1).mean(-1) / largest).tolist(),
     'same_classes': bool((ours.argmax(-1) == theirs.argmax(-1)).all()),
   }
-  if 'side' in case:
+  if 'side' in CASES[name]:
     result['logits'] = theirs.tolist()
   return result
 

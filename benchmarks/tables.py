@@ -12,6 +12,7 @@ import pathlib
 import sys
 from typing import Any
 
+import exported_rows
 import on_gpu
 
 from ms_ranas_jax.runtime import files
@@ -196,9 +197,37 @@ def converted(results: pathlib.Path) -> list[str]:
   return [told, '', *_table(heads, rows)]
 
 
+def exported(results: pathlib.Path) -> list[str]:
+  """Returns the table of exports beside torch's of the public code.
+
+  Args:
+    results: the folder of the results.
+  """
+  result = _read(results, 'exported.json')
+  if result is None:
+    return [f'{_MISSING}.']
+  machine = result['machine']
+  note = f' {result["note"]}' if result['note'] else ''
+  told = (
+    f'{result["date"]}: {machine["processor"]}, {machine["cores"]} cores, '
+    f'Python {result["python"]}, torch {result["torch"]}, ONNX Runtime '
+    f'{result["onnxruntime"]}, seed {result["seed"]}.{note}'
+  )
+  lines = []
+  for name, case in result['cases'].items():
+    worst = max(max(row) for row in case['relative_difference'].values())
+    lines.append(
+      f'{name}: `{case["exporter"]}`, opset {case["opset"]}; exits: '
+      f'{case["exits"]}, whose logits differ by {worst:.1e} of the largest.'
+    )
+  heads, *rows = exported_rows.rows(result['cases'])
+  return [told, '', *lines, '', *_table(heads, rows)]
+
+
 TABLES: Mapping[str, Callable[[pathlib.Path], list[str]]] = {
   'converted': converted,
   'early_exit': early_exit,
+  'exported': exported,
   'gpu_first': gpu_first,
   'gpu_second': gpu_second,
 }

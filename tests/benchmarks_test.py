@@ -10,11 +10,16 @@ import sys
 
 import jax
 import numpy as np
+import onnx
+from onnx import numpy_helper
 import pytest
 import scipy.stats
 
 import ms_ranas_jax
+from ms_ranas_jax import convert
 from ms_ranas_jax.baselines import darts_weights
+from ms_ranas_jax.baselines import msdnet_weights
+from ms_ranas_jax.export import runners
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 
@@ -418,6 +423,7 @@ def test_a_row_is_that_of_its_result_or_not_yet_measured(tables, tmp_path):
   (tmp_path / 'gpu_first.json').write_text(json.dumps(result))
   marks = '<!-- converted -->\nold\n<!-- end -->\n'
   marks += '<!-- early_exit -->\nold\n<!-- end -->\n'
+  marks += '<!-- exported -->\nold\n<!-- end -->\n'
   marks += '<!-- gpu_first -->\nold\n<!-- end -->\n'
   marks += '<!-- gpu_second -->\nold\n<!-- end -->\nrest\n'
   lines = tables.filled(marks, tmp_path).splitlines()
@@ -462,6 +468,72 @@ def test_converted_networks_are_compared(
   assert told['genotype']['reduce_concat'] == [3, 4] and told['auxiliary']
   # More than that is a failure.
   assert converted.main([*flags, '--tolerance=1e-12']) == 1
+
+
+def test_exports_take_turns_with_that_of_torch(
+  repo_root, tmp_path, monkeypatch, draw_state, capsys
+):
+  """The file of torch is one of ours, and later one with another answer."""
+  monkeypatch.syspath_prepend(str(repo_root / 'benchmarks'))
+  exported = importlib.import_module('exported')
+  tables = importlib.import_module('tables')
+  name = 'tiny MSDNet'
+  monkeypatch.setattr(exported, 'CASES', (name,))
+  converted = exported.converted
+  sizes = convert.SOURCES['msdnet'].sizes | converted.CASES[name]['sizes']
+  network = convert.SOURCES['msdnet'].build(sizes, (16, 16, 3), 10)
+  state = draw_state(network, msdnet_weights.places(network.plan))
+  np.savez(tmp_path / 'weights.npz', **state)
+  facts = converted.facts_of(name, 0, 2)
+  model, _ = converted.converted_model(name, str(tmp_path), 16)
+  (whole,) = exported.our_files(model, facts)['whole']
+  images = exported.drawn.images(2, 16)
+  found = runners.session(whole).run(
+    None, {'images': exported.normalized(images, facts)}
+  )
+  expected = model.compiled_steps.logits(images, 2)
+  assert len(found) == 3
+  assert max(exported.differences(found, expected)) <= 1e-5
+  (tmp_path / 'torch.onnx').write_bytes(whole)
+  python = tmp_path / 'python'
+  facts_said = '{"torch": "2.0", "exporter": "dynamo=True", "why": ""}'
+  python.write_text(
+    f'#!/bin/sh\ncp {tmp_path}/weights.npz {tmp_path}/torch.onnx "$3"\n'
+    f"echo warnings; echo '{facts_said}'\n"
+  )
+  python.chmod(python.stat().st_mode | stat.S_IXUSR)
+  path = tmp_path / 'exported.json'
+  flags = ['--msdnet=somewhere', f'--reference-python={python}', '--threads=1']
+  flags += ['--batch', '1', '2', '--seconds=0', f'--json={path}', '--note=Hm.']
+  assert exported.main([*flags, '--profile']) == 0
+  said = capsys.readouterr().out
+  assert 'tiny MSDNet: dynamo=True, opset 17; ' in said
+  assert '1 threads, batch 2, steps, Conv ' in said
+  result = json.loads(path.read_text())
+  case = result['cases'][name]
+  assert case['exits'] == 3 and result['torch'] == '2.0'
+  for entry in case['entries']:
+    assert entry['rounds'] == 11
+    times, ratio = entry['milliseconds'], entry['ratio']['steps']
+    assert list(times) == ['torch', 'steps', 'whole']
+    for row in [*times.values(), ratio]:
+      assert 0 < row['low'] <= row['median'] <= row['high']
+    assert ratio['medians'] == pytest.approx(
+      times['steps']['median'] / times['torch']['median']
+    )
+  lines = tables.exported(tmp_path)
+  assert lines[0].endswith('seed 0. Hm.')
+  assert lines[-2].startswith('| tiny MSDNet | 1 | 1 | ')
+  # Another bias of one exit is seen.
+  changed = onnx.load_from_string(whole)
+  (bias,) = (
+    tensor
+    for tensor in changed.graph.initializer
+    if tensor.name == changed.graph.node[-2].input[2]
+  )
+  bias.CopyFrom(numpy_helper.from_array(np.zeros(10, np.float32), bias.name))
+  (tmp_path / 'torch.onnx').write_bytes(changed.SerializeToString())
+  assert exported.main(flags) == 1
 
 
 def test_a_worker_that_does_not_answer_is_given_up(repo_root, monkeypatch):

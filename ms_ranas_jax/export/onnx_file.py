@@ -29,7 +29,7 @@ IMAGES, IMAGE = 'images', 'image'
 LOGITS, THRESHOLDS = 'logits', 'thresholds'
 EXIT, CONFIDENCE = 'exit', 'confidence'
 _BATCH = 'batch'
-_NORMALIZED = 'normalized'
+NORMALIZED = 'normalized'
 
 
 def step_model(
@@ -249,19 +249,24 @@ class _Graph:
 
   def preprocess(self, images: str, preprocessing: Preprocessing) -> None:
     """Adds what makes the normalised images of a uint8 input."""
-    # In the channels' own order first, as the images come.
-    as_floats = self.add('Cast', [images], 'floats', to=TensorProto.FLOAT)
-    center = self.constant('center', preprocessing.center)
-    scale = self.constant('scale', preprocessing.factor)
+    # Bytes are the cheapest to move, and rows of a channel to compute with.
+    maps = self.add('Transpose', [images], 'maps', perm=[0, 3, 1, 2])
+    as_floats = self.add('Cast', [maps], 'floats', to=TensorProto.FLOAT)
+    center, scale = (
+      self.constant(name, value.reshape(1, -1, 1, 1))
+      for name, value in (
+        ('center', preprocessing.center),
+        ('scale', preprocessing.factor),
+      )
+    )
     centred = self.add('Sub', [as_floats, center], 'centred')
-    scaled = self.add('Mul', [centred, scale], 'scaled')
-    self.add('Transpose', [scaled], _NORMALIZED, perm=[0, 3, 1, 2])
+    self.add('Mul', [centred, scale], NORMALIZED)
 
   def run(self, nodes: Iterable[plain_form.Node]) -> None:
     """Adds the layers of a step."""
     for node in nodes:
       inputs = [
-        _NORMALIZED if n == plain_form.IMAGES else n for n in node.inputs
+        NORMALIZED if n == plain_form.IMAGES else n for n in node.inputs
       ]
       self._layer(node, inputs)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,15 +55,27 @@ class OnnxSteps:
     """The number of exits."""
     return len(self.sessions)
 
+  @functools.cached_property
+  def _names(self) -> tuple[tuple[list[str], list[str], set[str]], ...]:
+    """Per step what it reads and writes, and what later steps read."""
+    found = []
+    later: set[str] = set()
+    for known in reversed(self.sessions):
+      read = [entry.name for entry in known.get_inputs()]
+      made = [entry.name for entry in known.get_outputs()]
+      found.append((read, made, later))
+      later = later | set(read)
+    return tuple(reversed(found))
+
   def take(self, carried: Carried, step: int) -> tuple[Carried, np.ndarray]:
     """Takes a step, see `Runner`."""
-    session = self.sessions[step]
-    names = [output.name for output in session.get_outputs()]
-    fed = {entry.name: carried[entry.name] for entry in session.get_inputs()}
-    logits, *made = session.run(None, fed)
-    found = {**carried, **dict(zip(names[1:], made, strict=True))}
-    found.pop(plain_form.IMAGES, None)
-    return found, np.asarray(logits)
+    read, (_, *names), later = self._names[step]
+    fed = {name: carried[name] for name in read}
+    logits, *made = self.sessions[step].run(None, fed)
+    found = {**carried, **dict(zip(names, made, strict=True))}
+    # Memory of what nobody reads again is what the next step writes to.
+    kept = {name: value for name, value in found.items() if name in later}
+    return kept, np.asarray(logits)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,11 +106,17 @@ def load_onnx(models: Sequence[bytes | str], threads: int = 0) -> OnnxSteps:
     models: one per step: its path, or what stands in it.
     threads: that a step is computed by; 0 is all cores.
   """
-  return OnnxSteps(tuple(session(model, threads) for model in models))
+  several = len(models) > 1
+  return OnnxSteps(
+    tuple(session(model, threads, several=several) for model in models)
+  )
 
 
 def session(
-  model: bytes | str, threads: int = 0, profile: str = ''
+  model: bytes | str,
+  threads: int = 0,
+  profile: str = '',
+  several: bool = False,
 ) -> onnxruntime.InferenceSession:
   """Returns an ONNX file ready to run on the CPU.
 
@@ -106,16 +125,37 @@ def session(
     threads: that it is computed by; 0 is all cores.
     profile: how the file begins, that the times of its nodes are written to;
       '' is none.
+    several: whether it is one of several that run one after the other.
   """
   options = onnxruntime.SessionOptions()
   options.intra_op_num_threads = threads
   # Warnings and worse; information is for those who develop the runtime.
   options.log_severity_level = 2
+  if several:
+    # Each writes to memory that the one before has just left, and its threads
+    # do not wait for work while those of the next one have some.
+    _share_memory()
+    options.add_session_config_entry('session.use_env_allocators', '1')
+    options.add_session_config_entry('session.force_spinning_stop', '1')
   if profile:
     options.enable_profiling = True
     options.profile_file_prefix = profile
   return onnxruntime.InferenceSession(
     model, options, providers=['CPUExecutionProvider']
+  )
+
+
+@functools.cache
+def _share_memory() -> None:
+  """Makes the memory that sessions of this process may share."""
+  onnxruntime.create_and_register_allocator(
+    onnxruntime.OrtMemoryInfo(
+      'Cpu',
+      onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
+      0,
+      onnxruntime.OrtMemType.DEFAULT,
+    ),
+    None,
   )
 
 
