@@ -132,30 +132,13 @@ def session(
   # Warnings and worse; information is for those who develop the runtime.
   options.log_severity_level = 2
   if several:
-    # Each writes to memory that the one before has just left, and its threads
-    # do not wait for work while those of the next one have some.
-    _share_memory()
-    options.add_session_config_entry('session.use_env_allocators', '1')
+    # Threads do not wait for work while those of the next session have some.
     options.add_session_config_entry('session.force_spinning_stop', '1')
   if profile:
     options.enable_profiling = True
     options.profile_file_prefix = profile
   return onnxruntime.InferenceSession(
     model, options, providers=['CPUExecutionProvider']
-  )
-
-
-@functools.cache
-def _share_memory() -> None:
-  """Makes the memory that sessions of this process may share."""
-  onnxruntime.create_and_register_allocator(
-    onnxruntime.OrtMemoryInfo(
-      'Cpu',
-      onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
-      0,
-      onnxruntime.OrtMemType.DEFAULT,
-    ),
-    None,
   )
 
 
