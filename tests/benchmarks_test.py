@@ -82,6 +82,7 @@ def test_processes_run_as_the_launchers_run_them(repo_root, monkeypatch):
   assert {name: found.get(name) for name in launched} == launched
 
 
+@pytest.mark.slow
 def test_search_step_takes_turns_with_a_reference(
   repo_root, fake_reference, tmp_path
 ):
@@ -109,6 +110,7 @@ def test_search_step_takes_turns_with_a_reference(
   assert f'reference / ours: {found["ratio"]:.2f}' in result.stdout
 
 
+@pytest.mark.slow
 def test_inference_times_every_exit(repo_root, tmp_path):
   out = tmp_path / 'result.json'
   result = _run(
@@ -289,6 +291,7 @@ def test_interval_of_a_rank_correlation(ranking):
   np.testing.assert_allclose([low, high], expected, atol=0.03)
 
 
+@pytest.mark.slow
 def test_early_exits_are_timed_beside_the_whole_network(repo_root, tmp_path):
   edges = (('skip_connect', 0), ('max_pool_3x3', 1))
   network = ms_ranas_jax.derived_network(
@@ -352,6 +355,7 @@ def _on_gpu(repo_root, out, half, only, *args, **environment):
   return json.loads((out / f'gpu_{half}_part.json').read_text()), done.stdout
 
 
+@pytest.mark.slow
 def test_the_first_half_on_a_gpu_is_tried_here(repo_root, tmp_path):
   only = '(inference, paper|train step, MSDNet), float32, batch 64$'
   result, said = _on_gpu(repo_root, tmp_path, 'first', only)
@@ -367,6 +371,7 @@ def test_the_first_half_on_a_gpu_is_tried_here(repo_root, tmp_path):
   assert ' ms\n' in said
 
 
+@pytest.mark.slow
 def test_the_second_half_takes_references_and_names_what_it_lacks(
   repo_root, fake_reference, tmp_path
 ):

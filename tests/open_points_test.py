@@ -96,6 +96,7 @@ def test_a_toy_is_short(name):
   assert len(lines) <= _LINES[name]
 
 
+@pytest.mark.slow
 def test_a_family(run):
   """Described, trained, judged and reported, and loaded by its name."""
   workdir, said = run(
@@ -178,6 +179,7 @@ def test_an_operation(run):
   assert 0 <= json.loads(said)['confidence'] <= 1
 
 
+@pytest.mark.slow
 def test_a_data_set(run):
   workdir, said = run(
     'my_images',

@@ -428,6 +428,7 @@ def test_what_was_searched_elsewhere_is_trained_as_one_likes(workdir):
   }
 
 
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same_cell(finished, tmp_path):
   _run(_config(stages=('search',)), tmp_path)
   for name in 'alphas.npz', 'genotype.json':

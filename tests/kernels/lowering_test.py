@@ -325,6 +325,7 @@ def test_the_compiled_mixture_of_pools_keeps_its_calls(cpu):
   ]
 
 
+@pytest.mark.slow
 def test_a_network_of_which_nothing_is_said_is_computed_as_here():
   genotype = Genotype(
     (('sep_conv_3x3', 0), ('max_pool_3x3', 1)),

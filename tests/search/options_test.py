@@ -153,6 +153,7 @@ def test_it_stops_with_the_genotype_from_before_the_rise(
   assert _metrics(tmp_path) == records
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_stops_where_it_would_have(
   search, tmp_path, monkeypatch, stop_at_call
 ):
@@ -176,6 +177,7 @@ def test_lost_eigenvalues_are_refused(tmp_path):
     options.read_eigenvalues(str(path), 2)
 
 
+@pytest.mark.slow
 def test_the_eigenvalue_is_that_of_the_mean_over_batches(dataset, program):
   state = program.new_state()
   weigh = options.weights_in(_config(**ALL).search, 1)

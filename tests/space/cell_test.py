@@ -244,6 +244,7 @@ def test_a_one_hot_mixed_cell_equals_the_derived_cell(
     np.testing.assert_allclose(one_hot, derived, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_lowerings_and_remat_give_the_same_gradients(fill, mixing):
   """Of a whole mixed cell, in params, weights and inputs."""
   inputs = _inputs((5, 6))
