@@ -84,7 +84,7 @@ def test_a_finished_network_is_fine_tuned_with_a_new_head(
   )
   with jax.numpy_rank_promotion('allow'):  # as in a program of one's own
     tuned = module.main(
-      str(tmp_path / 'model'), steps=60, save_to=str(tmp_path / 'tuned')
+      str(tmp_path / 'model'), steps=120, save_to=str(tmp_path / 'tuned')
     )
   text = capsys.readouterr().out
   assert 'exit 0: ' in text and 'it is a ' in text

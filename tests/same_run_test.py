@@ -167,7 +167,7 @@ def test_a_search_that_is_done_again_takes_what_read_it_along(tmp_path):
   same_run.finish(str(tmp_path), 'search')
   changed = _config(**{'search.epochs': 7, 'stages': ('search',)})
   again = same_run.compare(changed.to_dict(), str(tmp_path), redo=True).again
-  assert again == ('search', 'train', 'evaluate', 'report')
+  assert again == ('search', 'train', 'evaluate', 'export', 'report')
   # Of a genotype of its own the training has read no search.
   values['train']['genotype'] = changed.train.genotype = 'DARTS_V2'
   same_run.write_config(values, str(tmp_path))
