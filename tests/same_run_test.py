@@ -54,14 +54,20 @@ def _lies_aside(after, before, parts):
   return all(after[f'aside/1/{name}'] == before[name] for name in names)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _toys():
+  """The family is found by its name."""
+  sys.path.insert(0, str(_TOYS))
+  yield
+  sys.path.remove(str(_TOYS))
+
+
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   """A finished run, to be left as it is."""
-  sys.path.insert(0, str(_TOYS))
   workdir = tmp_path_factory.mktemp('runs') / 'toy'
   _run(_config(), workdir)
-  yield workdir
-  sys.path.remove(str(_TOYS))
+  return workdir
 
 
 @pytest.fixture
