@@ -29,6 +29,7 @@ FORMAT = 'ms_ranas_jax export'
 VERSION = 1
 MANIFEST = 'manifest.json'
 ANYTIME = 'onnx/anytime.onnx'
+ALL_EXITS = 'onnx/all_exits.onnx'
 VECTORS = 'test_vectors.npz'
 FLOAT32, INT8 = 'float32', 'int8'
 _SUFFIXES = types.MappingProxyType({FLOAT32: '', INT8: '_int8'})
@@ -119,6 +120,8 @@ def export(
   found = {step_file(step): content for step, content in enumerate(steps)}
   anytime = onnx_file.anytime_model(form, before, model.temperatures)
   found[ANYTIME] = anytime.SerializeToString()
+  whole = onnx_file.all_exits_model(form, before)
+  found[ALL_EXITS] = whole.SerializeToString()
   calibration = (
     int8_lib.reaching(steps, images, thresholds, model.temperatures)
     if int8

@@ -1,4 +1,4 @@
-"""ONNX files of a plain form: a file for each step, and one that stops early.
+"""ONNX files of a plain form: of each step, of all, and one that stops early.
 
 The steps take any number of images. The file that stops takes one: after each
 exit stands an `If` whose one branch is the answer and whose other is the rest
@@ -67,6 +67,37 @@ def step_model(
     if name in made
   ]
   return _model(graph, f'step_{index}', inputs, outputs)
+
+
+def all_exits_model(
+  form: plain_form.PlainForm, preprocessing: Preprocessing
+) -> onnx.ModelProto:
+  """Returns the file that goes through to the last exit, in one piece.
+
+  Its input is `images`, uint8 (batch, height, width, channels), its output
+  `logits`, float32 (exits, batch, classes).
+
+  Args:
+    form: the network.
+    preprocessing: of the images.
+  """
+  graph = _Graph(_shapes(form))
+  graph.preprocess(IMAGES, preprocessing)
+  for step in form.steps:
+    graph.run(step.nodes)
+  first = graph.constant('first_axis', np.array([0], np.int64))
+  rows = [
+    graph.add('Unsqueeze', [step.logits, first], f'row_{index}')
+    for index, step in enumerate(form.steps)
+  ]
+  graph.add('Concat', rows, LOGITS, axis=0)
+  shape = (len(form.steps), _BATCH, form.num_classes)
+  return _model(
+    graph,
+    'all_exits',
+    [_image_input(form, IMAGES, _BATCH)],
+    [_info(LOGITS, TensorProto.FLOAT, shape)],
+  )
 
 
 def anytime_model(

@@ -59,6 +59,14 @@ def test_onnx_steps(case, step_files):
   _check(runners.logits(runners.load_onnx(step_files), images), expected)
 
 
+def test_onnx_of_all_exits(case):
+  model, form, images, expected = case
+  file = onnx_file.all_exits_model(form, _preprocessing(model))
+  session = runners.session(file.SerializeToString())
+  (found,) = session.run(None, {'images': images})
+  _check(found, expected)
+
+
 def test_litert(case):
   model, form, images, expected = case
   steps = litert.load(litert.anytime_model(form, _preprocessing(model)))
