@@ -5,7 +5,6 @@
 
 import json
 
-from ai_edge_litert import interpreter
 import numpy as np
 import onnx
 import pytest
@@ -15,10 +14,16 @@ from ms_ranas_jax import families
 from ms_ranas_jax import plain_form
 from ms_ranas_jax.anytime import early_exit
 from ms_ranas_jax.costs import cost
-from ms_ranas_jax.export import litert
 from ms_ranas_jax.export import onnx_file
 from ms_ranas_jax.export import preprocessing
 from ms_ranas_jax.export import runners
+
+litert = pytest.importorskip(
+  'ms_ranas_jax.export.litert',
+  reason='LiteRT is not installed, see setup.cfg',
+  exc_type=ImportError,
+)
+interpreter = pytest.importorskip('ai_edge_litert.interpreter')
 
 _TOLERANCE = 1e-4
 

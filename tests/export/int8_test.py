@@ -7,8 +7,13 @@ from scipy import special
 
 from ms_ranas_jax.export import folder
 from ms_ranas_jax.export import int8
-from ms_ranas_jax.export import litert
 from ms_ranas_jax.export import runners
+
+litert = pytest.importorskip(
+  'ms_ranas_jax.export.litert',
+  reason='LiteRT is not installed, see setup.cfg',
+  exc_type=ImportError,
+)
 
 IMAGES = 96
 

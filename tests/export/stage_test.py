@@ -20,6 +20,10 @@ from ms_ranas_jax.model import model as model_lib
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.training import stage as train_stage
 
+pytest.importorskip(
+  'ai_edge_litert', reason='LiteRT is not installed, see setup.cfg'
+)
+
 SHAPE, CLASSES, TRAIN, TEST, HELD_OUT = (8, 8, 1), 3, 96, 40, 24
 
 
