@@ -15,6 +15,7 @@ import numpy as np
 
 from ms_ranas_jax import families
 from ms_ranas_jax import plain_form
+from ms_ranas_jax.anytime import early_exit
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.export import int8 as int8_lib
 from ms_ranas_jax.export import onnx_file
@@ -90,8 +91,8 @@ def export(
     test_vectors: so many of the images go into the folder with their logits.
 
   Raises:
-    UsageError: the network has no plain form, there are no images, or no
-      thresholds for `calibration_q`.
+    UsageError: the network has no plain form or is not of float32, there are no
+      images, or no thresholds for `calibration_q`.
     RuntimeError: a file does not compute what the network computes.
   """
   if not len(images):
@@ -99,8 +100,13 @@ def export(
       'there are no images to compare an export with; set config.dataset.'
       'holdout, or give some.'
     )
-  thresholds = _thresholds(model, calibration_q) if int8 else ()
   description = model.description
+  if description.dtype != 'float32':
+    raise UsageError(
+      f'the network computes in {description.dtype}, and what is exported in '
+      "float32, so its answers would differ; train it with dtype = 'float32'."
+    )
+  thresholds = _thresholds(model, calibration_q) if int8 else ()
   form = families.plain_form(
     description.network, model.network, model.variables
   )
@@ -122,6 +128,15 @@ def export(
   found[ANYTIME] = anytime.SerializeToString()
   whole = onnx_file.all_exits_model(form, before)
   found[ALL_EXITS] = whole.SerializeToString()
+  (answers,) = runners.session(found[ALL_EXITS]).run(
+    None, {onnx_file.IMAGES: vectors}
+  )
+  _compare(np.asarray(answers), ALL_EXITS, expected)
+  thorough = np.full(len(expected), early_exit.NOBODY)
+  last, *_ = runners.session(found[ANYTIME]).run(
+    None, {onnx_file.IMAGE: vectors[:1], onnx_file.THRESHOLDS: thorough}
+  )
+  _compare(np.asarray(last), ANYTIME, expected[-1, :1])
   calibration = (
     int8_lib.reaching(steps, images, thresholds, model.temperatures)
     if int8
@@ -189,7 +204,11 @@ def _check(
   batch_size: int = 64,
 ) -> None:
   """Refuses files that do not compute what the network computes."""
-  found = runners.logits(runner, images, batch_size)
+  _compare(runners.logits(runner, images, batch_size), name, expected)
+
+
+def _compare(found: np.ndarray, name: str, expected: np.ndarray) -> None:
+  """Refuses logits that are not those of the network."""
   off = np.abs(found - expected).max() / max(1.0, np.abs(expected).max())
   if not off <= TOLERANCE:
     raise RuntimeError(

@@ -36,14 +36,14 @@ _TIMEOUT = 1800
 
 
 def measure(
-  model_folder: str, export_folder: str, seconds: float = _SECONDS
+  model_folder: str, export_folder: str, seconds: float | None = None
 ) -> dict[str, Any]:
   """Measures with one thread, and with all cores.
 
   Args:
     model_folder: of the network.
     export_folder: its files, see `folder`.
-    seconds: of rounds, for each batch size and number of threads.
+    seconds: of rounds, for each batch size and number of threads; None is 8.
 
   Returns:
     What `evaluate/latency.json` holds: `machine`, `versions`, `model` (the
@@ -54,6 +54,7 @@ def measure(
   Raises:
     RuntimeError: a process has failed.
   """
+  seconds = _SECONDS if seconds is None else seconds
   entries = []
   found: dict[str, Any] = {}
   for threads in dict.fromkeys((1, _cores())):

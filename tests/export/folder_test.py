@@ -1,5 +1,6 @@
 """The export folder: its manifest, and the runner that needs no JAX."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.export import folder
 from ms_ranas_jax.export import onnx_file
+from ms_ranas_jax.export import preprocessing
 from ms_ranas_jax.export import run_exported
 from ms_ranas_jax.export import runners
 from ms_ranas_jax.model import pictures
@@ -228,9 +230,27 @@ def test_files_that_compute_something_else_are_not_written(
     folder.export(model, images, int8=False)
 
 
+@pytest.mark.parametrize('name', ['all_exits', 'anytime'])
+def test_the_files_of_a_whole_network_are_compared(
+  model, images, monkeypatch, name
+):
+  build = getattr(onnx_file, f'{name}_model')
+
+  def other(form, before, *args):
+    wrong = preprocessing.Preprocessing([0.1], before.std)
+    return build(form, wrong, *args)
+
+  monkeypatch.setattr(onnx_file, f'{name}_model', other)
+  with pytest.raises(RuntimeError, match=f'onnx/{name}.onnx differs'):
+    folder.export(model, images, int8=False)
+
+
 def test_what_cannot_be_exported_is_refused(model, images):
   with pytest.raises(UsageError, match='no images to compare'):
     folder.export(model, images[:0])
+  narrow = dataclasses.replace(model.description, dtype='bfloat16')
+  with pytest.raises(UsageError, match='the network computes in bfloat16'):
+    folder.export(dataclasses.replace(model, description=narrow), images)
   with pytest.raises(UsageError, match='no thresholds of q = 0.7'):
     folder.export(model, images, calibration_q=0.7)
   with pytest.raises(UsageError, match='manifest.json does not exist'):
