@@ -8,8 +8,8 @@ take turns, round after round. A turn takes one run that is not counted, then
 one that is. The forms:
 
   torch   the file of torch.onnx.export: normalised floats to all logits
-  steps   the product's files, one after the other: uint8 to all logits
-  whole   the same nodes in one file that takes what torch's takes
+  whole   the product's `all_exits.onnx`: uint8 to all logits
+  steps   the product's files of steps, one after the other, the same
 
 It ends with 1 where logits differ by more than --tolerance of the largest.
 """
@@ -37,8 +37,6 @@ from exported_rows import TORCH
 from exported_rows import WHOLE
 import numpy as np
 import onnx
-from onnx import TensorProto
-from onnx import helper
 import onnxruntime
 
 from ms_ranas_jax import paths
@@ -63,62 +61,6 @@ _PROFILED = 5
 Run = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
-def whole_file(steps: Sequence[bytes]) -> bytes:
-  """Returns the nodes of all steps in one file.
-
-  Its input is `images`, float32 (batch, channels, height, width), normalised;
-  its outputs are `logits_0` and so on, float32 (batch, classes).
-
-  Args:
-    steps: the files of the steps.
-  """
-  models = [onnx.load_from_string(step) for step in steps]
-  nodes, constants, outputs = [], [], []
-  for index, model in enumerate(models):
-    logits = f'{onnx_file.LOGITS}_{index}'
-    within = list(model.graph.node)
-    if not index:  # the preprocessing stands before all else
-      names = [node.output[0] for node in within]
-      within = within[names.index(onnx_file.NORMALIZED) + 1 :]
-    for node in within:
-      node.name = f'{node.name}_{index}'
-      for names in (node.input, node.output):
-        for place, name in enumerate(names):
-          if name == onnx_file.NORMALIZED:
-            names[place] = onnx_file.IMAGES
-          elif name == onnx_file.LOGITS:
-            names[place] = logits
-    nodes += within
-    constants += model.graph.initializer
-    (output,) = (
-      info for info in model.graph.output if info.name == onnx_file.LOGITS
-    )
-    output.name = logits
-    outputs.append(output)
-  read = {name for node in nodes for name in node.input}
-  (images,) = (
-    info for info in models[0].graph.input if info.name == onnx_file.IMAGES
-  )
-  batch, height, width, channels = (
-    entry.dim_param or entry.dim_value
-    for entry in images.type.tensor_type.shape.dim
-  )
-  inputs = [
-    helper.make_tensor_value_info(
-      onnx_file.IMAGES, TensorProto.FLOAT, [batch, channels, height, width]
-    )
-  ]
-  model = helper.make_model(
-    helper.make_graph(
-      nodes, WHOLE, inputs, outputs, [c for c in constants if c.name in read]
-    ),
-    opset_imports=models[0].opset_import,
-  )
-  model.ir_version = models[0].ir_version
-  onnx.checker.check_model(model, full_check=True)
-  return model.SerializeToString()
-
-
 def normalized(images: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
   """Returns what the public code takes, float32, channels first.
 
@@ -134,6 +76,11 @@ def normalized(images: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
 def _one_file(session: onnxruntime.InferenceSession) -> Run:
   (entry,) = session.get_inputs()
   return lambda images: session.run(None, {entry.name: images})
+
+
+def _all_exits(session: onnxruntime.InferenceSession) -> Run:
+  run = _one_file(session)
+  return lambda images: run(images)[0]
 
 
 def _steps(runner: runners.Runner) -> Run:
@@ -283,14 +230,13 @@ def measure(
   result: dict[str, Any] = {'relative_difference': {}, 'entries': []}
   for count in threads:
     runs = {
-      name: _steps(runners.load_onnx(content, count))
-      if name == STEPS
-      else _one_file(runners.session(content[0], count))
-      for name, content in models.items()
+      TORCH: _one_file(runners.session(models[TORCH][0], count)),
+      WHOLE: _all_exits(runners.session(models[WHOLE][0], count)),
+      STEPS: _steps(runners.load_onnx(models[STEPS], count)),
     }
     for size in batch_sizes:
       fed = {
-        name: (images if name == STEPS else floats)[:size] for name in runs
+        name: (floats if name == TORCH else images)[:size] for name in runs
       }
       logits = {name: run(fed[name]) for name, run in runs.items()}
       for name in runs.keys() - {TORCH}:
@@ -354,8 +300,11 @@ def our_files(
     facts: seed, images and their side.
   """
   images = drawn.images(facts['images'], facts['side'], facts['seed'])
-  steps = folder_lib.export(model, images, int8=False).steps(folder_lib.FLOAT32)
-  return {STEPS: steps, WHOLE: [whole_file(steps)]}
+  exported = folder_lib.export(model, images, int8=False)
+  return {
+    WHOLE: [exported.files[folder_lib.ALL_EXITS]],
+    STEPS: exported.steps(folder_lib.FLOAT32),
+  }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -431,11 +380,11 @@ def _say(cases: Mapping[str, Mapping[str, Any]]) -> float:
   for name, case in cases.items():
     worst = max(max(row) for row in case['relative_difference'].values())
     largest = max(largest, worst)
-    slowest = max(e['ratio'][STEPS]['medians'] for e in case['entries'])
+    slowest = max(e['ratio'][WHOLE]['medians'] for e in case['entries'])
     why = f' ({case["why"]})' if case['why'] else ''
     print(
       f'{name}: {case["exporter"]}{why}, opset {case["opset"]}; logits differ '
-      f'by {worst:.1e}; our steps take {slowest:.2f} times the time at worst, '
+      f'by {worst:.1e}; our file takes {slowest:.2f} times the time at worst, '
       f'{"at most" if slowest <= MOST else "more than"} {MOST}.'
     )
     for entry in case['entries']:
