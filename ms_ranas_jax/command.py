@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from ms_ranas_jax import config_files
 from ms_ranas_jax import fields
+from ms_ranas_jax.errors import tell
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import environment
 from ms_ranas_jax.runtime import interruption
@@ -174,13 +175,8 @@ def _in_short(error: Exception) -> str:
   return ' '.join(dict.fromkeys([lines[0], lines[-1]]))
 
 
-def _tell(text: object) -> None:
-  text = ' '.join(str(text).split())
-  print(f'ms_ranas_jax: {text}', file=sys.stderr, flush=True)
-
-
 def _refuse(reason: object) -> NoReturn:
-  _tell(reason)
+  tell(reason)
   sys.exit(_BAD_INPUT)
 
 
@@ -205,7 +201,7 @@ def main(argv: Sequence[str]) -> None:
     environment.check_settings(training=True)
     with interruption.listen() as listener:
       processes.join(
-        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _tell
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, tell
       )
       environment.check_devices()
       config, workdir = _CONFIG.value, _WORKDIR.value or _default_workdir()
@@ -231,7 +227,7 @@ def main(argv: Sequence[str]) -> None:
       'last checkpoint.'
     )
   except interruption.Interrupted:
-    _tell('interrupted and saved; the same command goes on.')
+    tell('interrupted and saved; the same command goes on.')
     sys.exit(interruption.EXIT_CODE)
 
 

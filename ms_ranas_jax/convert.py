@@ -13,6 +13,7 @@ import sys
 import types
 from typing import Any, NoReturn
 
+from ms_ranas_jax.errors import tell
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import environment
 from ms_ranas_jax.runtime import interruption
@@ -331,10 +332,6 @@ def _run(args: Mapping[str, Any]) -> None:
   )
 
 
-def _tell(text: object) -> None:
-  print(f'ms_ranas_jax: {" ".join(str(text).split())}', file=sys.stderr)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command.
 
@@ -348,9 +345,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     _run(args)
   except UsageError as error:
-    _tell(error)
+    tell(error)
   except OSError as error:
-    _tell(f'{error}; check the path, its permissions and the free space.')
+    tell(f'{error}; check the path, its permissions and the free space.')
   else:
     return 0
   return _BAD_INPUT

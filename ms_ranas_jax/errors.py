@@ -1,8 +1,9 @@
-"""The error that a user can mend."""
+"""The error that a user can mend, and how a command tells of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+import sys
 
 
 class UsageError(ValueError):
@@ -26,3 +27,13 @@ def listed(items: Sequence[object], most: int = 6) -> str:
   named = ', '.join(map(str, items[:most]))
   more = len(items) - most
   return f'{named} and {more} more' if more > 0 else named
+
+
+def tell(text: object) -> None:
+  """Writes a line to standard error, in the name of the program.
+
+  Args:
+    text: a sentence or an error; its lines become one.
+  """
+  line = ' '.join(str(text).split())
+  print(f'ms_ranas_jax: {line}', file=sys.stderr, flush=True)

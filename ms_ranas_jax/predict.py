@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ms_ranas_jax import text_tables
+from ms_ranas_jax.errors import tell
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import environment
 from ms_ranas_jax.runtime import interruption
@@ -187,7 +188,7 @@ def _run(args: Mapping[str, Any]) -> bool:
     try:
       picture = pictures.read(file, model.image_shape)
     except UsageError as error:
-      _tell(error)
+      tell(error)
       unread += 1
       continue
     changes[picture.changes] += 1
@@ -199,12 +200,8 @@ def _run(args: Mapping[str, Any]) -> bool:
     print(text_tables.prediction_table(records))
   for change, count in changes.items():
     if change:
-      _tell(f'{count} picture{"s" * (count > 1)}: {change}')
+      tell(f'{count} picture{"s" * (count > 1)}: {change}')
   return not unread
-
-
-def _tell(text: object) -> None:
-  print(f'ms_ranas_jax: {" ".join(str(text).split())}', file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -221,12 +218,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     return 0 if _run(args) else _BAD_INPUT
   except UsageError as error:
-    _tell(error)
+    tell(error)
   except BrokenPipeError:
     # Whoever reads the answers has had enough; Python would tell at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except OSError as error:
-    _tell(f'{error}; check the path and its permissions.')
+    tell(f'{error}; check the path and its permissions.')
   return _BAD_INPUT
 
 

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       pathlib.Path(paths.expand(args.archive)) if args.archive else None,
     )
   except errors.UsageError as error:
-    print(error, file=sys.stderr)
+    errors.tell(error)
     return 2
   print(f'{args.dataset} is ready in {folder}.')
   return 0
