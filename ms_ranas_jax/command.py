@@ -19,8 +19,8 @@ from ml_collections import config_flags
 
 from ms_ranas_jax import config_files
 from ms_ranas_jax import fields
-from ms_ranas_jax.errors import tell
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.errors import tell
 from ms_ranas_jax.runtime import environment
 from ms_ranas_jax.runtime import interruption
 

@@ -13,8 +13,8 @@ import sys
 import types
 from typing import Any, NoReturn
 
-from ms_ranas_jax.errors import tell
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.errors import tell
 from ms_ranas_jax.runtime import environment
 from ms_ranas_jax.runtime import interruption
 

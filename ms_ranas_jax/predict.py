@@ -17,8 +17,8 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ms_ranas_jax import text_tables
-from ms_ranas_jax.errors import tell
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.errors import tell
 from ms_ranas_jax.runtime import environment
 from ms_ranas_jax.runtime import interruption
 

@@ -17,16 +17,16 @@ HERE = pathlib.Path(__file__).parent
 def read(path: str, shape: list[int]) -> np.ndarray:
   """Reads a picture upright, in the network's colours and size, uint8."""
   picture = ImageOps.exif_transpose(Image.open(path))
+  assert picture.mode != 'F', f'{path}: fractions of no known range'
   if picture.mode.startswith('I'):  # 16 bits a pixel
-    picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+    values = np.asarray(picture)
+    assert values.min() >= 0 and 255 < values.max() < 65536, f'{path}: range'
+    picture = Image.fromarray((values // 257).astype(np.uint8))
   if picture.has_transparency_data:
-    picture = picture.convert('RGBA')
     white = Image.new('RGBA', picture.size, 'white')
-    picture = Image.alpha_composite(white, picture).convert('RGB')
+    picture = Image.alpha_composite(white, picture.convert('RGBA'))
   picture = picture.convert('L' if shape[2] == 1 else 'RGB')
-  size = (shape[1], shape[0])
-  if picture.size != size:
-    picture = ImageOps.fit(picture, size, Image.Resampling.BICUBIC)
+  picture = ImageOps.fit(picture, (shape[1], shape[0]))  # bicubic
   return np.asarray(picture, np.uint8).reshape(shape)
 
 

@@ -173,7 +173,7 @@ def _pictures():
     yield f'turned_{orientation}.jpg', picture, {'exif': exif}
 
 
-@pytest.mark.parametrize('shape', [(8, 8, 3), (8, 12, 1)])
+@pytest.mark.parametrize('shape', [(8, 8, 3), (8, 12, 1), (9, 14, 3)])
 def test_the_runner_reads_the_same_pixels(tmp_path, shape):
   for name, picture, options in _pictures():
     path = tmp_path / name
@@ -183,6 +183,24 @@ def test_the_runner_reads_the_same_pixels(tmp_path, shape):
       pictures.read(path, shape).pixels,
       err_msg=name,
     )
+
+
+@pytest.mark.parametrize(
+  'pixels',
+  [
+    np.full((8, 8), 65536, np.int32),
+    np.full((8, 8), 255, np.uint16),
+    np.arange(-1, 399, dtype=np.int32).reshape(20, 20),
+    np.full((8, 8), 0.5, np.float32),
+  ],
+)
+def test_the_runner_refuses_the_same_pixels(tmp_path, pixels):
+  path = tmp_path / 'deep.tiff'
+  Image.fromarray(pixels).save(path)
+  with pytest.raises(UsageError, match='range'):
+    pictures.read(path, (8, 8, 3))
+  with pytest.raises(AssertionError, match=r'deep\.tiff: .*range'):
+    run_exported.read(str(path), [8, 8, 3])
 
 
 @pytest.mark.slow
