@@ -229,10 +229,14 @@ def measure(
   floats = normalized(images, facts)
   result: dict[str, Any] = {'relative_difference': {}, 'entries': []}
   for count in threads:
+    sessions = {
+      name: tuple(runners.session(c, count, several=True) for c in content)
+      for name, content in models.items()
+    }
     runs = {
-      TORCH: _one_file(runners.session(models[TORCH][0], count)),
-      WHOLE: _all_exits(runners.session(models[WHOLE][0], count)),
-      STEPS: _steps(runners.load_onnx(models[STEPS], count)),
+      TORCH: _one_file(sessions[TORCH][0]),
+      WHOLE: _all_exits(sessions[WHOLE][0]),
+      STEPS: _steps(runners.OnnxSteps(sessions[STEPS])),
     }
     for size in batch_sizes:
       fed = {

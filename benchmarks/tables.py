@@ -15,10 +15,12 @@ from typing import Any
 import exported_rows
 import on_gpu
 
+from ms_ranas_jax.report import milliseconds
 from ms_ranas_jax.runtime import files
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _MISSING = 'not yet measured'
+_FORMS = ('float32', 'int8')
 
 
 def _read(results: pathlib.Path, name: str) -> dict[str, Any] | None:
@@ -224,7 +226,66 @@ def exported(results: pathlib.Path) -> list[str]:
   return [told, '', *lines, '', *_table(heads, rows)]
 
 
+def cifar10_tiny(results: pathlib.Path) -> list[str]:
+  """Returns the tables of what ships of the network of the package.
+
+  Args:
+    results: the folder of the results.
+  """
+  judged, quantized, latency = (
+    _read(results, f'cifar10_tiny/{name}.json')
+    for name in ('anytime', 'quantized', 'latency')
+  )
+  if judged is None or quantized is None or latency is None:
+    return [f'{_MISSING}.']
+  rows = []
+  for exit_, found in zip(judged['exits'], quantized['exits'], strict=True):
+    forms = [
+      found[kind][form] for kind in ('onnx', 'tflite') for form in _FORMS
+    ]
+    onnx, onnx_int8, _, tflite_int8 = forms
+    row = [f'{exit_["exit"]}', f'{exit_["accuracy"]:.2%}']
+    for form in (onnx_int8, tflite_int8):
+      change = 100 * (form['accuracy'] - exit_['accuracy'])
+      row.append(f'{form["accuracy"]:.2%} ({change:+.2f})')
+    row += [f'{onnx["weight_bytes"]:,}', f'{onnx_int8["weight_bytes"]:,}']
+    row += [f'{form["file_bytes"]:,}' for form in forms]
+    rows.append(row)
+  heads = (
+    *('exit', 'floats', '8 bits, ONNX Runtime', '8 bits, LiteRT'),
+    *('bytes of weights', 'in 8 bits', 'ONNX files', 'in 8 bits'),
+    *('.tflite, all exits', 'in 8 bits'),
+  )
+  machine, versions = latency['machine'], latency['versions']
+  named = ', '.join(f'{name} {version}' for name, version in versions.items())
+  last = judged['exits'][-1]['macs']
+  shares = [exit_['macs'] / last for exit_ in judged['exits']]
+  times = [['share of the macs', '', '', *(f'{x:.0%}' for x in shares)]]
+  for entry in latency['entries']:
+    medians = [exit_['median'] for exit_ in entry['exits']]
+    times.append(
+      [
+        milliseconds.runtime_name(entry['runtime']),
+        f'{entry["threads"]}',
+        f'{entry["batch_size"]}',
+        *(f'{t:.2f} ms, {t / medians[-1]:.0%}' for t in medians),
+      ]
+    )
+  return [
+    *_table(heads, rows),
+    '',
+    f'{machine["processor"]}, {machine["cores"]} cores, {named}; medians of '
+    'rounds in which all forms take turns, and their share of the last exit:',
+    '',
+    *_table(
+      ('runtime', 'threads', 'batch', *(f'exit {k}' for k in range(len(rows)))),
+      times,
+    ),
+  ]
+
+
 TABLES: Mapping[str, Callable[[pathlib.Path], list[str]]] = {
+  'cifar10_tiny': cifar10_tiny,
   'converted': converted,
   'early_exit': early_exit,
   'exported': exported,

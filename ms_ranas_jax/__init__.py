@@ -40,6 +40,7 @@ if typing.TYPE_CHECKING:
   from ms_ranas_jax.model.model import Model
   from ms_ranas_jax.model.model import build_model
   from ms_ranas_jax.model.model import load_model
+  from ms_ranas_jax.model.model import packaged_networks
   from ms_ranas_jax.search.alphas import derive_genotype
   from ms_ranas_jax.search.alphas import init_alphas
   from ms_ranas_jax.search.alphas import one_hot_weights
@@ -140,6 +141,7 @@ __all__ = [
   'mixed_wiring',
   'network_cost',
   'one_hot_weights',
+  'packaged_networks',
   'random_genotypes',
   'random_search_step',
   'search_network',
@@ -211,6 +213,7 @@ _PLACES = types.MappingProxyType(
     'mixed_wiring': 'space.cell',
     'network_cost': 'costs.cost',
     'one_hot_weights': 'search.alphas',
+    'packaged_networks': 'model.model',
     'random_genotypes': 'search.random_search',
     'random_search_step': 'search.random_search',
     'search_network': 'space.network',

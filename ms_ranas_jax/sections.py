@@ -359,7 +359,7 @@ class ExportConfig:
   )
   int8: bool = field(True, FLAG, 'also in 8 bits', free=True)
   calibration_images: int = field(
-    500,
+    2000,
     whole(1),
     'held-out images that ranges of 8 bits are taken from, at most',
     unit='images',

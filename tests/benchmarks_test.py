@@ -428,7 +428,8 @@ def test_a_row_is_that_of_its_result_or_not_yet_measured(tables, tmp_path):
     'jobs': [job, lost | {'status': 'skipped', 'reason': 'no time was left'}],
   }
   (tmp_path / 'gpu_first.json').write_text(json.dumps(result))
-  marks = '<!-- converted -->\nold\n<!-- end -->\n'
+  marks = '<!-- cifar10_tiny -->\nold\n<!-- end -->\n'
+  marks += '<!-- converted -->\nold\n<!-- end -->\n'
   marks += '<!-- early_exit -->\nold\n<!-- end -->\n'
   marks += '<!-- exported -->\nold\n<!-- end -->\n'
   marks += '<!-- gpu_first -->\nold\n<!-- end -->\n'

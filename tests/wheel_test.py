@@ -149,6 +149,19 @@ def test_the_other_commands_are_there(scripts, tmp_path):
   assert '--genotype' in out
 
 
+def test_a_trained_network_is_there(scripts, tmp_path):
+  out = _call(
+    scripts / pathlib.Path(sys.executable).name,
+    '-c',
+    'import ms_ranas_jax as mr, numpy as np\n'
+    "model = mr.load_model('cifar10_tiny')\n"
+    'images = np.zeros((1, *model.image_shape), np.uint8)\n'
+    'print(model.predict(images, exit=0).names[0] in model.class_names)',
+    cwd=tmp_path,
+  )
+  assert out == 'True\n'
+
+
 def test_help_says_what_the_command_takes(scripts, tmp_path):
   # Its status is that of a refusal, as in all commands of absl.
   end = subprocess.run(

@@ -7,9 +7,7 @@ a step of 8 bits goes on from one in floats, and the other way round.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
-import logging
+from collections.abc import Mapping, Sequence
 import os
 import tempfile
 from typing import Any
@@ -21,6 +19,7 @@ from onnxruntime.quantization import shape_inference
 from ms_ranas_jax import plain_form
 from ms_ranas_jax.anytime import calibration as calibration_lib
 from ms_ranas_jax.export import runners
+from ms_ranas_jax.export.quiet import quiet
 from ms_ranas_jax.runtime import files
 
 # With fewer images than this a range is chance, and all are taken instead.
@@ -70,7 +69,7 @@ def quantize_step(model: bytes, calibration: Mapping[str, np.ndarray]) -> bytes:
     model: the file in floats.
     calibration: what images that reach the step bring, see `reaching`.
   """
-  with tempfile.TemporaryDirectory() as folder, _quiet():
+  with tempfile.TemporaryDirectory() as folder, quiet():
     before, prepared, after = (
       os.path.join(folder, f'{part}.onnx')
       for part in ('before', 'prepared', 'after')
@@ -108,15 +107,3 @@ class _Batches(quantization.CalibrationDataReader):
   def get_next(self) -> Any:
     """Returns the next batch, None after the last."""
     return next(self._batches, None)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Keeps the quantizer's advice, which is for others, from the terminal."""
-  root = logging.getLogger()
-  level = root.level
-  root.setLevel(logging.ERROR)
-  try:
-    yield
-  finally:
-    root.setLevel(level)

@@ -10,7 +10,8 @@ that what else the machine does falls on all of them alike.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import functools
 import importlib.metadata
 import json
 import os
@@ -26,13 +27,18 @@ from ms_ranas_jax.runtime import files
 FILE = 'latency.json'
 XLA = 'xla'
 ONNX, ONNX_INT8 = 'onnxruntime', 'onnxruntime_int8'
+ONNX_ANYTIME = 'onnxruntime_anytime'
 LITERT, LITERT_INT8 = 'litert', 'litert_int8'
 BATCH_SIZES = (1, 64)
+_OF_ONE_IMAGE = (ONNX_ANYTIME, LITERT, LITERT_INT8)
 _WARM = 3
 _FEWEST_ROUNDS = 11
 _MOST_ROUNDS = 200
 _SECONDS = 8.0  # of rounds, for each batch size
 _TIMEOUT = 1800
+
+# Images -> the milliseconds to every exit.
+_Round = Callable[[Any], list[float]]
 
 
 def measure(
@@ -120,7 +126,11 @@ def _measure_here(
   from ms_ranas_jax.model import model as model_lib
 
   model = model_lib.load_model(model_folder)
-  forms: dict[str, runners.Runner] = {XLA: runners.JaxSteps(model)}
+
+  def through(runner: runners.Runner) -> _Round:
+    return functools.partial(_go_through, runner)
+
+  forms: dict[str, _Round] = {XLA: through(runners.JaxSteps(model))}
   about = folder.read_manifest(export_folder)
   versions = {'jax': jax.__version__, 'onnxruntime': onnxruntime.__version__}
 
@@ -130,23 +140,27 @@ def _measure_here(
   for name, form in ((ONNX, folder.FLOAT32), (ONNX_INT8, folder.INT8)):
     if about['steps'][form]:
       steps = [read(step) for step in about['steps'][form]]
-      forms[name] = runners.load_onnx(steps, threads)
+      forms[name] = through(runners.load_onnx(steps, threads))
+  stopping = runners.session(read(folder.ANYTIME), threads, several=True)
+  forms[ONNX_ANYTIME] = functools.partial(
+    _stop_at_each, stopping, len(model.exits)
+  )
   for name, form in ((LITERT, folder.FLOAT32), (LITERT_INT8, folder.INT8)):
     if form in about['tflite']:
       from ms_ranas_jax.export import litert  # an extra of its own
 
-      forms[name] = litert.load(read(about['tflite'][form]), threads)
+      found = litert.load(read(about['tflite'][form]), threads)
+      forms[name] = through(found)
       versions['litert'] = importlib.metadata.version('ai-edge-litert')
   entries = []
   rng = np.random.default_rng(0)
   for size in BATCH_SIZES:
     shape = (size, *model.image_shape)
     images = rng.integers(0, 256, shape, dtype=np.uint8)
-    # Signatures of LiteRT take one image.
     turns = {
-      name: runner
-      for name, runner in forms.items()
-      if size == 1 or name not in (LITERT, LITERT_INT8)
+      name: run
+      for name, run in forms.items()
+      if size == 1 or name not in _OF_ONE_IMAGE
     }
     for name, times in _take_turns(turns, images, seconds).items():
       low, median, high = np.percentile(times, (25, 50, 75), axis=0).tolist()
@@ -172,23 +186,25 @@ def _measure_here(
 
 
 def _take_turns(
-  forms: Mapping[str, Any], images: Any, seconds: float
+  forms: Mapping[str, _Round], images: Any, seconds: float
 ) -> dict[str, list[list[float]]]:
   """Returns the milliseconds to every exit, round after round, by form."""
   times: dict[str, list[list[float]]] = {name: [] for name in forms}
   for _ in range(_WARM):
-    for runner in forms.values():
-      _one_round(runner, images)
+    for run in forms.values():
+      run(images)
   end = time.perf_counter() + seconds
   for count in range(_MOST_ROUNDS):
     if count >= _FEWEST_ROUNDS and time.perf_counter() > end:
       break
-    for name, runner in forms.items():
-      times[name].append(_one_round(runner, images))
+    for name, run in forms.items():
+      # Threads of the form before may still look for work in the first one.
+      run(images)
+      times[name].append(run(images))
   return times
 
 
-def _one_round(runner: Any, images: Any) -> list[float]:
+def _go_through(runner: Any, images: Any) -> list[float]:
   """Goes through all exits; each answer is there before the next step."""
   import numpy as np
 
@@ -198,6 +214,20 @@ def _one_round(runner: Any, images: Any) -> list[float]:
   for step in range(runner.num_exits):
     carried, logits = runner.take(carried, step)
     np.asarray(logits)
+    found.append(1e3 * (time.perf_counter() - began))
+  return found
+
+
+def _stop_at_each(session: Any, num_exits: int, image: Any) -> list[float]:
+  """Stops at one exit after the other; each of them is a run from the start."""
+  import numpy as np
+
+  found = []
+  for exit_ in range(num_exits):
+    # Nobody is as sure as 2, and everybody as 0.
+    thresholds = np.where(np.arange(num_exits) < exit_, 2.0, 0.0)
+    began = time.perf_counter()
+    session.run(None, {'image': image, 'thresholds': thresholds})
     found.append(1e3 * (time.perf_counter() - began))
   return found
 

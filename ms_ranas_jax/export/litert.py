@@ -9,11 +9,8 @@ taken apart.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-import contextlib
 import dataclasses
-import io
 from typing import Any
-import warnings
 
 from ai_edge_litert import interpreter as interpreter_lib
 from ai_edge_quantizer import calibrator
@@ -31,6 +28,7 @@ import numpy as np
 from ms_ranas_jax import plain_form
 from ms_ranas_jax.export import runners
 from ms_ranas_jax.export.preprocessing import Preprocessing
+from ms_ranas_jax.export.quiet import quiet
 
 LOGITS = 'logits'
 
@@ -133,13 +131,7 @@ def quantize(
     {'regex': '.*', 'operation': place, 'algorithm_key': 'no_quantize'}
     for place in ('INPUT', 'OUTPUT')
   ]
-  # It tells of its progress in lines of its own, and warns of what it does.
-  with (
-    contextlib.redirect_stdout(io.StringIO()),
-    contextlib.redirect_stderr(io.StringIO()),
-    warnings.catch_warnings(),
-  ):
-    warnings.simplefilter('ignore', UserWarning)
+  with quiet():
     wanted = [*recipe.static_wi8_ai8(), *as_they_are]
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(wanted)

@@ -17,11 +17,10 @@ HERE = pathlib.Path(__file__).parent
 def read(path: str, shape: list[int]) -> np.ndarray:
   """Reads a picture upright, in the network's colours and size, uint8."""
   picture = ImageOps.exif_transpose(Image.open(path))
-  assert picture.mode != 'F', f'{path}: fractions of no known range'
-  if picture.mode.startswith('I'):  # 16 bits a pixel
-    values = np.asarray(picture)
-    assert values.min() >= 0 and 255 < values.max() < 65536, f'{path}: range'
-    picture = Image.fromarray((values // 257).astype(np.uint8))
+  if picture.mode[0] in 'IF':  # 16 bits a pixel, or of no known range
+    v = np.asarray(picture)
+    assert v.dtype != 'f4' and 0 <= v.min() and 255 < v.max() < 65536, 'range'
+    picture = Image.fromarray((v // 257).astype(np.uint8))
   if picture.has_transparency_data:
     white = Image.new('RGBA', picture.size, 'white')
     picture = Image.alpha_composite(white, picture.convert('RGBA'))
@@ -30,14 +29,14 @@ def read(path: str, shape: list[int]) -> np.ndarray:
   return np.asarray(picture, np.uint8).reshape(shape)
 
 
-def run(sessions, images, temperatures, thresholds) -> Iterator[tuple]:
+def run(sessions, images, exits, thresholds) -> Iterator[tuple]:
   """Yields (logits, probabilities) of each exit, until all images are sure."""
   have = {'images': images}
-  for session, temperature, least in zip(sessions, temperatures, thresholds):
+  for session, exit_, least in zip(sessions, exits, thresholds):
     names = [entry.name for entry in session.get_outputs()]
     fed = {entry.name: have[entry.name] for entry in session.get_inputs()}
     have |= dict(zip(names, session.run(names, fed), strict=True))
-    scaled = have['logits'].astype(np.float64) / temperature
+    scaled = have['logits'].astype(np.float64) / exit_['temperature']
     shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     yield have['logits'], shares / shares.sum(axis=1, keepdims=True)
     if (1 / shares.sum(axis=1)).min() >= least:
@@ -58,22 +57,23 @@ def main() -> None:
     digest = hashlib.sha256((HERE / name).read_bytes()).hexdigest()
     assert digest == entry['sha256'], f'{name} was changed; copy it again'
   steps = about['steps']['int8' if args.int8 else 'float32'][: args.exit + 1]
-  found = [onnxruntime.InferenceSession(str(HERE / step)) for step in steps]
-  heat = [entry['temperature'] for entry in about['exits']]
+  options = onnxruntime.SessionOptions()  # threads make way for the next step's
+  options.add_session_config_entry('session.force_spinning_stop', '1')
+  found = [onnxruntime.InferenceSession(HERE / s, options) for s in steps]
   solved = {entry['q']: entry['thresholds'] for entry in about['thresholds']}
   sure = [args.confidence] * 99 if args.q is None else solved[args.q]
   if not args.pictures:
     vectors = np.load(HERE / 'test_vectors.npz')
-    answers = run(found, vectors['images'], heat, [2.0] * 99)
+    answers = run(found, vectors['images'], about['exits'], [2.0] * 99)
     classes = np.stack([logits.argmax(axis=1) for logits, _ in answers])
     same = classes == vectors['logits'].argmax(axis=2)[: len(classes)]
     print('same classes as test_vectors.npz, by exit:', same.mean(axis=1))
     assert same.all() or args.int8, 'not the answers that were exported'
   for path in args.pictures:
     image = read(path, about['image_shape'])[None]
-    *_, (exit_, (_, shares)) = enumerate(run(found, image, heat, sure))
+    *_, (_, shares) = answers = list(run(found, image, about['exits'], sure))
     name = about['class_names'][shares.argmax()]
-    print(f'{path}: {name}, {shares.max():.1%}, exit {exit_}')
+    print(f'{path}: {name}, {shares.max():.1%}, exit {len(answers) - 1}')
 
 
 if __name__ == '__main__':

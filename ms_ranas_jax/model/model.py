@@ -29,6 +29,8 @@ from ms_ranas_jax.space.genotype import Genotype
 # Images that are computed at a time, unless the caller says otherwise; that of
 # `evaluate.batch_size`, so that the programs are the same.
 BATCH_SIZE = 250
+# Trained networks that come with the package, a model folder each.
+_PACKAGED = pathlib.Path(__file__).parent.parent / 'networks'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -394,27 +396,37 @@ def network_of(
     ) from error
 
 
+def packaged_networks() -> tuple[str, ...]:
+  """Returns the names of the trained networks that the package brings."""
+  return tuple(
+    sorted(p.name for p in _PACKAGED.iterdir() if (p / 'README.md').is_file())
+  )
+
+
 def find_folder(path: str | os.PathLike[str]) -> str:
   """Returns the model folder that a path means.
 
   Args:
-    path: a model folder, or a work directory that holds one.
+    path: a model folder, a work directory that holds one, or the name of one of
+      `packaged_networks`, where nothing of that name is here.
 
   Raises:
-    UsageError: neither.
+    UsageError: none of them.
   """
   given = paths.expand(path)
   for folder in (given, description_lib.folder_of(given)):
     if description_lib.exists(folder):
       return folder
+  if given in packaged_networks():
+    return str(_PACKAGED / given)
   if files.is_archive(given):
     raise UsageError(
       f'{given} is an archive; unpack it, and give the folder that comes out.'
     )
   raise UsageError(
     f'{given} is neither a model folder nor a work directory with one: there '
-    f"is no {description_lib.FILE}; run the 'train' stage there, or correct "
-    'the path.'
+    f"is no {description_lib.FILE}; run the 'train' stage there, correct the "
+    f'path, or name one of the package: {", ".join(packaged_networks())}.'
   )
 
 
@@ -425,7 +437,8 @@ def load_model(path: str | os.PathLike[str]) -> Model:
   the caller has set one: a second program starts sooner.
 
   Args:
-    path: a model folder, or a work directory that holds one.
+    path: a model folder, a work directory that holds one, or the name of one of
+      `packaged_networks`, such as 'cifar10_tiny'.
 
   Returns:
     The model.

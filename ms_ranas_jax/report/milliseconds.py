@@ -68,6 +68,8 @@ def runtime_name(runtime: str) -> str:
   """Returns what people call a runtime of `evaluate/latency.json`."""
   if runtime in _INT8:
     return f'{_FLOATS[_INT8[runtime][0]][0]}, 8 bits'
+  if runtime == latency_lib.ONNX_ANYTIME:
+    return f'{_FLOATS[latency_lib.ONNX][0]}, the file that stops'
   return _FLOATS[runtime][0] if runtime in _FLOATS else runtime
 
 

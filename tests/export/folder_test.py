@@ -199,7 +199,7 @@ def test_the_runner_refuses_the_same_pixels(tmp_path, pixels):
   Image.fromarray(pixels).save(path)
   with pytest.raises(UsageError, match='range'):
     pictures.read(path, (8, 8, 3))
-  with pytest.raises(AssertionError, match=r'deep\.tiff: .*range'):
+  with pytest.raises(AssertionError, match='range'):
     run_exported.read(str(path), [8, 8, 3])
 
 

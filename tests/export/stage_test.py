@@ -146,14 +146,15 @@ def test_milliseconds_of_every_form(exported, monkeypatch):
   of_any_batch = ('xla', 'onnxruntime', 'onnxruntime_int8')
   assert forms == {
     *((name, size) for name in of_any_batch for size in (1, 64)),
-    ('litert', 1),
-    ('litert_int8', 1),
+    *((name, 1) for name in ('onnxruntime_anytime', 'litert', 'litert_int8')),
   }
   assert 1 in {e['threads'] for e in found['entries']}
   for entry in found['entries']:
     assert entry['rounds'] >= 11
     medians = [exit_['median'] for exit_ in entry['exits']]
-    assert medians == sorted(medians) and medians[0] > 0
+    assert medians[0] > 0
+    if entry['runtime'] != 'onnxruntime_anytime':  # whose exits are runs apart
+      assert medians == sorted(medians)
     assert all(e['low'] <= e['median'] <= e['high'] for e in entry['exits'])
   compared = _json(exported / 'run/export/quantized.json')['exits'][0]
   for runtime in 'onnx', 'tflite':
