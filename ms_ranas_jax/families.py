@@ -64,7 +64,9 @@ class Family:
   build: Callable[..., AnytimeNetwork]
   takes_genotype: bool = False
   options: tuple[str, ...] = ()
-  has_not: tuple[str, ...] = ('genotype', 'drop_path', 'remat')
+  has_not: tuple[str, ...] = (
+    *('genotype', 'drop_path', 'remat', 'gradient_equilibrium'),
+  )
   plain_form: (
     Callable[[Any, Mapping[str, Any]], plain_form_lib.PlainForm] | None
   ) = None
@@ -101,7 +103,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       plan=_grid_plan,
       build=_build_grid,
       takes_genotype=True,
-      options=('remat',),
+      options=('remat', 'gradient_equilibrium'),
       has_not=(),
       plain_form=grid_plain_form.build,
     ),
@@ -111,12 +113,16 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       sizes=msdnet_plan.msdnet_spec,
       plan=msdnet_plan.build_plan,
       build=_build_msdnet,
+      options=('gradient_equilibrium',),
+      has_not=('genotype', 'drop_path', 'remat'),
       plain_form=msdnet_plain_form.build,
     ),
   }
 )
 # Of the sizes, these are facts of the images and not of the network.
 _OF_IMAGES = ('image_shape', 'num_classes')
+# Sizes that model folders of before have not, and what they were.
+_NEWER_SIZES = types.MappingProxyType({'boosting': 0.0, 'links': grid.DENSE})
 
 
 def named(name: str) -> Family:
@@ -338,6 +344,8 @@ def network_from_json(
   names = {field.name for field in dataclasses.fields(family.spec)}
   names -= set(_OF_IMAGES)
   sizes = value.get('sizes')
+  if isinstance(sizes, dict):
+    sizes = {k: v for k, v in _NEWER_SIZES.items() if k in names} | sizes
   if not isinstance(sizes, dict) or set(sizes) != names:
     raise UsageError(f'network.sizes has not the fields {sorted(names)}.')
   spec = family.spec(

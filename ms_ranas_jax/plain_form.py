@@ -114,8 +114,33 @@ class Classifier:
   bias: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class LogitsMap:
+  """Logits as a map of one pixel, for a later step.
+
+  Attributes:
+    factor: that they are multiplied by.
+  """
+
+  factor: float
+
+
+@dataclasses.dataclass(frozen=True)
+class AddLogits:
+  """Logits, and those in a map of one pixel."""
+
+
 Layer = (
-  Convolution | Relu | Pool | Shift | Sum | Concatenate | Slice | Classifier
+  Convolution
+  | Relu
+  | Pool
+  | Shift
+  | Sum
+  | Concatenate
+  | Slice
+  | Classifier
+  | LogitsMap
+  | AddLogits
 )
 
 
@@ -371,6 +396,10 @@ def _compute(layer: Layer, inputs: Sequence[jax.Array]) -> jax.Array:
     case Classifier():
       pooled = jnp.mean(x, axis=(1, 2))
       return pooled @ layer.kernel + layer.bias.reshape(1, -1)
+    case LogitsMap():
+      return layer.factor * x[:, None, None]
+    case AddLogits():
+      return x + inputs[1][:, 0, 0]
 
 
 def _window(layer: Pool) -> dict[str, Any]:

@@ -29,6 +29,8 @@ ASIDE = 'aside'
 # Fields that had another name -> what they are called now. Work directories of
 # before hold the old names.
 RENAMED_FIELDS: Mapping[str, str] = {}
+# The stem of several scales, when there was no field for it.
+_STEM_OF_BEFORE = 3
 # Stages whose results later calls go on with; the others are made anew each
 # time.
 _KEPT = ('search', 'train')
@@ -267,6 +269,11 @@ def _translated(old: Mapping[str, Any]) -> dict[str, Any]:
   found = {RENAMED_FIELDS.get(name, name): old[name] for name in old}
   if found.get('search.order') == 0:  # was random search
     found |= {'search.order': 1, 'search.method': 'random'}
+  for part in ('search', 'train'):
+    network = f'{part}.network.'
+    is_grid = found.get(f'{network}family', 'grid') == 'grid'
+    if is_grid and found.get(f'{network}scales', 1) > 1:
+      found.setdefault(f'{network}stem_multiplier', _STEM_OF_BEFORE)
   return found
 
 

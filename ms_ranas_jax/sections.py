@@ -35,13 +35,17 @@ FORMATS = ONNX, TFLITE = 'onnx', 'tflite'
 DTYPES = ('float32', 'bfloat16')
 SELECTIONS = LAST, AREA = 'last', 'area'
 DECAYS = LINEAR, COSINE = 'linear', 'cosine'
-SCHEDULES = ('cosine', 'step')
+SCHEDULES = COSINE_SCHEDULE, STEP, ONE_CYCLE = 'cosine', 'step', 'one_cycle'
+OPTIMIZERS = SGD, ADAMW = 'sgd', 'adamw'
 CLASS_WEIGHTS = EQUAL, BALANCED = '', 'balanced'
 FIGURES = ('figure4', 'figure5', 'figure6', 'figure9', 'figure10')
 SIZES = PAPER, CPU = 'paper', 'cpu'
 
 _IMAGES = ('search', 'train', 'evaluate')
 _SEED = whole(0, 2**31 - 1)
+_SHARE = Rule(
+  lambda v: is_number(v) and 0 <= v < 1, 'a number of at least 0 and below 1'
+)
 _BUDGET_RANGE = Rule(
   lambda v: NUMBERS.holds(v) and (len(v) == 0 or (len(v) == 2 and v[0] < v[1])),
   'empty, or two numbers of macs, the smaller first',
@@ -282,10 +286,7 @@ class TrainConfig(OptimisationConfig):
   epochs: int = field(10, whole(1), 'passes over the training images')
   drop_path: float = field(
     0.0,
-    Rule(
-      lambda v: is_number(v) and 0 <= v < 1,
-      'a number of at least 0 and below 1',
-    ),
+    _SHARE,
     'probability to drop an operation, reached at the last epoch',
   )
   final_learning_rate: float = field(
@@ -294,7 +295,51 @@ class TrainConfig(OptimisationConfig):
   schedule: str = field(
     'cosine',
     one_of(*SCHEDULES),
-    "by epoch; or 'step': times 0.1 at a half and three quarters",
+    "by epoch; or 'step': times 0.1 at a half and three quarters; or "
+    "'one_cycle': up to learning_rate and down again, by step",
+  )
+  warmup_epochs: float = field(
+    0.0,
+    number(0),
+    "in which the rate rises; of 'one_cycle' 0 is 30 % of all",
+    unit='epochs',
+  )
+  optimizer: str = field('sgd', one_of(*OPTIMIZERS), 'of params')
+  momentum: float = field(0.9, number(0, 1), 'of SGD', needs=('optimizer', SGD))
+  nesterov: bool = field(
+    False, FLAG, "whether momentum is Nesterov's", needs=('optimizer', SGD)
+  )
+  label_smoothing: float = field(
+    0.0, _SHARE, 'share of a label that all classes have together'
+  )
+  mixup: float = field(
+    0.0,
+    number(0),
+    'a of the Beta(a, a) that shares of two mixed images are drawn from; 0 is '
+    'off',
+  )
+  distillation: float = field(
+    0.0,
+    number(0, 1),
+    "share of an exit's loss that compares it with the last exit's answer",
+  )
+  distillation_temperature: float = field(
+    1.0,
+    number(0, above=True),
+    'that both answers are divided by',
+    needs=('distillation', None),
+  )
+  gradient_equilibrium: bool = field(
+    False, FLAG, 'all exits count the same for what is below them'
+  )
+  trunk_epochs: float = field(
+    0.0, number(0), 'in which the last exit alone is trained', unit='epochs'
+  )
+  ema_decay: float = field(
+    0.0,
+    _SHARE,
+    'of an average of all variables, which is what is judged and shipped; 0 is '
+    'off',
   )
   class_weights: str = field(
     '',

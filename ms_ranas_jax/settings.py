@@ -112,6 +112,13 @@ def check_config(config: Mapping[str, Any]) -> None:
     flat, known, _NETWORK, 'family', families.named(flat[f'{_NETWORK}.family'])
   )
   fields.check_needs(flat, known)
+  for name in 'warmup_epochs', 'trunk_epochs':
+    first, epochs = flat[f'train.{name}'], flat['train.epochs']
+    if first >= epochs:
+      raise UsageError(
+        f'config.train.{name} = {first:g}, but config.train.epochs = {epochs}; '
+        'give fewer than that.'
+      )
 
 
 def _refuse_unused(

@@ -20,6 +20,7 @@ import ms_ranas_jax
 from ms_ranas_jax import convert
 from ms_ranas_jax.baselines import darts_weights
 from ms_ranas_jax.baselines import msdnet_weights
+from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.export import onnx_file
 from ms_ranas_jax.export import runners
 from ms_ranas_jax.space import grid
@@ -260,6 +261,63 @@ def test_an_experiment_refuses_bad_input_in_a_sentence(repo_root, tmp_path):
   assert result.returncode == 1
   assert 'search.cost.target = 1:' in result.stderr
   assert 'Traceback' not in result.stderr
+
+
+def _records(case, seeds, held_out, test):
+  return [
+    {'case': case, 'seed': seed, 'held_out': [h - 0.1, h + 0.1], 'test': [0, t]}
+    for seed, h, t in zip(seeds, held_out, test, strict=True)
+  ]
+
+
+def test_options_are_compared_with_the_plain_training_of_their_seed(
+  repo_root, monkeypatch
+):
+  monkeypatch.syspath_prepend(str(repo_root / 'benchmarks'))
+  options = importlib.import_module('options')
+  records = [
+    *_records('plain', (0, 1), (0.5, 0.6), (0.4, 0.6)),
+    *_records('ema', (1, 0), (0.61, 0.52), (0.6, 0.44)),
+    *_records('mixup', (1, 2), (0.7, 0.9), (0.5, 0.9)),
+  ]
+  np.testing.assert_allclose(
+    options.gains(records, 'ema', 'held_out'), [0.01, 0.02]
+  )
+  # A seed that was not trained plainly is not compared.
+  np.testing.assert_allclose(options.gains(records, 'mixup', 'test'), [-0.05])
+  assert options.rows(records)[1:] == [
+    ['plain', '2', '–', '–', '50.00%'],
+    ['mixup', '2', '+10.00', '-5.00', '70.00%'],
+    ['ema', '2', '+1.50 ± 0.71', '+1.00 ± 1.41', '52.00%'],
+  ]
+  both = options.changes('boosting+equilibrium')
+  assert both == {
+    'train.network.boosting': 0.5,
+    'train.gradient_equilibrium': True,
+  }
+  with pytest.raises(UsageError, match=r'two of them set train\.schedule'):
+    monkeypatch.setitem(options.OPTIONS, 'other', {'schedule': 'step'})
+    options.changes('one_cycle+other')
+  with pytest.raises(UsageError, match="there is no 'magic', but plain, "):
+    options.changes('ema+magic')
+
+
+@pytest.mark.slow
+def test_options_are_trained_once(repo_root, tmp_path):
+  path = tmp_path / 'options.json'
+  flags = ['options.py', '--dataset=digits', '--images=64', '--holdout=20']
+  flags += ['--train-epochs=1']
+  flags += [f'--workdir={tmp_path}/runs', f'--json={path}', '--seeds', '0']
+  for cases in ['plain'], ['plain', 'trunk+ema']:
+    end = _run_script(repo_root, *flags, '--cases', *cases)
+    # A trunk of five epochs does not fit into one.
+    assert end.returncode == (1 if len(cases) > 1 else 0), end.stderr
+  assert 'config.train.trunk_epochs = 5' in end.stderr
+  (record,) = json.loads(path.read_text())['records']
+  assert record['case'] == 'plain' and len(record['test']) == 5
+  end = _run_script(repo_root, *flags, '--cases', 'plain')
+  assert json.loads(path.read_text())['records'] == [record]
+  assert '| plain | 1 | – | – | ' in end.stdout
 
 
 @pytest.fixture(name='ranking', scope='module')

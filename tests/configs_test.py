@@ -157,6 +157,8 @@ def test_the_paper(load, name):
     'scales': 3,
     'scale_growth': 2,
     'exits': 'all_but_first',
+    'stem_multiplier': 0,
+    'links': 'dense',
   }
   # Section 4.2: "only three scales and seven layers", two nodes.
   _has(config.train, _DARTS_TRAIN | {'genotype': '', 'exit_weights': ()})
@@ -168,6 +170,9 @@ def test_the_paper(load, name):
     'scales': 3,
     'scale_growth': 2,
     'exits': 'all_but_first',
+    'stem_multiplier': 0,
+    'links': 'dense',
+    'boosting': 0.0,
   }.items() <= config.train.network.to_dict().items()
 
 

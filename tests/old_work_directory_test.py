@@ -59,3 +59,22 @@ def test_what_a_method_has_not_is_refused():
     UsageError, match='search.order = 2, but .* leave it at 1'
   ):
     stages.run_stages(config, 'nowhere', print)
+
+
+@pytest.mark.parametrize('scales', [1, 2])
+def test_the_stem_was_three_times_as_wide(tmp_path, scales):
+  config = default_config.get_config()
+  for section in config.search, config.train:
+    section.network.scales = scales
+  values = json.loads(json.dumps(config.to_dict()))
+  for section in 'search', 'train':
+    del values[section]['network']['stem_multiplier']
+  (tmp_path / 'config.json').write_text(json.dumps(values))
+  if scales == 1:  # as it is now
+    same_run.compare(config.to_dict(), str(tmp_path))
+    return
+  with pytest.raises(UsageError, match='stem_multiplier was 3, now 0'):
+    same_run.compare(config.to_dict(), str(tmp_path))
+  for section in config.search, config.train:
+    section.network.stem_multiplier = 3
+  same_run.compare(config.to_dict(), str(tmp_path))

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from ms_ranas_jax.baselines import msdnet_cost_rows
 from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.kernels import channels_first
+from ms_ranas_jax.kernels import gradient_scale
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import norm_relu
 from ms_ranas_jax.kernels import normalization
@@ -217,12 +218,15 @@ class MSDNet(protocol.SteppedNetwork):
       logits are float32.
     lowering: how operations are computed, see `use_lowering`.
     axis_name: the device axis that shares the BN statistics.
+    gradient_equilibrium: whether all exits count the same for what is below
+      them, see `gradient_scale.in_equilibrium`.
   """
 
   plan: msdnet_plan.Plan
   dtype: str = 'float32'
   lowering: str = lowering.AUTO
   axis_name: str | None = None
+  gradient_equilibrium: bool = False
 
   def cost_rows(self) -> tuple[protocol.CostRow, ...]:
     """Returns what is computed, for the cost model."""
@@ -298,14 +302,20 @@ class MSDNet(protocol.SteppedNetwork):
         for node in layer
       }
     exit_ = self.plan.exits[step]
+    x = features[exit_.feature.scale]
+    if self.gradient_equilibrium and train:
+      x, onward = gradient_scale.in_equilibrium(x, step, self.num_exits)
+      features[exit_.feature.scale] = onward
     logits = ExitHead(
       channels=exit_.channels,
       num_classes=self.plan.spec.num_classes,
       name=exit_.name,
       axis_name=self.axis_name,
-    )(features[exit_.feature.scale], train)
+    )(x, train)
     kept = msdnet_plan.carried_features(self.plan, step)
-    return {f.name: features[f.scale] for f in kept}, logits
+    return self.boosted(
+      carried, {f.name: features[f.scale] for f in kept}, logits, step
+    )
 
   def _stems(self, images, train) -> dict[int, jax.Array]:
     """Computes the features before the first layer, by scale."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.space import layer_cost
 from ms_ranas_jax.space import layers as layers_lib
+from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.protocol import CostRow
 
 Layers = tuple[layer_cost.Layer, ...]
@@ -161,6 +162,7 @@ def cost_rows(plan: msdnet_plan.Plan) -> tuple[CostRow, ...]:
         exit_.name,
       )
     )
+  rows += protocol.boosted_rows(plan)
   return tuple(sorted(rows, key=lambda row: row.step))
 
 

@@ -37,9 +37,9 @@ def build(network: msdnet.MSDNet, variables: Variables) -> plain_form.PlainForm:
   for exit_ in plan.exits:
     for layer in msdnet_plan.layers_of_step(plan, exit_.index):
       _layer(builder, variables, layer)
-    logits = _exit(builder, variables, exit_)
-    carried = msdnet_plan.carried_features(plan, exit_.index)
-    steps.append(builder.end_step(logits, [f.name for f in carried]))
+    step, own = exit_.index, _exit(builder, variables, exit_)
+    carried = [f.name for f in msdnet_plan.carried_features(plan, step)]
+    steps.append(protocol.end_plain_step(builder, plan, step, own, carried))
   return plain_form.PlainForm(
     tuple(steps), plan.spec.image_shape, plan.spec.num_classes
   )

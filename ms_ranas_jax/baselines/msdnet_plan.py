@@ -62,6 +62,7 @@ class MSDNetSpec:
       max pool, and heads as wide as what they read.
     image_shape: (height, width, channels) of the input.
     num_classes: classes of the classifiers.
+    boosting: see `protocol.SteppedNetwork`; 0 is off.
   """
 
   channels: int
@@ -77,6 +78,7 @@ class MSDNetSpec:
   stem: str = CIFAR
   image_shape: tuple[int, int, int] = (32, 32, 3)
   num_classes: int = 10
+  boosting: float = 0.0
 
   @property
   def block_layers(self) -> tuple[int, ...]:
@@ -131,6 +133,7 @@ class MSDNetConfig(protocol.NetworkConfig):
     one_of(*STEMS),
     "3x3; 'imagenet': 7x7 of stride 2, max pool, wide heads",
   )
+  boosting: float = protocol.boosting_field()
 
 
 def msdnet_spec(
@@ -157,6 +160,7 @@ def msdnet_spec(
     stem=config.stem,
     image_shape=image_shape,
     num_classes=num_classes,
+    boosting=config.boosting,
   )
 
 
@@ -452,6 +456,7 @@ def build_plan(spec: MSDNetSpec, field: str = 'spec') -> Plan:
     UsageError: the sizes do not make a network; the message names the field.
   """
   _check_spec(spec, field)
+  protocol.check_boosting(spec.boosting, spec.blocks, field)
   growth_factors = _factors(
     spec.growth_factors,
     [2**scale for scale in range(spec.scales)],

@@ -273,9 +273,9 @@ class _Graph:
     )
     return output
 
-  def constant(self, name: str, value: np.ndarray) -> str:
+  def constant(self, name: str, value: np.ndarray | np.generic) -> str:
     """Adds a constant and returns its name."""
-    self.initializers.append(numpy_helper.from_array(value, name))
+    self.initializers.append(numpy_helper.from_array(np.asarray(value), name))
     return name
 
   def preprocess(self, images: str, preprocessing: Preprocessing) -> None:
@@ -352,6 +352,15 @@ class _Graph:
         kernel = self.constant(f'{output}/kernel', layer.kernel)
         bias = self.constant(f'{output}/bias', layer.bias)
         self.add('Gemm', [flat, kernel, bias], output)
+      case plain_form.LogitsMap():
+        factor = self.constant(f'{output}/factor', np.float32(layer.factor))
+        scaled = self.add('Mul', [*inputs, factor], f'{output}/scaled')
+        axes = self.constant(f'{output}/axes', np.array([2, 3], np.int64))
+        self.add('Unsqueeze', [scaled, axes], output)
+      case plain_form.AddLogits():
+        own, before = inputs
+        flat = self.add('Flatten', [before], f'{output}/before', axis=1)
+        self.add('Add', [own, flat], output)
 
   def _shift(
     self, inputs: list[str], output: str, shape: plain_form.Shape

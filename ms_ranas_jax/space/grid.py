@@ -16,12 +16,15 @@ from ms_ranas_jax.fields import Rule
 from ms_ranas_jax.fields import field
 from ms_ranas_jax.fields import is_sequence_of
 from ms_ranas_jax.fields import is_whole
+from ms_ranas_jax.fields import one_of
 from ms_ranas_jax.fields import whole
 from ms_ranas_jax.space import protocol
 
 STEM_LAYER = -1
+_STEM_OF_ONE_SCALE = 3
 ALL_BUT_FIRST = 'all_but_first'
 LAST = 'last'
+LINKS = DENSE, SEPARABLE = 'dense', 'separable'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,17 @@ class _GridSizes:
     ),
     'the layers with a classifier',
   )
+  stem_multiplier: int = field(
+    0,
+    whole(0),
+    'channels of the stem over those of its scale; 0 is 3 with one scale, as '
+    'in DARTS, and 1 with more',
+  )
+  links: str = field(
+    DENSE,
+    one_of(*LINKS),
+    'diagonal and vertical 3x3 convolutions, from one scale to the next',
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +74,8 @@ class GridConfig(_GridSizes):
 @dataclasses.dataclass(frozen=True)
 class DerivedGridConfig(_GridSizes, protocol.NetworkConfig):
   """The sizes of a network of cells that is trained."""
+
+  boosting: float = protocol.boosting_field()
 
 
 def derived_config(config: protocol.NetworkConfig) -> DerivedGridConfig:
@@ -93,7 +109,11 @@ class NetworkSpec:
       classifier is always there.
     image_shape: (height, width, channels) of the input.
     num_classes: classes of the classifiers.
-    stem_multiplier: the stem has `stem_multiplier` times the scale's channels.
+    stem_multiplier: the stem has `stem_multiplier` times the scale's channels;
+      0 is 3 with one scale, as in DARTS, and 1 with more.
+    links: the diagonal and vertical convolutions are 'dense', or 'separable':
+      ReLU, depthwise, 1x1.
+    boosting: see `protocol.SteppedNetwork`; 0 is off.
   """
 
   channels: int
@@ -104,7 +124,9 @@ class NetworkSpec:
   exits: str | tuple[int, ...] = ALL_BUT_FIRST
   image_shape: tuple[int, int, int] = (32, 32, 3)
   num_classes: int = 10
-  stem_multiplier: int = 3
+  stem_multiplier: int = 0
+  links: str = DENSE
+  boosting: float = 0.0
 
 
 def network_spec(
@@ -128,6 +150,11 @@ def network_spec(
     exits=config.exits,
     image_shape=image_shape,
     num_classes=num_classes,
+    stem_multiplier=config.stem_multiplier,
+    links=config.links,
+    boosting=(
+      config.boosting if isinstance(config, DerivedGridConfig) else 0.0
+    ),
   )
 
 
@@ -153,7 +180,8 @@ class Feature:
 class Stem:
   """A 3x3 convolution with BN: of the image, or of the next finer stem.
 
-  The latter is the paper's vertical convolution, stride 2.
+  The latter is the paper's vertical convolution, stride 2, and may be separable
+  as the diagonal ones.
   """
 
   output: Feature
@@ -222,7 +250,7 @@ class Plan:
   """A network as data.
 
   Attributes:
-    spec: the sizes that it was made from.
+    spec: the sizes that it was made from; `stem_multiplier` is never 0.
     stems: finest first.
     cells: in an order in which they can be computed, step after step.
     exits: in the order of their layers.
@@ -287,11 +315,15 @@ def _check_spec(spec: NetworkSpec, field: str) -> None:
     'num_classes',
     'stem_multiplier',
   ):
-    value = getattr(spec, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    value, least = getattr(spec, name), int(name != 'stem_multiplier')
+    if not is_whole(value) or value < least:
       raise UsageError(
-        f'{field}.{name} = {value!r}: give a whole number of at least 1.'
+        f'{field}.{name} = {value!r}: give a whole number of at least {least}.'
       )
+  if spec.links not in LINKS:
+    raise UsageError(
+      f'{field}.links = {spec.links!r}: give one of {", ".join(LINKS)}.'
+    )
   # Coarser scales put a diagonal and a horizontal half together. Reductions
   # double the channels before a factorized reduce splits them.
   if spec.scales > 1 and spec.channels * spec.scale_growth % 2:
@@ -328,6 +360,9 @@ def build_plan(
     UsageError: the sizes do not make a network; the message names the field.
   """
   _check_spec(spec, field)
+  if not spec.stem_multiplier:
+    default = _STEM_OF_ONE_SCALE if spec.scales == 1 else 1
+    spec = dataclasses.replace(spec, stem_multiplier=default)
   reductions = reduction_layers(spec.layers)
   outputs = {
     False: normal_outputs or spec.nodes,
@@ -396,6 +431,7 @@ def build_plan(
     Exit(index, features[layer, spec.scales - 1])
     for index, layer in enumerate(exit_layers(spec.exits, spec.layers, field))
   )
+  protocol.check_boosting(spec.boosting, len(exits), field)
   steps: dict[tuple[int, int], int] = {}
 
   def need(feature: Feature, step: int) -> None:

@@ -10,30 +10,33 @@ from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import layer_cost
 from ms_ranas_jax.space import layers as layers_lib
 from ms_ranas_jax.space import operations as ops
+from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.protocol import CostRow
 
 
+def _link_layers(
+  links: str, source: grid.Feature, features: int, affine: bool, rectify: bool
+) -> tuple[layer_cost.Layer, ...]:
+  """A 3x3 convolution of stride 2, from a scale to the next."""
+  sizes = (source.channels, features, source.height, source.width)
+  if links == grid.SEPARABLE:
+    return layers_lib.separable_norm_layers(*sizes, stride=2, affine=affine)
+  return layers_lib.conv_norm_layers(
+    *sizes, kernel=3, stride=2, affine=affine, rectify=rectify
+  )
+
+
 def _input_rows(
-  source: grid.CellInput, plan: grid.Cell, state: str, affine: bool
+  source: grid.CellInput, plan: grid.Cell, state: str, affine: bool, links: str
 ) -> Iterator[CostRow]:
   """The preprocessing of one input of a cell."""
   name = plan.output.name
-
-  def conv(feature: grid.Feature, features: int, **fields):
-    return layers_lib.conv_norm_layers(
-      feature.channels,
-      features,
-      feature.height,
-      feature.width,
-      affine=affine,
-      **fields,
-    )
 
   level = source.horizontal
   features = plan.channels
   if source.diagonal is not None:
     features //= 2
-    layers = conv(source.diagonal, features, kernel=3, stride=2)
+    layers = _link_layers(links, source.diagonal, features, affine, True)
     if source.halve:
       layers += layers_lib.factorized_reduce_layers(
         features, features, level.height, level.width, affine
@@ -51,7 +54,9 @@ def _input_rows(
       level.channels, features, level.height, level.width, affine
     )
   else:
-    layers = conv(level, features)
+    layers = layers_lib.conv_norm_layers(
+      level.channels, features, level.height, level.width, affine=affine
+    )
   yield CostRow(
     (level.name,),
     f'{state}.horizontal',
@@ -68,13 +73,14 @@ def _cell_rows(
   operations: ops.Primitives,
   search: bool,
   partial_channels: int,
+  links: str,
 ) -> Iterator[CostRow]:
   name = plan.output.name
   channels = plan.channels // partial_channels
   state_names: list[tuple[str, ...]] = []
   for position, source in enumerate(plan.inputs):
     made = list(
-      _input_rows(source, plan, f'{name}/{position}', affine=not search)
+      _input_rows(source, plan, f'{name}/{position}', not search, links)
     )
     yield from made
     state_names.append(tuple(row.output for row in made))
@@ -161,27 +167,27 @@ def cost_rows(
     it concatenates, which `tensors` resolves.
   """
   rows = []
+  links = plan.spec.links
   for stem in plan.stems:
-    source = plan.stems[stem.output.scale - 1].output
-    height, width, channels = plan.spec.image_shape
-    if stem.output.scale:
-      height, width, channels = source.height, source.width, source.channels
+    output = stem.output
+    if output.scale:
+      source = plan.stems[output.scale - 1].output
+      name = source.name
+      layers = _link_layers(links, source, output.channels, True, False)
+    else:
+      height, width, channels = plan.spec.image_shape
+      name = protocol.IMAGES
+      layers = layers_lib.conv_norm_layers(
+        channels, output.channels, height, width, kernel=3, rectify=False
+      )
     rows.append(
       CostRow(
-        (source.name if stem.output.scale else 'images',),
-        stem.output.name,
-        stem.output.height * stem.output.width * stem.output.channels,
-        layers_lib.conv_norm_layers(
-          channels,
-          stem.output.channels,
-          height,
-          width,
-          kernel=3,
-          stride=2 if stem.output.scale else 1,
-          rectify=False,
-        ),
+        (name,),
+        output.name,
+        output.height * output.width * output.channels,
+        layers,
         stem.step,
-        stem.output.name,
+        output.name,
       )
     )
   for cell in plan.cells:
@@ -191,6 +197,7 @@ def cost_rows(
       operations,
       search,
       partial_channels,
+      links,
     )
   for exit_ in plan.exits:
     feature = exit_.feature
@@ -209,6 +216,7 @@ def cost_rows(
         exit_.name,
       )
     )
+  rows += protocol.boosted_rows(plan)
   return tuple(sorted(rows, key=lambda row: row.step))
 
 

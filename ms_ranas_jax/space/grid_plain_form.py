@@ -53,7 +53,7 @@ def build(
     for cell in (c for c in plan.cells if c.step == step):
       _cell(builder, network, cell, variables)
     dense = variables['params'][exit_.name]
-    logits = builder.add(
+    own = builder.add(
       plain_form.Classifier(
         np.asarray(dense['kernel'], np.float32),
         np.asarray(dense['bias'], np.float32),
@@ -61,7 +61,8 @@ def build(
       [exit_.feature.name],
       exit_.name,
     )
-    steps.append(builder.end_step(logits, grid.carried_features(plan, step)))
+    carried = grid.carried_features(plan, step)
+    steps.append(protocol.end_plain_step(builder, plan, step, own, carried))
   return plain_form.PlainForm(
     tuple(steps), plan.spec.image_shape, plan.spec.num_classes
   )
@@ -75,6 +76,9 @@ def _stem(
 ) -> None:
   scale = stem.output.scale
   source = plan.stems[scale - 1].output.name if scale else protocol.IMAGES
+  if scale and plan.spec.links == grid.SEPARABLE:
+    _separable_norm(builder, source, module, stem.output.name)
+    return
   builder.convolution(
     source,
     module.params['kernel'],
@@ -95,6 +99,21 @@ def _conv_norm(
     module.params['kernel'],
     module.norm_of_one(),
     stride=(stride, stride),
+  )
+
+
+def _separable_norm(
+  builder: plain_form.Builder, x: str, module: Module, output: str | None = None
+) -> str:
+  """Adds a `layers.SeparableNorm` of stride 2."""
+  taps = np.asarray(module.params['depthwise'])[0][:, :, None]
+  return builder.convolution(
+    builder.convolution(
+      builder.relu(x), taps, stride=(2, 2), groups=taps.shape[-1]
+    ),
+    np.asarray(module.params['pointwise'])[None, None],
+    module.norm_of_one(),
+    output,
   )
 
 
@@ -135,6 +154,7 @@ def _cell_input(
   builder: plain_form.Builder,
   source: grid.CellInput,
   module: Module,
+  links: str,
 ) -> str:
   def along(x: str, part: Module) -> str:
     if not source.halve:
@@ -148,7 +168,11 @@ def _cell_input(
   level = along(source.horizontal.name, module['horizontal'])
   if source.diagonal is None:
     return level
-  down = _conv_norm(builder, source.diagonal.name, module['diagonal'], 2)
+  name, part = source.diagonal.name, module['diagonal']
+  if links == grid.SEPARABLE:
+    down = _separable_norm(builder, name, part)
+  else:
+    down = _conv_norm(builder, name, part, 2)
   if source.halve:
     down = _reduce(down, module['diagonal_reduce'])
   return builder.join(plain_form.Concatenate(), [down, level], None)
@@ -166,6 +190,7 @@ def _cell(
       builder,
       source,
       plain_form.module_variables(variables, f'{name}_input_{position}'),
+      network.plan.spec.links,
     )
     for position, source in enumerate(plan.inputs)
   ]

@@ -12,6 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from ms_ranas_jax.kernels import convolution
+from ms_ranas_jax.kernels import depthwise
 from ms_ranas_jax.kernels import normalization
 from ms_ranas_jax.kernels import windows
 from ms_ranas_jax.space import layer_cost
@@ -254,6 +255,37 @@ class ConvNorm(nn.Module):
     )[0]
 
 
+class SeparableNorm(nn.Module):
+  """ReLU, 3x3 depthwise convolution, 1x1 convolution, BN.
+
+  Attributes:
+    features: output channels.
+    stride: of the depthwise convolution, 1 or 2.
+    affine: whether the BN has a scale and a bias.
+    axis_name: the device axis that shares the BN statistics.
+  """
+
+  features: int
+  stride: int = 1
+  affine: bool = True
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps (batch, height, width, channels) to `features` channels."""
+    channels, shape = x.shape[-1], depthwise.KernelShape(3)
+    window = (1, shape.kernel, shape.kernel, channels)
+    taps = param(self, 'depthwise', uniform_fan_in(shape.kernel**2), window)
+    (x,) = depthwise.relu_depthwise(x[None], [taps], [shape], self.stride)
+    kernel = param(
+      self, 'pointwise', uniform_fan_in(channels), (channels, self.features)
+    )
+    x = convolution.pointwise(x, kernel[None])
+    return NormalizedSum(self.affine, axis_name=self.axis_name, name='norm')(
+      (x,), train=train
+    )[0]
+
+
 class FactorizedReduce(nn.Module):
   """ReLU, two 1x1 stride-2 convolutions side by side, BN.
 
@@ -317,6 +349,27 @@ def conv_norm_layers(
     layer_cost.norm(height, width, features, affine),
   ]
   return tuple(rows)
+
+
+def separable_norm_layers(
+  channels: int,
+  features: int,
+  height: int,
+  width: int,
+  stride: int = 1,
+  affine: bool = True,
+) -> tuple[layer_cost.Layer, ...]:
+  """The cost of a `SeparableNorm`; height and width are those of its input."""
+  rectified = layer_cost.relu(height, width, channels)
+  height, width = -(-height // stride), -(-width // stride)
+  return (
+    rectified,
+    layer_cost.convolution(
+      height, width, channels, channels, (3, 3), groups=channels
+    ),
+    layer_cost.convolution(height, width, channels, features, (1, 1)),
+    layer_cost.norm(height, width, features, affine),
+  )
 
 
 def factorized_reduce_layers(

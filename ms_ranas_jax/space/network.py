@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.kernels import gradient_scale
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import recompute
 from ms_ranas_jax.space import cell as cell_lib
@@ -29,6 +30,16 @@ from ms_ranas_jax.space.genotype import check_operations
 Weights = edges_lib.PerKind
 
 
+def _link(
+  links: str, features: int, affine: bool, axis_name: str | None, name: str
+) -> nn.Module:
+  """Returns a 3x3 convolution of stride 2, from a scale to the next."""
+  fields = {'affine': affine, 'axis_name': axis_name, 'name': name}
+  if links == grid.SEPARABLE:
+    return layers.SeparableNorm(features, stride=2, **fields)
+  return layers.ConvNorm(features, kernel=3, stride=2, **fields)
+
+
 class CellInput(nn.Module):
   """Brings one input of a cell to the cell's scale and channels.
 
@@ -42,12 +53,14 @@ class CellInput(nn.Module):
     plan: the plan's entry.
     channels: output channels.
     affine: whether BNs have a scale and a bias.
+    links: of the sizes: a diagonal convolution may be separable.
     axis_name: the device axis that shares the BN statistics.
   """
 
   plan: grid.CellInput
   channels: int
   affine: bool
+  links: str = grid.DENSE
   axis_name: str | None = None
 
   def _reduce(self, x: jax.Array, features: int, name: str, train: bool):
@@ -55,13 +68,9 @@ class CellInput(nn.Module):
       features, affine=self.affine, axis_name=self.axis_name, name=name
     )(x, train)[0]
 
-  def _conv(self, x, features: int, name: str, train: bool, **fields):
+  def _conv(self, x: jax.Array, features: int, name: str, train: bool):
     return layers.ConvNorm(
-      features,
-      affine=self.affine,
-      axis_name=self.axis_name,
-      name=name,
-      **fields,
+      features, affine=self.affine, axis_name=self.axis_name, name=name
     )(x, train)
 
   @nn.compact
@@ -73,7 +82,9 @@ class CellInput(nn.Module):
     if diagonal is None:
       return along(horizontal, self.channels, 'horizontal', train=train)
     half = self.channels // 2
-    down = self._conv(diagonal, half, 'diagonal', train, kernel=3, stride=2)
+    down = _link(self.links, half, self.affine, self.axis_name, 'diagonal')(
+      diagonal, train
+    )
     if self.plan.halve:
       down = self._reduce(down, half, 'diagonal_reduce', train)
     level = along(horizontal, half, 'horizontal', train=train)
@@ -96,6 +107,8 @@ class Network(protocol.SteppedNetwork):
       time and saves the memory of their outputs.
     lowering: how operations are computed, see `use_lowering`.
     axis_name: the device axis that shares the BN statistics.
+    gradient_equilibrium: whether all exits count the same for what is below
+      them, see `gradient_scale.in_equilibrium`.
   """
 
   plan: grid.Plan
@@ -108,6 +121,7 @@ class Network(protocol.SteppedNetwork):
   remat: bool = False
   lowering: str = lowering.AUTO
   axis_name: str | None = None
+  gradient_equilibrium: bool = False
 
   def cost_rows(self) -> tuple[protocol.CostRow, ...]:
     """Returns what is computed, for the cost model."""
@@ -156,7 +170,7 @@ class Network(protocol.SteppedNetwork):
     if weights is not None:
       edges_lib.check_weights(weights)
     with lowering.using(self.lowering), recompute.using(self.remat):
-      return self._step(dict(carried), weights, step, train, drop_path)
+      return self._step(carried, weights, step, train, drop_path)
 
   def modules_of_step(self, step: int) -> frozenset[str]:
     """Returns the modules, keys of `params`, that a step computes with."""
@@ -168,28 +182,38 @@ class Network(protocol.SteppedNetwork):
       names.update(f'{name}_input_{i}' for i in range(len(cell.inputs)))
     return frozenset(names)
 
-  def _step(self, features, weights, step, train, drop_path):
+  def _step(self, carried, weights, step, train, drop_path):
+    features = dict(carried)
     images = features.pop(protocol.IMAGES, None)
     if images is not None:
       protocol.check_images(self.plan, images)
       images = images.astype(jnp.dtype(self.dtype))
     for stem in (s for s in self.plan.stems if s.step == step):
-      scale = stem.output.scale
+      scale, name = stem.output.scale, stem.output.name
       finer = self.plan.stems[scale - 1].output.name
-      features[stem.output.name] = layers.ConvNorm(
-        stem.output.channels,
-        kernel=3,
-        stride=2 if scale else 1,
-        rectify=False,
-        axis_name=self.axis_name,
-        name=stem.output.name,
-      )(features[finer] if scale else images, train)
+      if scale and self.plan.spec.links == grid.SEPARABLE:
+        module = layers.SeparableNorm(
+          stem.output.channels, stride=2, axis_name=self.axis_name, name=name
+        )
+      else:
+        module = layers.ConvNorm(
+          stem.output.channels,
+          kernel=3,
+          stride=2 if scale else 1,
+          rectify=False,
+          axis_name=self.axis_name,
+          name=name,
+        )
+      features[name] = module(features[finer] if scale else images, train)
     for plan in (c for c in self.plan.cells if c.step == step):
       features[plan.output.name] = self._cell(
         plan, features, weights, train, drop_path
       )
     exit_ = self.plan.exits[step]
     x = features[exit_.feature.name]
+    if self.gradient_equilibrium and train:
+      x, onward = gradient_scale.in_equilibrium(x, step, self.num_exits)
+      features[exit_.feature.name] = onward
     wide = jnp.promote_types(x.dtype, jnp.float32)
     pooled = jnp.mean(x, axis=(1, 2), dtype=wide)
     bound = layers.uniform_fan_in(exit_.feature.channels)
@@ -200,7 +224,9 @@ class Network(protocol.SteppedNetwork):
       name=exit_.name,
     )(pooled)
     kept = grid.carried_features(self.plan, step)
-    return {name: features[name] for name in kept}, logits
+    return self.boosted(
+      carried, {name: features[name] for name in kept}, logits, step
+    )
 
   def _cell(self, plan: grid.Cell, features, weights, train, drop_path):
     name = plan.output.name
@@ -212,6 +238,7 @@ class Network(protocol.SteppedNetwork):
           source,
           plan.channels,
           affine=not self.search,
+          links=self.plan.spec.links,
           axis_name=self.axis_name,
           name=f'{name}_input_{position}',
         )(

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 from typing import Any, ClassVar, Protocol
 
 from flax import linen as nn
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,8 +27,10 @@ from ms_ranas_jax import plain_form
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.fields import Rule
 from ms_ranas_jax.fields import field
+from ms_ranas_jax.fields import is_number
 from ms_ranas_jax.fields import is_whole
 from ms_ranas_jax.fields import named
+from ms_ranas_jax.fields import number
 from ms_ranas_jax.fields import whole
 from ms_ranas_jax.space import layer_cost
 
@@ -36,6 +40,8 @@ AUTO = 'auto'
 # has to be split in halves can be.
 NOMINAL_CHANNELS = 16
 IMAGES = plain_form.IMAGES
+# What is carried of the logits of the exit before, where exits add up.
+PREVIOUS = 'previous_logits'
 # Features by name, each with an axis of images, see `batch_axis`; the images
 # that the first step takes may be NumPy's.
 Carried = Mapping[str, jax.Array | np.ndarray]
@@ -101,6 +107,16 @@ class NetworkConfig:
 def scales_field() -> Any:
   """Returns the field of families that have scales: it is one field."""
   return field(2, whole(1), 'rows of the grid; 1 is the DARTS network')
+
+
+def boosting_field() -> Any:
+  """Returns the field of families whose exits may add up: it is one field."""
+  return field(
+    0.0,
+    number(0, 1),
+    'share of the logits of an exit that the next one adds its own to; 0 is '
+    'off',
+  )
 
 
 class Sizes(Protocol):
@@ -281,6 +297,14 @@ class SteppedNetwork(nn.Module):
   A subclass has the attributes `plan`, `dtype`, `lowering` and `axis_name`, and
   adds `advance`, `modules_of_step` and `cost_rows`, see `AnytimeNetwork`. Its
   features have their images on the first axis.
+
+  Where `plan.spec.boosting` is set, its `advance` returns `boosted`, and its
+  cost rows have `boosted_rows`: an exit's own logits correct those of the exit
+  before, which are not trained by it,
+
+      logits[k] = own[k] + boosting * stop_gradient(logits[k - 1])
+
+  (Yu et al., "Boosted Dynamic Neural Networks", 2023; 0.5 there).
   """
 
   @property
@@ -296,6 +320,31 @@ class SteppedNetwork(nn.Module):
   def tensors(self) -> Mapping[str, tuple[str, ...]]:
     """Returns nothing: every name is a tensor."""
     return {}
+
+  def boosted(
+    self, carried: Carried, kept: Carried, own: jax.Array, step: int
+  ) -> tuple[Carried, jax.Array]:
+    """Returns what `advance` does, of an exit's own logits.
+
+    Args:
+      carried: what the step before left.
+      kept: the features that later steps read.
+      own: (batch, classes).
+      step: index of the exit.
+    """
+    share = self.plan.spec.boosting
+    if not share:
+      return kept, own
+    # A map of one pixel, its images where other features have them.
+    axis = self.batch_axis
+    if PREVIOUS in carried:
+      before = jnp.asarray(carried[PREVIOUS])
+      own = own + jnp.moveaxis(before, axis, 0).reshape(own.shape)
+    if step + 1 < self.num_exits:
+      pixel = share * lax.stop_gradient(own)[:, None, None]
+      left = jnp.moveaxis(pixel, 0, axis) if axis else pixel
+      kept = {**kept, PREVIOUS: left}
+    return kept, own
 
   def __call__(
     self,
@@ -315,6 +364,78 @@ class SteppedNetwork(nn.Module):
       )
       logits.append(answer)
     return jnp.stack(logits)
+
+
+def check_boosting(boosting: float, num_exits: int, field: str) -> None:
+  """Refuses an impossible share, and exits that add up where there is one.
+
+  Args:
+    boosting: of the sizes.
+    num_exits: of the network.
+    field: what messages call the sizes.
+
+  Raises:
+    UsageError: it is none, or would do nothing.
+  """
+  if not is_number(boosting) or not 0 <= boosting <= 1:
+    raise UsageError(
+      f'{field}.boosting = {boosting!r}: give a number from 0 to 1.'
+    )
+  if boosting and num_exits == 1:
+    raise UsageError(
+      f'{field}.boosting = {boosting:g}, but there is one exit; leave it at 0.'
+    )
+
+
+def boosted_rows(plan: Any) -> tuple[CostRow, ...]:
+  """Returns what exits take that add up: the logits of the exit before.
+
+  Args:
+    plan: of `spec` with `boosting`, and exits with a `name`.
+  """
+  if not plan.spec.boosting:
+    return ()
+  return tuple(
+    CostRow(
+      (before.name,),
+      exit_.name,
+      plan.spec.num_classes,
+      (),
+      exit_.index,
+      exit_.name,
+    )
+    for before, exit_ in itertools.pairwise(plan.exits)
+  )
+
+
+def end_plain_step(
+  builder: plain_form.Builder,
+  plan: Any,
+  step: int,
+  own: str,
+  carried: Sequence[str],
+) -> plain_form.Step:
+  """Returns a step of a plain form, whose exit may add to the one before.
+
+  Args:
+    builder: has the layers of the step.
+    plan: of `spec` with `boosting`.
+    step: index of the exit.
+    own: the tensor with its own logits.
+    carried: features that later steps read.
+  """
+  share = plan.spec.boosting
+  if not share:
+    return builder.end_step(own, carried)
+  # Each step has a name of its own for what it leaves.
+  name = f'{PREVIOUS}_{step}'
+  logits, left = own, list(carried)
+  if step:
+    before = f'{PREVIOUS}_{step - 1}'
+    logits = builder.add(plain_form.AddLogits(), [own, before])
+  if step + 1 < len(plan.exits):
+    left.append(builder.add(plain_form.LogitsMap(share), [logits], name))
+  return builder.end_step(logits, left)
 
 
 def check_images(plan: Plan, images: jax.Array) -> None:

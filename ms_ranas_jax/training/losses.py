@@ -18,6 +18,7 @@ def exit_losses(
   logits: jax.Array,
   labels: jax.Array,
   class_weights: ArrayLike | None = None,
+  label_smoothing: float = 0.0,
 ) -> jax.Array:
   """Cross-entropy of each exit, the mean over the batch.
 
@@ -30,10 +31,14 @@ def exit_losses(
   equal parts of a batch is that of the batch, however it is split over devices,
   and weights of one change nothing.
 
+  With label smoothing e the cross-entropy is that with 1 - e of the label and
+  e / classes of every class.
+
   Args:
     logits: (exits, batch, classes).
     labels: (batch,) int.
     class_weights: (classes,) w, such as `balanced_weights`; None is ones.
+    label_smoothing: e, of at least 0 and below 1.
 
   Returns:
     (exits,), at least float32.
@@ -45,6 +50,9 @@ def exit_losses(
     logits.astype(wide),
     jnp.broadcast_to(labels[None], logits.shape[:2]),
   )
+  if label_smoothing:
+    of_all = -jax.nn.log_softmax(logits.astype(wide), axis=-1).mean(axis=-1)
+    losses = (1 - label_smoothing) * losses + label_smoothing * of_all
   if class_weights is not None:
     factors = jnp.asarray(class_weights, wide)
     chex.assert_shape(factors, logits.shape[2:])

@@ -53,11 +53,46 @@ def epoch_steps(
   )
 
 
+def with_warmup(schedule: optax.Schedule, steps: float) -> optax.Schedule:
+  """Returns a schedule that rises in the first steps (Goyal et al., 2017).
+
+  Step t, from 0, has (t + 1) / steps of the rate that it would have.
+
+  Args:
+    schedule: without the rise.
+    steps: that it takes; 0 is none.
+  """
+  if not steps:
+    return schedule
+  return lambda step: (
+    schedule(step) * jnp.minimum((step + 1) / jnp.float32(steps), 1)
+  )
+
+
+def one_cycle(peak: float, steps: int, rise: float = 0.0) -> optax.Schedule:
+  """Up from a 25th of the peak, then down to a 10,000th of that, by cosines.
+
+  Smith and Topin, "Super-Convergence", 2018, with the numbers of PyTorch's
+  OneCycleLR. It moves with every step.
+
+  Args:
+    peak: the largest learning rate.
+    steps: of the whole training.
+    rise: steps to the peak; 0 is 30 % of all.
+
+  Returns:
+    step -> learning rate, float32.
+  """
+  share = rise / steps if rise else 0.3
+  return optax.cosine_onecycle_schedule(steps, peak, share, 25.0, 1e4)
+
+
 def sgd(
   learning_rate: optax.ScalarOrSchedule,
   momentum: float,
   weight_decay: float,
   clip: float,
+  nesterov: bool = False,
 ) -> optax.GradientTransformation:
   """Gradient-norm clip, L2 decay, momentum, learning rate, in that order.
 
@@ -66,16 +101,38 @@ def sgd(
 
   Args:
     learning_rate: a rate or a schedule.
-    momentum: of the heavy ball, not Nesterov's.
+    momentum: of the heavy ball, or Nesterov's.
     weight_decay: L2 decay, added to the gradient after the clip.
     clip: largest gradient norm; 0 is off. The state has the same form either
       way, so that one optimizer can look ahead with the state of the other.
+    nesterov: whether the momentum is Nesterov's, as PyTorch has it.
   """
   return optax.flatten(
     optax.chain(
       optax.clip_by_global_norm(clip) if clip else optax.identity(),
       optax.add_decayed_weights(weight_decay),
-      optax.sgd(learning_rate, momentum),
+      optax.sgd(learning_rate, momentum, nesterov),
+    )
+  )
+
+
+def adamw(
+  learning_rate: optax.ScalarOrSchedule, weight_decay: float, clip: float
+) -> optax.GradientTransformation:
+  """Gradient-norm clip, then Adam with decoupled decay of all params.
+
+  Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019; b1 = 0.9
+  and b2 = 0.999. Like `sgd` it works on one vector.
+
+  Args:
+    learning_rate: a rate or a schedule.
+    weight_decay: a step takes learning rate * decay of a param away.
+    clip: largest gradient norm; 0 is off.
+  """
+  return optax.flatten(
+    optax.chain(
+      optax.clip_by_global_norm(clip) if clip else optax.identity(),
+      optax.adamw(learning_rate, weight_decay=weight_decay),
     )
   )
 

@@ -20,18 +20,25 @@ from ms_ranas_jax.runtime import batches as batches_lib
 from ms_ranas_jax.runtime import loop
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.interruption import Interruption
+from ms_ranas_jax.sections import ADAMW
 from ms_ranas_jax.sections import EQUAL
+from ms_ranas_jax.sections import ONE_CYCLE
+from ms_ranas_jax.sections import STEP
 from ms_ranas_jax.sections import Config
 from ms_ranas_jax.sections import TrainConfig
 from ms_ranas_jax.space.protocol import AnytimeNetwork
 from ms_ranas_jax.training import augmentation
+from ms_ranas_jax.training import averaging
 from ms_ranas_jax.training import initialization
 from ms_ranas_jax.training import losses
+from ms_ranas_jax.training import mixup
+from ms_ranas_jax.training import objective as objective_lib
 from ms_ranas_jax.training import optimizers
 from ms_ranas_jax.training import prediction
 
 PyTree = Any
-_CLASS_WEIGHTED = 'train_class_weighted_loss'
+_OBJECTIVE = 'train_objective'
+_OF_SEVERAL_EXITS = ('distillation', 'gradient_equilibrium', 'trunk_epochs')
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -43,6 +50,8 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: running BN averages.
     opt_state: of the optimizer.
     rng: the key that all of the training's randomness is folded from.
+    average: of params and batch_stats over the steps, see `averaging`; None
+      where there is none.
   """
 
   step: jax.Array
@@ -50,17 +59,30 @@ class TrainState(flax.struct.PyTreeNode):
   batch_stats: PyTree
   opt_state: optax.OptState
   rng: jax.Array
+  average: dict[str, PyTree] | None = None
 
   @property
   def variables(self) -> dict[str, PyTree]:
-    """What the network's `apply` takes."""
+    """What is judged and shipped: the average, where there is one."""
+    if self.average is not None:
+      return self.average
     return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
 def new_state(
-  network: AnytimeNetwork, optimizer: optax.GradientTransformation, seed: int
+  network: AnytimeNetwork,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  averaged: bool = False,
 ) -> TrainState:
-  """Returns the state before the first step."""
+  """Returns the state before the first step.
+
+  Args:
+    network: of any family.
+    optimizer: of its params.
+    seed: of all randomness.
+    averaged: whether it keeps an average of the variables.
+  """
   # Another stream than the search's, which has the same seed.
   key = jax.random.fold_in(jax.random.key(seed), 1)
   init_key, rng = jax.random.split(key)
@@ -72,18 +94,19 @@ def new_state(
     # As one program, not one for each shape of a param.
     opt_state=jax.jit(optimizer.init)(variables['params']),
     rng=rng,
+    average=jax.tree.map(jnp.copy, variables) if averaged else None,
   )
 
 
 def train_step(
   state: TrainState,
   images: jax.Array,
-  labels: jax.Array,
+  labels: objective_lib.Labels,
   *,
   network: AnytimeNetwork,
   optimizer: optax.GradientTransformation,
-  weights: tuple[float, ...],
-  class_weights: np.ndarray | None = None,
+  objective: objective_lib.Objective,
+  ema_decay: float = 0.0,
   drop_path: jax.Array | float | None = None,
   axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -92,20 +115,19 @@ def train_step(
   Args:
     state: before the step.
     images: (batch, height, width, channels), normalised.
-    labels: (batch,) int.
+    labels: (batch,) int, or those of mixed images.
     network: of any family.
     optimizer: updates params.
-    weights: w_k, one per exit.
-    class_weights: (classes,) of the images in the loss, see
-      `losses.exit_losses`; None is ones.
+    objective: what is minimised.
+    ema_decay: of the average of the variables, where the state keeps one.
     drop_path: probability to drop an operation; None is never.
     axis_name: the device axis to average over.
 
   Returns:
     The state after the step, and the metrics `train_loss`, `train_accuracy`
-    (one per exit) and `train_gradient_norm`. `train_loss` counts all images the
-    same, as all other losses do; with class weights what is minimised is
-    `train_class_weighted_loss` beside it.
+    (one per exit) and `train_gradient_norm`. `train_loss` is eq. (3) in any
+    case, as all other losses are; where something else is minimised, that is
+    `train_objective` beside it.
   """
   key = jax.random.fold_in(state.rng, state.step)
   if axis_name is not None:
@@ -120,30 +142,34 @@ def train_step(
       mutable=['batch_stats'],
       rngs={'drop_path': key},
     )
-    value = losses.weighted_loss(logits, labels, weights, class_weights)
-    metrics = {'train_accuracy': losses.exit_accuracies(logits, labels)}
-    if class_weights is not None:
-      metrics['train_loss'] = losses.weighted_loss(logits, labels, weights)
+    value = objective_lib.loss(objective, logits, labels, state.step)
+    metrics = {'train_accuracy': objective_lib.accuracies(logits, labels)}
+    if not objective.is_plain:
+      metrics['train_loss'] = objective_lib.plain_loss(
+        objective.weights, logits, labels
+      )
     return value, (updates['batch_stats'], metrics)
 
   (value, (batch_stats, metrics)), gradient = jax.value_and_grad(
     loss, has_aux=True
   )(state.params)
-  minimised = 'train_loss' if class_weights is None else _CLASS_WEIGHTED
+  minimised = 'train_loss' if objective.is_plain else _OBJECTIVE
   gradient, batch_stats, metrics = parallel.mean_over_devices(
     (gradient, batch_stats, {**metrics, minimised: value}), axis_name
   )
   metrics['train_gradient_norm'] = optimizers.global_norm(gradient)
   updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-  return (
-    state.replace(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      batch_stats=batch_stats,
-      opt_state=opt_state,
-    ),
-    metrics,
+  after = state.replace(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    batch_stats=batch_stats,
+    opt_state=opt_state,
   )
+  if state.average is not None:
+    variables = {'params': after.params, 'batch_stats': after.batch_stats}
+    average = averaging.update(state.average, variables, after.step, ema_decay)
+    after = after.replace(average=average)
+  return after, metrics
 
 
 def split_training_images(
@@ -223,16 +249,58 @@ def build_optimizer(
     train: `config.train`.
     steps: steps of an epoch.
   """
+  schedule = _schedule(train, steps)
+  if train.optimizer == ADAMW:
+    return optimizers.adamw(schedule, train.weight_decay, train.clip)
   return optimizers.sgd(
-    _schedule(train, steps), train.momentum, train.weight_decay, train.clip
+    schedule, train.momentum, train.weight_decay, train.clip, train.nesterov
   )
 
 
 def _schedule(train: TrainConfig, steps: int) -> optax.Schedule:
-  if train.schedule == 'step':
-    return optimizers.epoch_steps(train.learning_rate, train.epochs, steps)
-  return optimizers.epoch_cosine(
-    train.learning_rate, train.final_learning_rate, train.epochs, steps
+  start, epochs = train.learning_rate, train.epochs
+  warmup = train.warmup_epochs * steps
+  if train.schedule == ONE_CYCLE:
+    return optimizers.one_cycle(start, epochs * steps, warmup)
+  if train.schedule == STEP:
+    schedule = optimizers.epoch_steps(start, epochs, steps)
+  else:
+    schedule = optimizers.epoch_cosine(
+      start, train.final_learning_rate, epochs, steps
+    )
+  return optimizers.with_warmup(schedule, warmup)
+
+
+def build_objective(
+  config: Config, dataset: Dataset, num_exits: int, steps: int
+) -> objective_lib.Objective:
+  """Returns what a training minimises.
+
+  Args:
+    config: the whole config.
+    dataset: its classes may have weights.
+    num_exits: of the network.
+    steps: of an epoch.
+
+  Raises:
+    UsageError: the exits have other weights, a class has no image, or there is
+      one exit and something is asked for that takes several.
+  """
+  train = config.train
+  for name in _OF_SEVERAL_EXITS:
+    value = getattr(train, name)
+    if value and num_exits == 1:
+      raise UsageError(
+        f'config.train.{name} = {value!r}, but the network has one exit; leave '
+        'it at its default, or set train.network.exits.'
+      )
+  return objective_lib.Objective(
+    losses.exit_weights(train.exit_weights, num_exits, 'train.exit_weights'),
+    class_weights(config, dataset),
+    train.label_smoothing,
+    train.distillation,
+    train.distillation_temperature,
+    round(train.trunk_epochs * steps),
   )
 
 
@@ -246,7 +314,7 @@ class Program:
     fitted: indices of the images that are trained on.
     held_out: indices of the others.
     steps: steps of an epoch.
-    weights: of the exits in the loss.
+    objective: what is minimised.
     new_state: makes the state before the first step.
     step: (state, data, indices (batch,)) -> (state, metrics), see
       `parallel.compile_chunk`; data holds all training `images` and `labels`.
@@ -258,7 +326,7 @@ class Program:
   fitted: np.ndarray
   held_out: np.ndarray
   steps: int
-  weights: tuple[float, ...]
+  objective: objective_lib.Objective
   new_state: Callable[[], TrainState]
   step: parallel.Step
   metrics: Mapping[str, tuple[int, ...]]
@@ -285,9 +353,7 @@ def build_program(
   network = network.clone(axis_name=axis)
   fitted, held_out, num_steps = plan_epochs(config, dataset)
   optimizer = build_optimizer(train, num_steps)
-  weights = losses.exit_weights(
-    train.exit_weights, network.num_exits, 'train.exit_weights'
-  )
+  objective = build_objective(config, dataset, network.num_exits, num_steps)
   settings = augmentation.Augmentation(
     dataset.mean,
     dataset.std,
@@ -295,7 +361,6 @@ def build_program(
     config.dataset.flip,
     train.cutout,
   )
-  of_classes = class_weights(config, dataset)
 
   def step(state, data, indices):
     key = jax.random.fold_in(state.rng, state.step)
@@ -303,6 +368,14 @@ def build_program(
     images = augmentation.augment(
       data['images'][indices], key, positions, settings
     )
+    labels = data['labels'][indices]
+    if train.mixup:
+      share = mixup.draw_share(key, train.mixup)
+      others = mixup.next_in_batch(images, axis)
+      images = mixup.mix(images, others, share)
+      labels = objective_lib.Mixed(
+        labels, mixup.next_in_batch(labels, axis), share
+      )
     drop_path = None
     if train.drop_path:
       epoch = (state.step // num_steps).astype(jnp.float32)
@@ -310,11 +383,11 @@ def build_program(
     return train_step(
       state,
       images,
-      data['labels'][indices],
+      labels,
       network=network,
       optimizer=optimizer,
-      weights=weights,
-      class_weights=of_classes,
+      objective=objective,
+      ema_decay=train.ema_decay,
       drop_path=drop_path,
       axis_name=axis,
     )
@@ -325,21 +398,23 @@ def build_program(
     fitted=fitted,
     held_out=held_out,
     steps=num_steps,
-    weights=weights,
-    new_state=functools.partial(new_state, network, optimizer, config.seed),
+    objective=objective,
+    new_state=functools.partial(
+      new_state, network, optimizer, config.seed, bool(train.ema_decay)
+    ),
     step=step,
-    metrics=_metrics(network, of_classes is not None),
+    metrics=_metrics(network, objective.is_plain),
   )
 
 
 def _metrics(
-  network: AnytimeNetwork, weighted: bool
+  network: AnytimeNetwork, plain: bool
 ) -> dict[str, tuple[int, ...]]:
   return {
     'train_loss': (),
     'train_accuracy': (network.num_exits,),
     'train_gradient_norm': (),
-    **({_CLASS_WEIGHTED: ()} if weighted else {}),
+    **({} if plain else {_OBJECTIVE: ()}),
   }
 
 
@@ -434,7 +509,7 @@ def _holdout_metrics(
   labels = jnp.asarray(dataset.train_labels[rows])
   return {
     'holdout_loss': float(
-      losses.weighted_loss(logits, labels, program.weights)
+      losses.weighted_loss(logits, labels, program.objective.weights)
     ),
     'holdout_accuracy': losses.exit_accuracies(logits, labels).tolist(),
   }

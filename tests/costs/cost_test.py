@@ -31,6 +31,27 @@ def test_darts_search_network():
   assert cost.network_cost(network).params == 1_930_618
 
 
+@pytest.mark.parametrize(
+  ('nodes', 'multiplier', 'params', 'macs', 'first'),
+  [
+    (2, 0, 4_745_356, 103_019_776, 15_320_320),
+    (4, 0, 9_390_732, 197_863_936, 24_234_496),
+    (2, 3, 5_017_004, 133_002_496, 42_288_384),
+  ],
+)
+def test_the_paper_s_network(nodes, multiplier, params, macs, first):
+  """Sections 4.3 and 4.4: 4.8 M params, and 12 % of the macs at first."""
+  edges = tuple(
+    ('sep_conv_3x3', state) for n in range(nodes) for state in (n, n + 1)
+  )
+  concat = tuple(range(2, 2 + nodes))
+  spec = grid.NetworkSpec(16, 7, nodes, scales=3, stem_multiplier=multiplier)
+  cells = genotype.Genotype(edges, concat, edges, concat)
+  found = cost.network_cost(network_lib.derived_network(spec, cells))
+  assert (found.params, found.macs) == (params, macs)
+  assert found.exits[0].macs == first
+
+
 def test_a_network_of_one_cell_by_hand():
   cells = genotype.Genotype(
     normal=(('max_pool_3x3', 0), ('skip_connect', 1)),
@@ -113,6 +134,12 @@ SPECS = {
   ),
   'three scales': (
     grid.NetworkSpec(4, 5, 4, scales=3, image_shape=(33, 32, 1)),
+    published_cells.DARTS_V1,
+  ),
+  'separable links': (
+    grid.NetworkSpec(
+      4, 4, 4, scales=3, image_shape=(18, 17, 1), links='separable'
+    ),
     published_cells.DARTS_V1,
   ),
   'search': (grid.NetworkSpec(4, 3, 2, scales=2, image_shape=(9, 8, 1)), None),

@@ -60,14 +60,14 @@ def _network(case):
     case 'digits_grid':
       return _grid(cells.DARTS_V2, _DIGITS)
     case 'digits_msdnet':
-      return _msdnet(_DIGITS, prune='min')
+      return _msdnet(_DIGITS, prune='min', boosting=0.25)
     case 'cifar10_grid':
       return _grid(cells.DARTS_V2, _CIFAR10, scales=3)
     case 'cifar10_msdnet':
       return _msdnet(_CIFAR10, scales=3, blocks=4)
     case 'random_cells':
       (drawn,) = random_search.random_genotypes(seed=3, count=1, nodes=3)
-      return _grid(drawn, _FASHION)
+      return _grid(drawn, _FASHION, boosting=0.5, links='separable')
     case 'published_cells':  # 7x7 operations, odd sizes
       return _grid(cells.AMOEBANET, (13, 10, 1), scales=1)
     case 'imagenet_stem':

@@ -80,7 +80,7 @@ def test_litert(case):
 
 def test_litert_computes_with_convolutions_and_pools(build):
   """Nothing is taken apart into slices and reshapes."""
-  model = build('random_cells')
+  model = build('digits_grid')
   form = families.plain_form(
     model.description.network, model.network, model.variables
   )

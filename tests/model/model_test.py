@@ -196,7 +196,7 @@ def test_without_an_evaluation_there_is_no_q(model, images):
   with pytest.raises(UsageError, match="run the 'evaluate' stage"):
     model.predict(images, q=0.5)
   plain = model.predict(images, exit=0)
-  assert plain.confidence.mean() > 0.9  # not calibrated
+  assert plain.confidence.mean() > 0.8  # not calibrated
 
 
 @pytest.fixture(scope='module')

@@ -280,7 +280,9 @@ GOOD = grid.NetworkSpec(8, 6, 2, scales=2)
       {'scales': 5},
       ['some.scales = 5', 'some.layers = 6', 'layer 4', 'scale 4', '32x32'],
     ),
-    ({'stem_multiplier': 0}, ['some.stem_multiplier = 0']),
+    ({'stem_multiplier': -1}, ['some.stem_multiplier = -1']),
+    ({'links': 'thin'}, ["some.links = 'thin'", 'separable']),
+    ({'boosting': 2}, ['some.boosting = 2']),
     ({'num_classes': 0}, ['some.num_classes = 0']),
   ],
 )

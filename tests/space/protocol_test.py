@@ -6,6 +6,7 @@ import pytest
 
 from ms_ranas_jax.baselines import msdnet
 from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
@@ -38,7 +39,10 @@ NETWORKS = {
     scales=3, exits=(2,), image_shape=(16, 16, 2)
   ),
   'one exit': _grid(exits='last', scales=2),
+  'two scales that add up': _grid(scales=2, boosting=0.5),
+  'separable links': _grid(scales=2, links='separable'),
   'msdnet': _msdnet(),
+  'msdnet that adds up': _msdnet(boosting=0.25),
   'msdnet, pruned from the start': _msdnet(prune='min', base=3),
   'msdnet, imagenet stem': _msdnet(
     stem='imagenet', image_shape=(32, 32, 2), bottleneck_factors=(0, 1)
@@ -62,6 +66,10 @@ def _advance(network, step):
   )
 
 
+def _whole(network):
+  return jax.jit(lambda v, x: network.apply(v, x, train=False))
+
+
 def _of_step(network, variables, step):
   """The variables of the modules that a step says it computes with."""
   names = network.modules_of_step(step)
@@ -75,9 +83,7 @@ def _of_step(network, variables, step):
 def test_steps_one_after_another_are_the_network(network, fill):
   images = _images(network, 3)
   variables = fill(network, images, train=False)
-  whole = jax.jit(lambda v, x: network.apply(v, x, train=False))(
-    variables, images
-  )
+  whole = _whole(network)(variables, images)
   carried, found = {protocol.IMAGES: images}, []
   for step in range(network.num_exits):
     needed = _of_step(network, variables, step)
@@ -135,3 +141,71 @@ def test_steps_take_no_more_operations_than_the_network(name, fill):
     lambda v, x: network.apply(v, x, train=False), variables, images
   )
   assert whole > 0 and total <= 1.01 * whole
+
+
+@pytest.mark.parametrize('make', [_grid, _msdnet])
+def test_exits_that_add_up(make, fill):
+  plain, boosted = make(), make(boosting=0.5)
+  images = _images(plain, 3)
+  variables = fill(plain, images, train=False)
+  own = np.asarray(_whole(plain)(variables, images))
+  found = np.asarray(_whole(boosted)(variables, images))
+  expected = [own[0]]
+  for logits in own[1:]:
+    expected.append(logits + 0.5 * expected[-1])
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+  def last(params):
+    return boosted.apply({**variables, 'params': params}, images, train=False)[
+      -1
+    ].sum()
+
+  # The exits before are corrected, and not trained for it.
+  gradient = jax.jit(jax.grad(last))(variables['params'])
+  for exit_ in boosted.plan.exits[:-1]:
+    for value in jax.tree.leaves(gradient[exit_.name]):
+      np.testing.assert_array_equal(value, 0)
+  for value in jax.tree.leaves(gradient[boosted.plan.exits[-1].name]):
+    assert np.abs(value).max() > 0
+
+
+@pytest.mark.parametrize('make', [_grid, _msdnet])
+def test_one_exit_has_nothing_to_add_to(make):
+  one = {'exits': 'last'} if make is _grid else {'blocks': 1}
+  with pytest.raises(UsageError, match='boosting = 0.5, but there is one exit'):
+    make(boosting=0.5, **one)
+
+
+@pytest.mark.parametrize('make', [_grid, _msdnet])
+def test_in_equilibrium_an_exit_has_its_share_of_what_is_below(make, fill):
+  """The first exit's loss, whose ways back all go through what it reads."""
+  plain = make()
+  images = _images(plain, 3)
+  variables = fill(plain, images, train=False)
+
+  def gradient(network, exit_):
+    def loss(params):
+      return network.apply(
+        {**variables, 'params': params},
+        images,
+        train=True,
+        last_exit=exit_,
+        mutable=['batch_stats'],
+      )[0][exit_].sum()
+
+    return jax.jit(jax.grad(loss))(variables['params'])
+
+  shares = []
+  for network in plain, plain.clone(gradient_equilibrium=True):
+    shares.append(gradient(network, 0))
+  expected, found = shares
+  name = plain.plan.exits[0].name
+  for module, values in found.items():
+    share = 1 if module == name else 1 / plain.num_exits
+    jax.tree.map(
+      lambda x, y, s=share: np.testing.assert_allclose(
+        x, s * y, rtol=1e-4, atol=1e-5
+      ),
+      values,
+      expected[module],
+    )

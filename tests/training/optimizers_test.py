@@ -54,6 +54,66 @@ def test_clip_decay_momentum_and_rate_in_that_order(clip):
     np.testing.assert_allclose(actual[name], params[name], rtol=1e-6)
 
 
+def test_nesterov_looks_ahead():
+  gradients = _gradients(3)
+  params, buffers = dict(PARAMS), {k: 0.0 for k in PARAMS}
+  for gradient in gradients:
+    for name, g in gradient.items():
+      g = g + 0.3 * params[name]
+      buffers[name] = 0.9 * buffers[name] + g
+      params[name] = params[name] - 0.1 * (g + 0.9 * buffers[name])
+  with jax.enable_x64(True):
+    actual = _run(optimizers.sgd(0.1, 0.9, 0.3, 0.0, nesterov=True), gradients)
+  for name in PARAMS:
+    np.testing.assert_allclose(actual[name], params[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize('clip', [0.0, 0.7])
+def test_the_decay_of_adamw_is_apart_from_its_gradient(clip):
+  rate, decay, gradients = 0.1, 0.3, _gradients(3)
+  params = dict(PARAMS)
+  first, second = ({k: 0.0 for k in PARAMS} for _ in range(2))
+  for step, gradient in enumerate(gradients, 1):
+    norm = _norm(gradient)
+    factor = clip / norm if clip and norm > clip else 1.0
+    for name, g in gradient.items():
+      g = factor * g
+      first[name] = 0.9 * first[name] + 0.1 * g
+      second[name] = 0.999 * second[name] + 0.001 * g**2
+      mean, square = first[name] / (1 - 0.9**step), second[name]
+      update = mean / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+      params[name] = params[name] - rate * (update + decay * params[name])
+  with jax.enable_x64(True):
+    actual = _run(optimizers.adamw(rate, decay, clip), gradients)
+  for name in PARAMS:
+    np.testing.assert_allclose(actual[name], params[name], rtol=1e-6)
+
+
+def test_a_rate_rises_first():
+  plain = optimizers.epoch_cosine(0.4, 0.0, epochs=4, steps_per_epoch=5)
+  found = optimizers.with_warmup(plain, 4)
+  rates = [float(found(jnp.int32(step))) for step in range(20)]
+  np.testing.assert_allclose(rates[:4], [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+  expected = [float(plain(jnp.int32(step))) for step in range(4, 20)]
+  np.testing.assert_allclose(rates[4:], expected, rtol=1e-6)
+  assert optimizers.with_warmup(plain, 0) is plain
+
+
+@pytest.mark.parametrize(('rise', 'top'), [(0, 30), (50, 50)])
+def test_one_cycle_goes_up_and_down(rise, top):
+  schedule = optimizers.one_cycle(0.5, 100, rise)
+  rates = np.array([float(schedule(jnp.int32(step))) for step in range(101)])
+  np.testing.assert_allclose(
+    rates[[0, top, 100]], [0.5 / 25, 0.5, 0.5 / 25 / 1e4], rtol=1e-4
+  )
+  # Half way up a cosine is half way.
+  np.testing.assert_allclose(rates[top // 2], (0.5 + 0.02) / 2, rtol=1e-4)
+  assert rates.argmax() == top
+  assert (np.diff(rates[: top + 1]) > 0).all() and (
+    np.diff(rates[top:]) < 0
+  ).all()
+
+
 def test_the_decay_is_not_clipped():
   gradient = {k: 1e-6 * np.ones_like(v) for k, v in PARAMS.items()}
   params = _run(optimizers.sgd(0.1, 0.9, 2.0, clip=0.01), [gradient])

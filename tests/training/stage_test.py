@@ -27,6 +27,7 @@ from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
+from ms_ranas_jax.training import objective
 from ms_ranas_jax.training import stage
 
 EPOCHS, BATCH, STEPS, HOLDOUT = 3, 16, 40, 20
@@ -204,6 +205,100 @@ def test_an_interrupted_training_goes_on_bit_for_bit(
   assert _metrics(tmp_path)[: len(before)] == before
 
 
+# All options that one training can have at once.
+OPTIONS = {
+  'train.optimizer': 'adamw',
+  'train.learning_rate': 2e-3,
+  'train.schedule': 'one_cycle',
+  'train.warmup_epochs': 0.5,
+  'train.label_smoothing': 0.1,
+  'train.mixup': 0.3,
+  'train.distillation': 0.2,
+  'train.distillation_temperature': 3.0,
+  'train.trunk_epochs': 1.0,
+  'train.ema_decay': 0.9,
+}
+
+
+@pytest.fixture(scope='module')
+def with_options(dataset, tmp_path_factory):
+  """An undisturbed run with all of them."""
+  workdir = tmp_path_factory.mktemp('options')
+  return _Run(workdir, _train(dataset, workdir, **OPTIONS), np.zeros(0))
+
+
+def test_with_options_it_goes_on_bit_for_bit(
+  with_options, dataset, tmp_path, stop_at_call
+):
+  with pytest.raises(Interrupted):
+    stage.run_training(
+      _config(**OPTIONS), dataset, NETWORK, str(tmp_path), stop_at_call(4)
+    )
+  _assert_same(_train(dataset, tmp_path, **OPTIONS), with_options.state)
+  assert _metrics(tmp_path) == _metrics(with_options.workdir)
+
+
+def test_with_options_both_losses_are_told(with_options):
+  records = _metrics(with_options.workdir)
+  for record in records:
+    # At first the last exit's alone, which is less than that of both.
+    trunk = record['epoch'] == 0
+    assert (record['train_objective'] < 0.7 * record['train_loss']) == trunk
+  assert records[-1]['holdout_loss'] < records[0]['train_loss']
+
+
+def test_what_is_judged_is_the_average(with_options, dataset):
+  state = with_options.state
+  assert state.variables is state.average
+  moved = jax.tree.map(
+    lambda x, y: float(jnp.abs(x - y).max()),
+    state.average,
+    {'params': state.params, 'batch_stats': state.batch_stats},
+  )
+  # Every array is an average, BN statistics as well.
+  assert min(jax.tree.leaves(moved)) > 0
+  _, held_out = stage.split_training_images(_config(), dataset)
+  logits = stage.prediction.predict(
+    functools.partial(NETWORK.apply, train=False),
+    state.average,
+    dataset.train_images[held_out],
+    dataset.mean,
+    dataset.std,
+  )
+  last = _metrics(with_options.workdir)[-1]
+  np.testing.assert_allclose(
+    last['holdout_accuracy'],
+    (logits.argmax(-1) == dataset.train_labels[held_out][None]).mean(1),
+    rtol=1e-6,
+  )
+
+
+@pytest.mark.slow
+def test_with_options_two_devices_train_as_one_does(
+  with_options, dataset, tmp_path
+):
+  _train(dataset, tmp_path, num_devices=2, **OPTIONS)
+  found, expected = _metrics(tmp_path), _metrics(with_options.workdir)
+  for name in 'train_loss', 'train_objective':
+    np.testing.assert_allclose(found[0][name], expected[0][name], rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('distillation', 0.5),
+    ('trunk_epochs', 0.5),
+    ('gradient_equilibrium', True),
+  ],
+)
+def test_one_exit_has_no_others(dataset, name, value):
+  network = network_lib.derived_network(
+    dataclasses.replace(NETWORK.plan.spec, exits='last'), CELLS
+  )
+  with pytest.raises(UsageError, match=f'{name} = {value}, but the network'):
+    stage.build_program(_config(**{f'train.{name}': value}), dataset, network)
+
+
 def test_a_finished_training_only_answers(finished, dataset, monkeypatch):
   def forbidden(*_):
     raise AssertionError('nothing is left to do')
@@ -277,7 +372,8 @@ def test_there_is_no_drop_path_by_default(dataset, tmp_path, monkeypatch):
   def observe(state, images, labels, fields):
     rates.append(fields['drop_path'])
     assert fields['axis_name'] is None
-    assert fields['weights'] == (1.0, 0.5)
+    assert fields['objective'].weights == (1.0, 0.5)
+    assert fields['objective'].is_plain and not fields['ema_decay']
     assert images.shape == (BATCH, 8, 8, 1)
     assert labels.shape == (BATCH,)
     return jnp.zeros(())
@@ -339,13 +435,14 @@ def _fake_batch():
 
 
 def _fake_step(state, images, labels, **fields):
+  terms = {k: fields.pop(k) for k in ('class_weights',) if k in fields}
   return stage.train_step(
     state,
     images,
     labels,
     network=_FakeNetwork(),
     optimizer=optax.sgd(0.1),
-    weights=(1.0, 0.25),
+    objective=objective.Objective((1.0, 0.25), **terms),
     **fields,
   )
 
@@ -395,10 +492,8 @@ def test_a_step_descends_the_loss_with_class_weights():
       atol=1e-6,
     )
   # The loss of every line stays the plain one; what is minimised is beside it.
-  assert set(found) == set(plain) | {'train_class_weighted_loss'}
-  np.testing.assert_allclose(
-    found['train_class_weighted_loss'], total, rtol=1e-5
-  )
+  assert set(found) == set(plain) | {'train_objective'}
+  np.testing.assert_allclose(found['train_objective'], total, rtol=1e-5)
   for name in 'train_loss', 'train_accuracy':
     np.testing.assert_allclose(found[name], plain[name], rtol=1e-6)
   assert abs(total - plain['train_loss']) > 0.1
@@ -450,8 +545,8 @@ def test_the_loss_of_every_family_has_class_weights(
       _config(**{'train.class_weights': choice}), dataset, network
     )
     program.step(state, jax.tree.map(jnp.asarray, data), np.arange(BATCH))
-    assert ('train_class_weighted_loss' in program.metrics) == bool(choice)
-  off, on = (fields['class_weights'] for fields in given)
+    assert ('train_objective' in program.metrics) == bool(choice)
+  off, on = (fields['objective'].class_weights for fields in given)
   assert off is None
   # Of the images that are trained on, without those held out.
   counts = np.bincount(dataset.train_labels[program.fitted], minlength=10)
@@ -463,10 +558,10 @@ def test_a_training_with_class_weights_says_both_losses(
   dataset, tmp_path, monkeypatch
 ):
   def step(state, images, labels, **fields):
-    weights = jnp.asarray(fields['class_weights'])[labels]
+    weights = jnp.asarray(fields['objective'].class_weights)[labels]
     return state.replace(step=state.step + 1), {
       'train_loss': jnp.float32(1),
-      'train_class_weighted_loss': weights.mean(),
+      'train_objective': weights.mean(),
       'train_accuracy': jnp.zeros(2),
       'train_gradient_norm': jnp.float32(0),
     }
@@ -477,7 +572,7 @@ def test_a_training_with_class_weights_says_both_losses(
   records = _metrics(tmp_path)
   assert {r['train_loss'] for r in records} == {1.0}
   # Their mean over all images is 1.
-  means = [r['train_class_weighted_loss'] for r in records]
+  means = [r['train_objective'] for r in records]
   np.testing.assert_allclose(np.mean(means), 1, atol=0.02)
   assert len(set(means)) > 1
 
@@ -565,7 +660,8 @@ def test_the_holdout_loss_is_weighted_as_the_training_loss_is(
   state = types.SimpleNamespace(variables=None)
 
   def loss(weights):
-    program = types.SimpleNamespace(held_out=rows, weights=weights)
+    known = objective.Objective(weights)
+    program = types.SimpleNamespace(held_out=rows, objective=known)
     record = stage._holdout_metrics(
       _config().evaluate.batch_size, dataset, None, state, program
     )

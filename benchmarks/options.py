@@ -1,0 +1,228 @@
+"""What each training option brings to a small MSDNet, and several together.
+
+python benchmarks/options.py --dataset-dir DIR --workdir DIR
+python benchmarks/options.py ... --cases plain boosting+equilibrium
+
+Every case is trained with every seed, which draws the held-out images too, and
+compared with the plain training of the same seed: by the mean of the accuracies
+of all exits on held-out images, which is what to choose by, and on the test
+images. What stands in the JSON file is not run again; an interrupted run goes
+on. Names with a + between them are cases of several options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import os
+import platform
+import shlex
+import statistics
+import sys
+from typing import Any
+
+import experiments
+
+from ms_ranas_jax import paths
+from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime import interruption
+from ms_ranas_jax.runtime import metrics
+from ms_ranas_jax.studies import entries
+from ms_ranas_jax.version import __version__
+
+PLAIN = 'plain'
+# Fields of config.train. Numbers are those of the publications, or usual.
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+  PLAIN: {},
+  'nesterov': {'nesterov': True},
+  'adamw': {'optimizer': 'adamw', 'learning_rate': 2e-3, 'weight_decay': 0.05},
+  'one_cycle': {'schedule': 'one_cycle'},
+  'warmup': {'warmup_epochs': 1.0},
+  'smoothing': {'label_smoothing': 0.1},
+  'mixup': {'mixup': 0.2},
+  'distillation': {'distillation': 0.5},
+  'equilibrium': {'gradient_equilibrium': True},
+  'boosting': {'network.boosting': 0.5},
+  'trunk': {'trunk_epochs': 5.0},
+  'ema': {'ema_decay': 0.995},
+}
+# Of 12.8 M multiply-adds at the last of five exits.
+_SIZES = {
+  'family': 'msdnet',
+  'channels': 8,
+  'scales': 3,
+  'blocks': 5,
+  'base': 2,
+  'step': 1,
+  'growth': 4,
+}
+
+
+def changes(case: str) -> dict[str, Any]:
+  """Returns the fields of a config that a case sets.
+
+  Args:
+    case: names of `OPTIONS` with a + between them.
+
+  Raises:
+    UsageError: there is no such option, or two set one field.
+  """
+  found: dict[str, Any] = {}
+  for name in case.split('+'):
+    if name not in OPTIONS:
+      raise UsageError(
+        f'--cases {case}: there is no {name!r}, but {", ".join(OPTIONS)}.'
+      )
+    for field, value in OPTIONS[name].items():
+      if f'train.{field}' in found:
+        raise UsageError(f'--cases {case}: two of them set train.{field}.')
+      found[f'train.{field}'] = value
+  return found
+
+
+def run_case(
+  config: Any, case: str, workdir: str, listener: interruption.Interruption
+) -> list[dict[str, Any]]:
+  """Trains a case with all seeds of a config.
+
+  Args:
+    config: of a study of the plain training.
+    case: see `changes`.
+    workdir: of all cases.
+    listener: may ask to stop.
+
+  Returns:
+    A record for each seed: `case`, `seed`, `held_out` and `test`, accuracies
+    of all exits, `macs` of all exits and `seconds` of training.
+  """
+  figure = entries.Figure(
+    case, 'exits', (entries.Entry(case, case, changes=changes(case)),)
+  )
+  plan, _ = experiments.run_study(
+    config, os.path.join(workdir, case), figure, listener
+  )
+  records = []
+  for seed in config.study.seeds:
+    folder = plan.trainings[case, seed].workdir(os.path.join(workdir, case))
+    lines = metrics.read_metrics(os.path.join(folder, 'train/metrics.jsonl'))
+    judged = files.read_json(os.path.join(folder, 'evaluate/anytime.json'))
+    records.append(
+      {
+        'case': case,
+        'seed': seed,
+        'held_out': lines[-1]['holdout_accuracy'],
+        'test': [exit_['accuracy'] for exit_ in judged['exits']],
+        'macs': [exit_['macs'] for exit_ in judged['exits']],
+        'seconds': sum(line['seconds'] for line in lines),
+      }
+    )
+  return records
+
+
+def gains(
+  records: Sequence[Mapping[str, Any]], case: str, images: str
+) -> list[float]:
+  """Returns by how much a case is better than the plain training.
+
+  Args:
+    records: see `run_case`.
+    case: which.
+    images: 'held_out' or 'test'.
+
+  Returns:
+    Differences of the means over exits, one for each seed that both have.
+  """
+  means = {
+    (record['case'], record['seed']): statistics.fmean(record[images])
+    for record in records
+  }
+  return [
+    value - means[PLAIN, seed]
+    for (name, seed), value in means.items()
+    if name == case and (PLAIN, seed) in means
+  ]
+
+
+def rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+  """Returns the rows of the table, its heads first, the best case first.
+
+  Args:
+    records: see `run_case`.
+  """
+  cases = {record['case'] for record in records} - {PLAIN}
+
+  def by_held_out(case: str) -> float:
+    return statistics.fmean(gains(records, case, 'held_out') or [-1.0])
+
+  found = [['options', 'seeds', 'gain, held out', 'gain, test', 'last exit']]
+  last = {
+    case: [r['test'][-1] for r in records if r['case'] == case]
+    for case in {PLAIN, *cases}
+  }
+  for case in [PLAIN, *sorted(cases, key=by_held_out, reverse=True)]:
+    row = [case, f'{len(last[case])}']
+    for images in 'held_out', 'test':
+      row.append(
+        '–' if case == PLAIN else _spread(gains(records, case, images))
+      )
+    found.append([*row, f'{statistics.fmean(last[case] or [0.0]):.2%}'])
+  return found
+
+
+def _spread(values: Sequence[float]) -> str:
+  """Returns a mean and a deviation over seeds, in points."""
+  if not values:
+    return '–'
+  points = [100 * value for value in values]
+  spread = f' ± {statistics.stdev(points):.2f}' if len(points) > 1 else ''
+  return f'{statistics.fmean(points):+.2f}{spread}'
+
+
+def main(listener: interruption.Interruption) -> None:
+  """Runs what is left, and prints the table.
+
+  Args:
+    listener: may ask to stop.
+  """
+  parser = experiments.parser(__doc__, 'runs/options')
+  parser.set_defaults(train_epochs=15)
+  parser.add_argument('--cases', nargs='+', default=list(OPTIONS))
+  parser.add_argument('--holdout', type=int, default=2000, help='images')
+  parser.add_argument('--json', type=paths.expand, required=True)
+  args = parser.parse_args()
+  for case in args.cases:
+    changes(case)
+  result = {'records': []}
+  if files.is_file(args.json):
+    result = files.read_json(args.json)
+  told = [a for a in sys.argv[1:] if not a.startswith('--cases=')]
+  for case in args.cases:
+    there = {r['seed'] for r in result['records'] if r['case'] == case}
+    seeds = [seed for seed in args.seeds if seed not in there]
+    if not seeds:
+      continue
+    args.seeds, kept = seeds, args.seeds
+    config = experiments.build_config(args)
+    args.seeds = kept
+    config.dataset.train_images = args.images + args.holdout
+    config.dataset.holdout = args.holdout
+    config.train.network.update(_SIZES)
+    config.train.update(learning_rate=0.1, weight_decay=1e-4, clip=0.0)
+    records = run_case(config, case, args.workdir, listener)
+    result = {
+      'command': shlex.join(['python', 'benchmarks/options.py', *told]),
+      'machine': f'{os.cpu_count()} cores, {platform.machine()}',
+      'ms_ranas_jax': __version__,
+      'images': args.images,
+      'epochs': args.train_epochs,
+      'sizes': _SIZES,
+      'options': OPTIONS,
+      'records': [*result['records'], *records],
+    }
+    files.write_json(args.json, result)
+  for row in rows(result['records']):
+    print(f'| {" | ".join(row)} |')
+
+
+if __name__ == '__main__':
+  experiments.run(main)
