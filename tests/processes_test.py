@@ -34,6 +34,11 @@ _ARGUMENTS = (
   '--config.train.network.nodes=1',
   '--config.train.network.scales=1',
   '--config.search.chunk_steps=4',
+  '--config.train.label_smoothing=0.1',
+  '--config.train.mixup=0.3',
+  '--config.train.ema_decay=0.9',
+  '--config.train.warmup_epochs=0.2',
+  '--config.train.nesterov=True',
   # Three kinds, one of them with BNs, compile sooner than all eight.
   '--config.search.primitives=("none","skip_connect","sep_conv_3x3")',
 )
