@@ -189,16 +189,9 @@ class Network(protocol.SteppedNetwork):
         plan, features, weights, train, drop_path
       )
     exit_ = self.plan.exits[step]
-    x = features[exit_.feature.name]
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    pooled = jnp.mean(x, axis=(1, 2), dtype=wide)
-    bound = layers.uniform_fan_in(exit_.feature.channels)
-    logits = nn.Dense(
-      self.plan.spec.num_classes,
-      kernel_init=bound,
-      bias_init=bound,
-      name=exit_.name,
-    )(pooled)
+    logits = layers.classify(
+      features[exit_.feature.name], self.plan.spec.num_classes, exit_.name
+    )
     kept = grid.carried_features(self.plan, step)
     return {name: features[name] for name in kept}, logits
 
