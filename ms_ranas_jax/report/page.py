@@ -68,6 +68,7 @@ _COLUMNS = (
   _Column('flops_msdnet', 'flops (MSDNet), 10⁶', 1e-6, None),
   _Column('params', 'params so far'),
   _Column('total_params', 'params in all'),
+  _Column('params_deployed', 'params deployed'),
   _Column('peak_activation_bytes', 'peak activations, KiB', 1 / 1024),
 )
 

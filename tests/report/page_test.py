@@ -156,6 +156,7 @@ def test_the_table_of_exits(finished):
     'flops (MSDNet), 10⁶': '131.4',
     'params so far': '5,000,000',
     'params in all': '5,000,000',
+    'params deployed': '4,500,000',
     'peak activations, KiB': '773',
   }
   assert dict(zip(head, rows[0]))['macs, % of last'] == '12.0'
