@@ -11,6 +11,7 @@ from ms_ranas_jax import plain_form
 from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.baselines import msdnet
 from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.baselines import resnet8
 from ms_ranas_jax.costs import cost
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import genotype
@@ -107,6 +108,7 @@ _FAMILIES = {
       4, 2, 2, 1, scales=2, stem='imagenet', image_shape=(24, 20, 3)
     )
   ),
+  'resnet8': resnet8.build_resnet8(resnet8.ResNet8Spec(exits=(0, 1))),
 }
 
 

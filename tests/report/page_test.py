@@ -14,6 +14,7 @@ import pytest
 
 from ms_ranas_jax import errors
 from ms_ranas_jax.baselines import cells as published_cells
+from ms_ranas_jax.baselines import resnet8
 from ms_ranas_jax.report import alphas
 from ms_ranas_jax.report import page
 from ms_ranas_jax.search import alphas as alphas_lib
@@ -356,6 +357,16 @@ def test_only_the_search(workdir, plan, primitives, plain_figures):
   assert 'The network has not been evaluated' in text
   assert 'No training has been recorded' in text
   assert 'No search has been recorded' not in text
+
+
+def test_a_resnet8(tmp_path, primitives, plain_figures):
+  resnet = resnet8.build_plan(resnet8.ResNet8Spec(exits=(0,)))
+  trained = page.Trained(resnet)
+  _, reader, text = _read(
+    page.write_report(str(tmp_path), None, trained, primitives)
+  )
+  assert len(reader.images) == 1
+  assert 'the first exit that needs a stack.' in text
 
 
 def test_a_training_of_another_genotype(
