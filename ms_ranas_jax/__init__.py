@@ -27,6 +27,9 @@ if typing.TYPE_CHECKING:
   from ms_ranas_jax.baselines.msdnet import MSDNet
   from ms_ranas_jax.baselines.msdnet import build_msdnet
   from ms_ranas_jax.baselines.msdnet_plan import MSDNetSpec
+  from ms_ranas_jax.baselines.resnet8 import ResNet8
+  from ms_ranas_jax.baselines.resnet8 import ResNet8Spec
+  from ms_ranas_jax.baselines.resnet8 import build_resnet8
   from ms_ranas_jax.costs.cost import NetworkCost
   from ms_ranas_jax.costs.cost import network_cost
   from ms_ranas_jax.costs.linear_cost import CostTables
@@ -107,6 +110,8 @@ __all__ = [
   'PRIMITIVES',
   'Plan',
   'Pool',
+  'ResNet8',
+  'ResNet8Spec',
   'SearchState',
   'Separable',
   'Skip',
@@ -119,6 +124,7 @@ __all__ = [
   'build_model',
   'build_msdnet',
   'build_plan',
+  'build_resnet8',
   'cost_range',
   'cost_tables',
   'derive_capped',
@@ -179,6 +185,8 @@ _PLACES = types.MappingProxyType(
     'PRIMITIVES': 'space.operations',
     'Plan': 'space.grid',
     'Pool': 'space.operations',
+    'ResNet8': 'baselines.resnet8',
+    'ResNet8Spec': 'baselines.resnet8',
     'SearchState': 'search.bilevel',
     'Separable': 'space.operations',
     'Skip': 'space.operations',
@@ -191,6 +199,7 @@ _PLACES = types.MappingProxyType(
     'build_model': 'model.model',
     'build_msdnet': 'baselines.msdnet',
     'build_plan': 'space.grid',
+    'build_resnet8': 'baselines.resnet8',
     'cost_range': 'search.constrained',
     'cost_tables': 'costs.linear_cost',
     'derive_capped': 'search.constrained',

@@ -16,6 +16,8 @@ from ms_ranas_jax import plain_form as plain_form_lib
 from ms_ranas_jax.baselines import msdnet
 from ms_ranas_jax.baselines import msdnet_plain_form
 from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.baselines import resnet8
+from ms_ranas_jax.baselines import resnet8_plain_form
 from ms_ranas_jax.costs import width
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.sections import TrainConfig
@@ -32,7 +34,7 @@ from ms_ranas_jax.space.protocol import Plan
 
 ImageFormat = tuple[tuple[int, int, int], int]
 _FIELD = 'train.network'
-GRID, MSDNET = 'grid', 'msdnet'
+GRID, MSDNET, RESNET8 = 'grid', 'msdnet', 'resnet8'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,13 @@ def _build_msdnet(
   return msdnet.build_msdnet(spec, **attributes)
 
 
+def _build_resnet8(
+  spec: resnet8.ResNet8Spec, genotype: None, **attributes: Any
+) -> resnet8.ResNet8:
+  del genotype
+  return resnet8.build_resnet8(spec, **attributes)
+
+
 FAMILIES: Mapping[str, Family] = types.MappingProxyType(
   {
     GRID: Family(
@@ -116,6 +125,14 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       options=('gradient_equilibrium',),
       has_not=('genotype', 'drop_path', 'remat'),
       plain_form=msdnet_plain_form.build,
+    ),
+    RESNET8: Family(
+      config=resnet8.ResNet8Config,
+      spec=resnet8.ResNet8Spec,
+      sizes=resnet8.resnet8_spec,
+      plan=resnet8.build_plan,
+      build=_build_resnet8,
+      plain_form=resnet8_plain_form.build,
     ),
   }
 )

@@ -233,6 +233,19 @@ class Builder:
       kernel = kernel * factor
     return self.add(Convolution(kernel, bias, **fields), [x], output)
 
+  def classifier(self, x: str, dense: Mapping[str, Any], output: str) -> str:
+    """Adds a classifier; returns its output.
+
+    Args:
+      x: what it reads.
+      dense: 'kernel' (channels, classes) and 'bias' (classes,).
+      output: the name of its output.
+    """
+    kernel, bias = (
+      np.asarray(dense[n], np.float32) for n in ('kernel', 'bias')
+    )
+    return self.add(Classifier(kernel, bias), [x], output)
+
   def relu(self, x: str) -> str:
     """Adds a ReLU, once for all that read it in a step."""
     if x not in self._rectified:

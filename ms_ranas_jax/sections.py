@@ -1,7 +1,8 @@
 """The sections of a config: every field once, with all that is known of it.
 
 What one family of networks or one search method has for itself stands with it:
-`grid.GridConfig`, `msdnet_plan.MSDNetConfig`, `methods`.
+`grid.GridConfig`, `msdnet_plan.MSDNetConfig`, `resnet8.ResNet8Config`,
+`methods`.
 """
 
 from __future__ import annotations

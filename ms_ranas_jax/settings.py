@@ -20,8 +20,13 @@ _FAMILY, _METHOD = families.GRID, 'bilevel'
 
 
 def _kinds(family: str, method: str) -> Iterator[tuple[str, type]]:
-  """Yields (section, class of its fields), those that are asked for last."""
-  for found in (*families.FAMILIES.values(), families.named(family)):
+  """Yields (section, class of its fields), those that are asked for last.
+
+  Where two have a field of one name, its default is that of the later.
+  """
+  # The first family is that of a config that says nothing.
+  others = list(families.FAMILIES.values())[::-1]
+  for found in (*others, families.named(family)):
     yield _NETWORK, found.config
   for made in (*methods.METHODS.values(), methods.named(method)):
     yield _SEARCH, made.config

@@ -16,6 +16,7 @@ _COLUMNS: tuple[_Column, ...] = (
   ('flops_msdnet', 'flops (MSDNet)', '{:,}'),
   ('params', 'params read', '{:,}'),
   ('total_params', 'params in all', '{:,}'),
+  ('params_deployed', 'params deployed', '{:,}'),
   ('peak_activation_bytes', 'peak activations (bytes in float32)', '{:,}'),
 )
 _SEED_COLUMNS: tuple[_Column, ...] = (

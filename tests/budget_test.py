@@ -83,10 +83,10 @@ def test_bytes_count_in_the_type_that_is_shipped(tmp_path):
   assert params['int8'] > 1.5 * params['bfloat16']
 
 
-@pytest.mark.parametrize('family', ['grid', 'msdnet'])
+@pytest.mark.parametrize('family', families.FAMILIES)
 def test_every_family_has_a_widest(family):
   fields = {'train.network.family': family, 'train.budget.params': 600_000.0}
-  if family == 'msdnet':
+  if family != 'grid':
     fields['train.genotype'] = ''
   config = _config(**fields)
   found = families.train_network(
@@ -120,10 +120,10 @@ def test_a_width_that_is_set_must_fit(limit, dtype, words, tmp_path):
     _described(config, tmp_path)
 
 
-@pytest.mark.parametrize('family', ['grid', 'msdnet'])
+@pytest.mark.parametrize('family', families.FAMILIES)
 def test_what_fits_in_a_smaller_type_does_not_in_a_larger(family):
   config = _config(**{'train.network.family': family})
-  if family == 'msdnet':
+  if family != 'grid':
     config.train.genotype = ''
   taken = width.measured(_network(config, 12), 'int8')['bytes']
   config.train.budget.update(bytes=float(taken), dtype='int8')

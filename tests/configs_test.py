@@ -31,6 +31,7 @@ _NAMES = {
   'digits',
   'msdnet_cifar10',
   'msdnet_cifar100',
+  'resnet8',
   'study',
 }
 # The recipe of DARTS, which the paper follows.
@@ -210,6 +211,18 @@ def test_msdnet_has_its_own_recipe(load, name):
     'prune': 'max',
     'stem': 'cifar',
   }.items() <= config.train.network.to_dict().items()
+
+
+def test_resnet8_is_that_of_mlperf_tiny(load):
+  config = load('resnet8')
+  assert config.dataset.name == 'cifar10'
+  _has(config.dataset, {'crop_padding': 4, 'flip': True, 'holdout': 2000})
+  assert config.stages == ('describe', 'train', 'evaluate', 'report')
+  network = config.train.network
+  assert (network.family, network.channels) == ('resnet8', 16)
+  assert network.exits == 'last'
+  config = load('resnet8', '--config.train.network.exits=0,1')
+  assert settings.parse(config).train.network.exits == (0, 1)
 
 
 def test_darts_with_exits(load):

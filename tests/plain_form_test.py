@@ -8,6 +8,11 @@ import pytest
 
 from ms_ranas_jax import families
 from ms_ranas_jax import plain_form
+from ms_ranas_jax.baselines import cells
+from ms_ranas_jax.baselines import msdnet
+from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.baselines import resnet8
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
@@ -78,6 +83,51 @@ def test_an_operation_of_one_s_own(network, variables):
 
   off = np.abs(np.stack(run(images)) - expected).max()
   assert off <= 1e-5 * np.abs(expected).max()
+
+
+_DRAWN = genotype.Genotype(
+  (('sep_conv_3x3', 0), ('dil_conv_5x5', 1), ('skip_connect', 0), ('mine', 2)),
+  (2, 3),
+  (('skip_connect', 0), ('conv_7x1_1x7', 1), ('max_pool_3x3', 0), ('mine', 2)),
+  (2, 3),
+)
+_FAMILIES = {
+  'grid': network_lib.derived_network(
+    grid.NetworkSpec(4, 4, 2, scales=2, image_shape=SHAPE),
+    _DRAWN,
+    {**ops.OPERATIONS, 'mine': MINE},
+  ),
+  'grid, a published cell': network_lib.derived_network(
+    grid.NetworkSpec(2, 5, 4), cells.DARTS_V2
+  ),
+  'msdnet': msdnet.build_msdnet(
+    msdnet_plan.MSDNetSpec(4, 4, 2, 1, prune='min')
+  ),
+  'msdnet, imagenet stem': msdnet.build_msdnet(
+    msdnet_plan.MSDNetSpec(
+      4, 2, 2, 1, scales=2, stem='imagenet', image_shape=(24, 20, 3)
+    )
+  ),
+  'resnet8': resnet8.build_resnet8(resnet8.ResNet8Spec(exits=(0, 1))),
+}
+
+
+@pytest.mark.parametrize('name', _FAMILIES)
+def test_params_deployed_are_what_the_plain_form_holds(name, fill):
+  network = _FAMILIES[name]
+  images = np.zeros((1, *network.plan.spec.image_shape), np.float32)
+  variables = fill(network, images, train=False)
+  value = {'family': name.partition(',')[0]}
+  form = families.plain_form(value, network, variables)
+  held, expected = 0, []
+  for step in form.steps:
+    for node in step.nodes:
+      if isinstance(node.layer, plain_form.Convolution | plain_form.Classifier):
+        held += node.layer.kernel.size + node.layer.bias.size
+    expected.append(held)
+  found = cost.network_cost(network)
+  assert [exit_.params_deployed for exit_ in found.exits] == expected
+  assert found.params_deployed == held
 
 
 def test_steps_carry_what_later_ones_read(network, variables):

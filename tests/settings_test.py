@@ -10,6 +10,7 @@ from ms_ranas_jax import families
 from ms_ranas_jax import fields
 from ms_ranas_jax import settings
 from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.baselines import resnet8
 from ms_ranas_jax.data import datasets
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import grid
@@ -116,6 +117,7 @@ _ALSO_GOOD = [
   ('train.drop_path', 0),
   ('train.schedule', 'step'),
   ('train.network.family', 'msdnet'),
+  ('train.network.family', 'resnet8'),
   ('train.network.growth_factors', [1, 2]),
   ('train.network.bottleneck_factors', (0, 0)),
   ('train.network.prune', 'min'),
@@ -233,6 +235,8 @@ def test_a_step_schedule_has_no_end_of_a_cosine():
     ('msdnet', 'nodes', 3),
     ('msdnet', 'exits', 'last'),
     ('msdnet', 'scale_growth', 3),
+    ('resnet8', 'scales', 3),
+    ('resnet8', 'blocks', 4),
   ],
 )
 def test_what_a_family_has_not_is_refused(family, name, value):
@@ -338,6 +342,27 @@ def test_msdnet_spec_takes_the_sizes_over():
     bottleneck_factors=(0, 3),
     prune='min',
     stem='imagenet',
+    image_shape=(9, 10, 2),
+    num_classes=7,
+  )
+
+
+def test_a_field_of_two_families_has_the_default_of_the_one_asked_for():
+  for family in families.FAMILIES:
+    config = default_config.get_config(family)
+    own = 'last' if family == 'resnet8' else _DEFAULTS['train.network.exits']
+    assert config.train.network.exits == own
+    settings.parse(config)
+
+
+@pytest.mark.parametrize('exits', ['all_but_first', [0, 1]])
+def test_resnet8_spec_takes_the_sizes_over(exits):
+  config = default_config.get_config('resnet8')
+  config.train.network.update(channels=6, exits=exits)
+  network = settings.parse(config).train.network
+  assert resnet8.resnet8_spec(network, (9, 10, 2), 7) == resnet8.ResNet8Spec(
+    channels=6,
+    exits=exits if isinstance(exits, str) else (0, 1),
     image_shape=(9, 10, 2),
     num_classes=7,
   )

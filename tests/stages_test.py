@@ -16,7 +16,7 @@ from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import metrics
 
-_COST = {'params', 'macs', 'flops_msdnet', 'exits'}
+_COST = {'params', 'macs', 'flops_msdnet', 'params_deployed', 'exits'}
 _EXIT_COST = {
   'exit',
   'layer',
@@ -25,6 +25,7 @@ _EXIT_COST = {
   'params',
   'total_params',
   'peak_activation_bytes',
+  'params_deployed',
 }
 _PRIMITIVES = ('none', 'max_pool_3x3', 'skip_connect', 'sep_conv_3x3')
 _LAYERS = 3
@@ -151,7 +152,7 @@ def _check_cost(cost, num_exits):
     assert exit_['exit'] == index
     assert exit_['total_params'] == cost['params']
   # Costs are cumulative, and the last exit needs the whole network.
-  for name in 'layer', 'macs', 'flops_msdnet', 'params':
+  for name in 'layer', 'macs', 'flops_msdnet', 'params', 'params_deployed':
     values = [exit_[name] for exit_ in cost['exits']]
     assert values == sorted(set(values)), name
   assert cost['exits'][-1]['params'] == cost['params']

@@ -176,6 +176,17 @@ _PROGRAMS = {
     },
     False,
   ),
+  'ResNet8': (
+    {
+      'train.genotype': '',
+      'train.network.family': 'resnet8',
+      # What it has not, at its default.
+      'train.network.layers': 5,
+      'train.network.nodes': 2,
+      'train.network.scales': 2,
+    },
+    False,
+  ),
 }
 
 

@@ -6,7 +6,6 @@ test images are read here alone.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import Any, NamedTuple
 
@@ -103,7 +102,7 @@ def evaluate_exits(
       'temperature': temperature,
       'calibration_error_before': before,
       'calibration_error': after,
-      **dataclasses.asdict(exit_cost),
+      **exit_cost.to_dict(),
     }
     for exit_cost, exit_logits, right, loss, temperature, before, after in zip(
       cost_lib.network_cost(steps.network).exits,

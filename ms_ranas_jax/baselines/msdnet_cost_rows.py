@@ -37,8 +37,8 @@ def _imagenet_stem(
   height: int, width: int, channels: int, features: int
 ) -> Layers:
   conv, *rest = _conv_norm_relu(height, width, channels, features, 7, 2)
-  bias = layer_cost.Layer(
-    params=features, elements=conv.elements, in_place=True
+  bias = layer_cost.bias(
+    msdnet_plan.halved(height), msdnet_plan.halved(width), features
   )
   rows, columns = (
     msdnet_plan.halved(msdnet_plan.halved(size)) for size in (height, width)

@@ -143,12 +143,4 @@ def _exit(
       stride=(2, 2),
     )
     x = builder.relu(x)
-  dense = module.params['dense']
-  return builder.add(
-    plain_form.Classifier(
-      np.asarray(dense['kernel'], np.float32),
-      np.asarray(dense['bias'], np.float32),
-    ),
-    [x],
-    exit_.name,
-  )
+  return builder.classifier(x, module.params['dense'], exit_.name)

@@ -16,7 +16,7 @@ from typing import Any
 from ms_ranas_jax.space.protocol import AnytimeNetwork
 from ms_ranas_jax.space.protocol import CostRow
 
-METRICS = ('macs', 'flops_msdnet', 'params')
+METRICS = ('macs', 'flops_msdnet', 'params', 'params_deployed')
 BYTES_PER_FLOAT32 = 4
 
 
@@ -34,6 +34,8 @@ class ExitCost:
     peak_activation_bytes: the most activation memory at any time up to this
       exit, batch 1, of the network cut off after it. ReLU, BN and sums are in
       place; the working memory of a convolution is not counted.
+    params_deployed: what is left of `params` with every BN folded, see
+      `layer_cost`; None where a file of an earlier version does not say.
   """
 
   exit: int
@@ -43,6 +45,12 @@ class ExitCost:
   params: int
   total_params: int
   peak_activation_bytes: int
+  params_deployed: int | None = None
+
+  def to_dict(self) -> dict[str, int]:
+    """Returns what is known, ready for JSON."""
+    values = dataclasses.asdict(self)
+    return {name: v for name, v in values.items() if v is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +60,7 @@ class NetworkCost:
   params: int
   macs: int
   flops_msdnet: int
+  params_deployed: int
   exits: tuple[ExitCost, ...]
 
   def to_dict(self) -> dict[str, Any]:
@@ -60,7 +69,8 @@ class NetworkCost:
       'params': self.params,
       'macs': self.macs,
       'flops_msdnet': self.flops_msdnet,
-      'exits': [dataclasses.asdict(exit_) for exit_ in self.exits],
+      'params_deployed': self.params_deployed,
+      'exits': [exit_.to_dict() for exit_ in self.exits],
     }
 
 
@@ -133,4 +143,6 @@ def network_cost(network: AnytimeNetwork) -> NetworkCost:
       )
     )
   last = exits[-1]
-  return NetworkCost(last.params, last.macs, last.flops_msdnet, tuple(exits))
+  return NetworkCost(
+    exits=tuple(exits), **{m: getattr(last, m) for m in METRICS}
+  )

@@ -252,7 +252,7 @@ def manifest(model: model_lib.Model, exported: Exported) -> dict[str, Any]:
     'class_names': model.class_names,
     'exits': [
       {
-        **dataclasses.asdict(exit_),
+        **exit_.to_dict(),
         'accuracy': accuracy,
         'temperature': temperature,
       }

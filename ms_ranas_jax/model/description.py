@@ -141,6 +141,7 @@ class _Malformed(ValueError):
 
 def _to_json(description: Description) -> dict[str, Any]:
   value: dict[str, Any] = dataclasses.asdict(description)
+  value['exits'] = [exit_.to_dict() for exit_ in description.exits]
   if description.evaluation is not None:
     # The keys of a JSON object are texts, and these are numbers.
     thresholds = value['evaluation']['thresholds']
@@ -188,11 +189,12 @@ def _from_json(value: Mapping[str, Any]) -> Description:
 
 def _exit(value: Any) -> ExitCost:
   names = [field.name for field in dataclasses.fields(ExitCost)]
-  if not isinstance(value, dict) or set(value) != set(names):
+  # Files of earlier versions lack one.
+  if not isinstance(value, dict) or {*value, 'params_deployed'} != set(names):
     raise _Malformed(f'an entry of "exits" has not the fields {names}')
-  for name in names:
-    if type(value[name]) is not int or value[name] < 0:
-      raise _Malformed(f'"exits": {name} = {value[name]!r} is no whole number')
+  for name, number in value.items():
+    if type(number) is not int or number < 0:
+      raise _Malformed(f'"exits": {name} = {number!r} is no whole number')
   return ExitCost(**value)
 
 

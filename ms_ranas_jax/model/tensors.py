@@ -7,7 +7,6 @@ the safetensors library writes (https://github.com/huggingface/safetensors).
 from __future__ import annotations
 
 from collections.abc import Mapping
-import dataclasses
 import hashlib
 import json
 import os
@@ -76,7 +75,7 @@ def describe(
     'mean': description.mean,
     'std': description.std,
     'num_classes': len(description.class_names),
-    'exits': [dataclasses.asdict(exit_) for exit_ in description.exits],
+    'exits': [exit_.to_dict() for exit_ in description.exits],
   }
   digest = hashlib.sha256(data)
   digest.update(json.dumps(decides, sort_keys=True).encode())

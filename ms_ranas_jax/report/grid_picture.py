@@ -1,9 +1,9 @@
 """A network's layers and scales: what each step computes, where exits stand.
 
 Layers run to the right, scales downwards, the finest on top. A square is a
-cell of the grid, or the features of a layer of MSDNet (a round one the stem);
-its colour is that of the step, that is of the first exit that needs it. Squares
-that are not built are dotted.
+cell of the grid, the features of a layer of MSDNet, or a stack of ResNet8 (a
+round one the stem); its colour is that of the step, that is of the first exit
+that needs it. Squares that are not built are dotted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.baselines import resnet8
 from ms_ranas_jax.report import style
 from ms_ranas_jax.space import grid
 
@@ -28,13 +29,14 @@ _LEFT = 56.0
 _TOP = 46.0
 
 Place = tuple[int, int]
+AnyPlan = grid.Plan | msdnet_plan.Plan | resnet8.Plan
 
 
 @dataclasses.dataclass(frozen=True)
 class _Square:
   """A square: the feature that it makes, from the squares at some places."""
 
-  feature: grid.Feature | msdnet_plan.Feature
+  feature: grid.Feature | msdnet_plan.Feature | resnet8.Feature
   step: int
   sources: tuple[Place, ...]
 
@@ -77,7 +79,15 @@ def _places(
   return tuple(sorted((f.layer, f.scale) for f in features if f is not None))
 
 
-def _picture(plan: grid.Plan | msdnet_plan.Plan) -> _Picture:
+def _picture(plan: AnyPlan) -> _Picture:
+  spec = plan.spec
+  if isinstance(plan, resnet8.Plan):
+    sources = [(), *(((f.layer, f.scale),) for f in plan.features)]
+    row = [
+      _Square(feature, feature.step, source)
+      for feature, source in zip(plan.features, sources)
+    ]
+    return _Picture(spec.layers, spec.scales, tuple(row), {})
   if isinstance(plan, grid.Plan):
     layers = grid.reduction_layers(plan.spec.layers)
     marks = dict.fromkeys(layers, 'reduction')
@@ -101,7 +111,6 @@ def _picture(plan: grid.Plan | msdnet_plan.Plan) -> _Picture:
       )
       for node in plan.nodes
     ]
-  spec = plan.spec
   return _Picture(spec.layers, spec.scales, (*_stems(plan), *rest), marks)
 
 
@@ -177,11 +186,11 @@ def _box(axes: Axes, square: _Square, color: str) -> None:
 
 
 @style.styled()
-def draw(plan: grid.Plan | msdnet_plan.Plan) -> Figure:
+def draw(plan: AnyPlan) -> Figure:
   """Draws a plan.
 
   Args:
-    plan: the network, of either family.
+    plan: the network, of any family of the package.
 
   Returns:
     The figure, as large as the network needs. Each square says height x width

@@ -35,7 +35,6 @@ from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import protocol
 
 PAGE_NAME = 'report.html'
-AnyPlan = grid.Plan | msdnet_plan.Plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +67,7 @@ _COLUMNS = (
   _Column('flops_msdnet', 'flops (MSDNet), 10⁶', 1e-6, None),
   _Column('params', 'params so far'),
   _Column('total_params', 'params in all'),
+  _Column('params_deployed', 'params deployed'),
   _Column('peak_activation_bytes', 'peak activations, KiB', 1 / 1024),
 )
 
@@ -250,7 +250,7 @@ def _grid_figure(
   what: str,
   cost: Mapping[str, Any] | None,
 ) -> None:
-  if not isinstance(plan, AnyPlan):
+  if not isinstance(plan, grid_picture.AnyPlan):
     return  # of a family of one's own, which has no picture here
   caption = (
     f'The network {what}: layers to the right, scales downwards. Numbers: '
@@ -262,12 +262,14 @@ def _grid_figure(
       'none and not built. Dark links come from the layer before, light ones '
       'from the layer before that.'
     )
-  else:
+  elif isinstance(plan, msdnet_plan.Plan):
     caption += (
       'that is the block; an exit ends it. A square hands on all features of '
       'its scale, side by side with new ones; at a transition a 1×1 '
       'convolution halves them. Dotted squares are scales that have ended.'
     )
+  else:
+    caption += 'that is the first exit that needs a stack.'
   if cost is not None and {'params', 'macs'} <= set(cost):
     caption += (
       f' {cost["params"]:,} params, {cost["macs"] / 1e6:,.4g} · 10⁶ macs.'

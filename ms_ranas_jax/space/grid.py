@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.fields import Rule
@@ -27,6 +28,19 @@ LAST = 'last'
 LINKS = DENSE, SEPARABLE = 'dense', 'separable'
 
 
+def exits_field(default: str, meaning: str) -> Any:
+  """Returns the field of families that choose their exits."""
+  return field(
+    default,
+    Rule(
+      lambda v: isinstance(v, str) or is_sequence_of(is_whole)(v),
+      f"'{ALL_BUT_FIRST}', '{LAST}' or a tuple of layers",
+      mixed=True,
+    ),
+    meaning,
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class _GridSizes:
   layers: int = field(
@@ -37,14 +51,8 @@ class _GridSizes:
   scale_growth: int = field(
     2, whole(1), 'channels of a scale over those of the finer one'
   )
-  exits: str | tuple[int, ...] = field(
-    ALL_BUT_FIRST,
-    Rule(
-      lambda v: isinstance(v, str) or is_sequence_of(is_whole)(v),
-      f"'{ALL_BUT_FIRST}', '{LAST}' or a tuple of layers",
-      mixed=True,
-    ),
-    'the layers with a classifier',
+  exits: str | tuple[int, ...] = exits_field(
+    ALL_BUT_FIRST, 'the layers with a classifier'
   )
   stem_multiplier: int = field(
     0,

@@ -52,14 +52,8 @@ def build(
       )
     for cell in (c for c in plan.cells if c.step == step):
       _cell(builder, network, cell, variables)
-    dense = variables['params'][exit_.name]
-    own = builder.add(
-      plain_form.Classifier(
-        np.asarray(dense['kernel'], np.float32),
-        np.asarray(dense['bias'], np.float32),
-      ),
-      [exit_.feature.name],
-      exit_.name,
+    own = builder.classifier(
+      exit_.feature.name, variables['params'][exit_.name], exit_.name
     )
     carried = grid.carried_features(plan, step)
     steps.append(protocol.end_plain_step(builder, plan, step, own, carried))

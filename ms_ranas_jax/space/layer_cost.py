@@ -1,6 +1,6 @@
 """What single layers cost: the rows that the cost model adds up.
 
-Three counts, all of one image:
+What is counted, for one image:
 
 - `macs`: multiply-adds of convolutions and dense layers, nothing else; the
   project's own unit.
@@ -9,6 +9,10 @@ Three counts, all of one image:
   of a ReLU and of a global pool's input, one per window element of a pool,
   none for batch normalisation.
 - `params`: trainable parameters.
+- `params_deployed`: those that are left to be held on a chip once every BN is
+  folded into the convolution before it, as in the plain form: the kernel and a
+  bias for each feature of a convolution, also where no BN follows, and the
+  kernel and bias of a dense layer.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ class Layer:
     params: trainable parameters.
     elements: elements of the output.
     in_place: whether the output can overwrite the input.
+    folded: what folding takes from `params`, see the module; negative where it
+      adds some.
   """
 
   macs: int = 0
@@ -33,6 +39,12 @@ class Layer:
   params: int = 0
   elements: int = 0
   in_place: bool = False
+  folded: int = 0
+
+  @property
+  def params_deployed(self) -> int:
+    """Parameters once every BN is folded."""
+    return self.params - self.folded
 
 
 def convolution(
@@ -46,7 +58,16 @@ def convolution(
   """A convolution without bias; height and width are those of its output."""
   params = kernel[0] * kernel[1] * channels // groups * features
   macs = params * height * width
-  return Layer(macs, macs, params, height * width * features)
+  # A BN, or a `bias`, is folded into the bias that it gets.
+  return Layer(macs, macs, params, height * width * features, folded=-features)
+
+
+def bias(height: int, width: int, features: int) -> Layer:
+  """The bias of a convolution, in place."""
+  elements = height * width * features
+  return Layer(
+    params=features, elements=elements, in_place=True, folded=features
+  )
 
 
 def relu(height: int, width: int, channels: int) -> Layer:
@@ -55,12 +76,24 @@ def relu(height: int, width: int, channels: int) -> Layer:
   return Layer(flops_msdnet=elements, elements=elements, in_place=True)
 
 
-def norm(height: int, width: int, channels: int, affine: bool) -> Layer:
-  """A batch normalisation, in place, with or without scale and bias."""
+def norm(
+  height: int,
+  width: int,
+  channels: int,
+  affine: bool,
+  after_convolution: bool = True,
+) -> Layer:
+  """A batch normalisation, in place, with or without scale and bias.
+
+  Where no convolution stands before it, a factor and a shift for each channel
+  are left of it, whether it has a scale and bias or not.
+  """
+  params = 2 * channels if affine else 0
   return Layer(
-    params=2 * channels if affine else 0,
+    params=params,
     elements=height * width * channels,
     in_place=True,
+    folded=params if after_convolution else params - 2 * channels,
   )
 
 

@@ -329,6 +329,21 @@ class FactorizedReduce(nn.Module):
     )
 
 
+def classify(x: jax.Array, num_classes: int, name: str) -> jax.Array:
+  """Returns logits (batch, classes), float32: the mean over pixels, and dense.
+
+  Args:
+    x: (batch, height, width, channels).
+    num_classes: classes.
+    name: of the dense layer, a part of the module that calls this.
+  """
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  pooled = jnp.mean(x, axis=(1, 2), dtype=wide)
+  bound = uniform_fan_in(x.shape[-1])
+  dense = nn.Dense(num_classes, kernel_init=bound, bias_init=bound, name=name)
+  return dense(pooled)
+
+
 def conv_norm_layers(
   channels: int,
   features: int,

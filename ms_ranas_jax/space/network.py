@@ -214,15 +214,7 @@ class Network(protocol.SteppedNetwork):
     if self.gradient_equilibrium and train:
       x, onward = gradient_scale.in_equilibrium(x, step, self.num_exits)
       features[exit_.feature.name] = onward
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    pooled = jnp.mean(x, axis=(1, 2), dtype=wide)
-    bound = layers.uniform_fan_in(exit_.feature.channels)
-    logits = nn.Dense(
-      self.plan.spec.num_classes,
-      kernel_init=bound,
-      bias_init=bound,
-      name=exit_.name,
-    )(pooled)
+    logits = layers.classify(x, self.plan.spec.num_classes, exit_.name)
     kept = grid.carried_features(self.plan, step)
     return self.boosted(
       carried, {name: features[name] for name in kept}, logits, step

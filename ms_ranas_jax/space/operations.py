@@ -83,7 +83,11 @@ class Pool:
     height, width = _strided(height, stride), _strided(width, stride)
     rows = [layer_cost.pool(height, width, channels, kernel=3)]
     if search:
-      rows.append(layer_cost.norm(height, width, channels, affine=False))
+      rows.append(
+        layer_cost.norm(
+          height, width, channels, affine=False, after_convolution=False
+        )
+      )
     return tuple(rows)
 
 

@@ -1,6 +1,6 @@
 """What a family of networks has to give, so that one program serves them all.
 
-A family (the grid of cells, MSDNet) maps sizes to a network with numbered
+A family (the grid of cells, a baseline) maps sizes to a network with numbered
 exits. Initialization, training, evaluation and the cost model use what stands
 here and nothing else of it.
 
@@ -83,7 +83,7 @@ class NetworkConfig:
 
   family: str = field(
     'grid',
-    named('grid', 'msdnet'),
+    named('grid', 'msdnet', 'resnet8'),
     'of cells of a genotype, a baseline, or my_module:my_family',
   )
   channels: int | str = field(

@@ -77,6 +77,8 @@ def test_a_network_of_one_cell_by_hand():
   # Most is alive when the second input is made: the stem and both inputs.
   (exit_,) = found.exits
   assert exit_.peak_activation_bytes == 4 * (16 * 6 + 16 * 4 + 16 * 4)
+  # A bias in place of every BN's scale and bias.
+  assert found.params_deployed == found.params - (6 + 2 * 4 + 4)
   assert exit_ == cost.ExitCost(
     exit=0,
     layer=0,
@@ -85,6 +87,7 @@ def test_a_network_of_one_cell_by_hand():
     params=found.params,
     total_params=found.params,
     peak_activation_bytes=exit_.peak_activation_bytes,
+    params_deployed=found.params_deployed,
   )
 
 
@@ -237,7 +240,7 @@ def test_xla_leaves_padded_pixels_out():
 def test_the_form_that_describe_writes():
   found = cost.network_cost(_network('three scales'))
   value = json.loads(json.dumps(found.to_dict()))
-  assert set(value) == {'params', 'macs', 'flops_msdnet', 'exits'}
+  assert set(value) == {*cost.METRICS, 'exits'}
   assert value['params'] == found.params
   assert [set(exit_) for exit_ in value['exits']] == [
     {
@@ -248,6 +251,7 @@ def test_the_form_that_describe_writes():
       'params',
       'total_params',
       'peak_activation_bytes',
+      'params_deployed',
     }
   ] * 4
   assert value['exits'][1] == dataclasses.asdict(found.exits[1])

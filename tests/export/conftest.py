@@ -9,6 +9,7 @@ from ms_ranas_jax import families
 from ms_ranas_jax.baselines import cells
 from ms_ranas_jax.baselines import msdnet
 from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.baselines import resnet8
 from ms_ranas_jax.model import description as description_lib
 from ms_ranas_jax.model import model as model_lib
 from ms_ranas_jax.search import random_search
@@ -22,6 +23,7 @@ _IMAGES = 256
 _CASES = (
   'random_cells',
   'digits_msdnet',
+  'digits_resnet8',
   *(
     pytest.param(name, marks=pytest.mark.slow)
     for name in (
@@ -61,6 +63,9 @@ def _network(case):
       return _grid(cells.DARTS_V2, _DIGITS)
     case 'digits_msdnet':
       return _msdnet(_DIGITS, prune='min', boosting=0.25)
+    case 'digits_resnet8':
+      spec = resnet8.ResNet8Spec(4, 'all_but_first', _DIGITS)
+      return resnet8.build_resnet8(spec)
     case 'cifar10_grid':
       return _grid(cells.DARTS_V2, _CIFAR10, scales=3)
     case 'cifar10_msdnet':

@@ -238,6 +238,20 @@ def test_a_work_directory_stands_for_its_model(saved, tmp_path):
   assert model.class_names == ('cat', 'dog', 'owl', 'bee')
 
 
+def test_a_folder_of_an_earlier_version(evaluated, tmp_path):
+  """It does not say what is deployed, and its checksum is without that."""
+  exits = tuple(
+    dataclasses.replace(exit_, params_deployed=None)
+    for exit_ in evaluated.exits
+  )
+  description = dataclasses.replace(evaluated.description, exits=exits)
+  earlier = dataclasses.replace(evaluated, description=description)
+  earlier.save(str(tmp_path / 'model'))
+  written = json.loads((tmp_path / 'model/model.json').read_text())
+  assert all('params_deployed' not in exit_ for exit_ in written['exits'])
+  assert model_lib.load_model(tmp_path / 'model').exits == exits
+
+
 def test_a_home_folder_is_expanded(evaluated, tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   evaluated.save('~/copy')

@@ -249,6 +249,7 @@ def fill(workdir, plan, epochs=20, name='cifar10'):
       'params': params[k],
       'total_params': params[-1],
       'peak_activation_bytes': 786432 + 1024 * k,
+      'params_deployed': int(0.9 * params[k]),
     }
     for k, exit_ in enumerate(plan.exits)
   ]

@@ -4,6 +4,7 @@ from matplotlib import patches
 import pytest
 
 from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.baselines import resnet8
 from ms_ranas_jax.report import grid_picture
 from ms_ranas_jax.report import style
 from ms_ranas_jax.space import grid
@@ -102,3 +103,19 @@ def test_msdnet(prune, check_texts):
   links = sum(len(node.convolutions) for node in plan.nodes)
   vertical = plan.spec.scales - 1
   assert len(arrows) == links + vertical + len(plan.exits)
+
+
+def test_resnet8(check_texts):
+  plan = resnet8.build_plan(resnet8.ResNet8Spec(exits=(0,)))
+  figure = grid_picture.draw(plan)
+  check_texts(figure)
+  (axes,) = figure.axes
+  texts = [text.get_text() for text in axes.texts]
+  for text in '32×32\n16', '16×16\n32', '8×8\n64', 'exit 0', 'exit 1':
+    assert text in texts
+  arrows = [
+    patch
+    for patch in axes.patches
+    if isinstance(patch, patches.FancyArrowPatch)
+  ]
+  assert len(arrows) == 3 + len(plan.exits)

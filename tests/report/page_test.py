@@ -14,6 +14,7 @@ import pytest
 
 from ms_ranas_jax import errors
 from ms_ranas_jax.baselines import cells as published_cells
+from ms_ranas_jax.baselines import resnet8
 from ms_ranas_jax.report import alphas
 from ms_ranas_jax.report import page
 from ms_ranas_jax.search import alphas as alphas_lib
@@ -156,6 +157,7 @@ def test_the_table_of_exits(finished):
     'flops (MSDNet), 10⁶': '131.4',
     'params so far': '5,000,000',
     'params in all': '5,000,000',
+    'params deployed': '4,500,000',
     'peak activations, KiB': '773',
   }
   assert dict(zip(head, rows[0]))['macs, % of last'] == '12.0'
@@ -355,6 +357,16 @@ def test_only_the_search(workdir, plan, primitives, plain_figures):
   assert 'The network has not been evaluated' in text
   assert 'No training has been recorded' in text
   assert 'No search has been recorded' not in text
+
+
+def test_a_resnet8(tmp_path, primitives, plain_figures):
+  resnet = resnet8.build_plan(resnet8.ResNet8Spec(exits=(0,)))
+  trained = page.Trained(resnet)
+  _, reader, text = _read(
+    page.write_report(str(tmp_path), None, trained, primitives)
+  )
+  assert len(reader.images) == 1
+  assert 'the first exit that needs a stack.' in text
 
 
 def test_a_training_of_another_genotype(

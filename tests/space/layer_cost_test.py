@@ -9,6 +9,8 @@ def test_convolution():
   assert layer.macs == layer.flops_msdnet == 3 * 3 * 6 * 8 * 4 * 5
   assert layer.elements == 4 * 5 * 8
   assert not layer.in_place
+  # Whatever follows, it is given a bias.
+  assert layer.params_deployed == layer.params + 8
 
 
 def test_grouped_convolution():
@@ -21,8 +23,18 @@ def test_relu_and_norm_are_in_place():
   relu = layer_cost.relu(4, 5, 6)
   assert relu == layer_cost.Layer(0, 120, 0, 120, in_place=True)
   norm = layer_cost.norm(4, 5, 6, affine=True)
-  assert norm == layer_cost.Layer(0, 0, 12, 120, in_place=True)
+  assert norm == layer_cost.Layer(0, 0, 12, 120, in_place=True, folded=12)
   assert layer_cost.norm(4, 5, 6, affine=False).params == 0
+
+
+def test_a_norm_or_bias_after_a_convolution_is_folded():
+  for affine in (True, False):
+    assert layer_cost.norm(4, 5, 6, affine).params_deployed == 0
+    alone = layer_cost.norm(4, 5, 6, affine, after_convolution=False)
+    assert alone.params_deployed == 2 * 6
+  bias = layer_cost.bias(4, 5, 6)
+  assert (bias.params, bias.params_deployed, bias.elements) == (6, 0, 120)
+  assert bias.in_place
 
 
 def test_pools():
@@ -33,4 +45,6 @@ def test_pools():
 
 
 def test_dense():
-  assert layer_cost.dense(6, 10) == layer_cost.Layer(60, 70, 70, 10)
+  layer = layer_cost.dense(6, 10)
+  assert layer == layer_cost.Layer(60, 70, 70, 10)
+  assert layer.params_deployed == 70

@@ -112,6 +112,19 @@ def test_nothing_costs_nothing():
   assert operations.Zero().layers(4, 1, 8, 8, True) == ()
 
 
+def test_params_deployed_have_every_bn_folded_that_can_be():
+  def deployed(name, search):
+    layers = operations.OPERATIONS[name].layers(4, 2, 8, 8, search)
+    return sum(layer.params_deployed for layer in layers)
+
+  assert deployed('max_pool_3x3', search=False) == 0
+  # Of the BN after the pool, a factor and a shift.
+  assert deployed('max_pool_3x3', search=True) == 2 * 4
+  for search in False, True:
+    assert deployed('skip_connect', search) == 4 * 4 + 4
+    assert deployed('sep_conv_3x3', search) == 2 * (9 * 4 + 4 + 4 * 4 + 4)
+
+
 def test_flops_of_msdnet_count_relus_and_pools():
   """As published: a ReLU's elements, nine operations per pixel of a pool."""
 

@@ -6,6 +6,7 @@ import pytest
 
 from ms_ranas_jax.baselines import msdnet
 from ms_ranas_jax.baselines import msdnet_plan
+from ms_ranas_jax.baselines import resnet8
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
@@ -46,6 +47,9 @@ NETWORKS = {
   'msdnet, pruned from the start': _msdnet(prune='min', base=3),
   'msdnet, imagenet stem': _msdnet(
     stem='imagenet', image_shape=(32, 32, 2), bottleneck_factors=(0, 1)
+  ),
+  'resnet8': resnet8.build_resnet8(
+    resnet8.ResNet8Spec(4, (0, 1), SHAPE), lowering='conv'
   ),
 }
 
