@@ -155,6 +155,7 @@ def test_anytime_is_measured_on_the_test_images(fake, dataset, network):
       'flops_msdnet': of_exit.flops_msdnet,
       'params': of_exit.params,
       'total_params': expected_cost.params,
+      'params_deployed': of_exit.params_deployed,
       'peak_activation_bytes': of_exit.peak_activation_bytes,
     }
 
