@@ -35,6 +35,8 @@ from ms_ranas_jax.space.protocol import Plan
 ImageFormat = tuple[tuple[int, int, int], int]
 _FIELD = 'train.network'
 GRID, MSDNET, RESNET8 = 'grid', 'msdnet', 'resnet8'
+# Fields of `config.train` that only networks of cells have.
+_OF_CELLS = ('genotype', 'drop_path', 'remat')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +68,7 @@ class Family:
   build: Callable[..., AnytimeNetwork]
   takes_genotype: bool = False
   options: tuple[str, ...] = ()
-  has_not: tuple[str, ...] = (
-    *('genotype', 'drop_path', 'remat', 'gradient_equilibrium'),
-  )
+  has_not: tuple[str, ...] = (*_OF_CELLS, 'gradient_equilibrium')
   plain_form: (
     Callable[[Any, Mapping[str, Any]], plain_form_lib.PlainForm] | None
   ) = None
@@ -123,7 +123,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       plan=msdnet_plan.build_plan,
       build=_build_msdnet,
       options=('gradient_equilibrium',),
-      has_not=('genotype', 'drop_path', 'remat'),
+      has_not=_OF_CELLS,
       plain_form=msdnet_plain_form.build,
     ),
     RESNET8: Family(
@@ -132,6 +132,8 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       sizes=resnet8.resnet8_spec,
       plan=resnet8.build_plan,
       build=_build_resnet8,
+      options=('gradient_equilibrium',),
+      has_not=_OF_CELLS,
       plain_form=resnet8_plain_form.build,
     ),
   }

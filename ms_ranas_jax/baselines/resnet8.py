@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.fields import is_whole
 from ms_ranas_jax.kernels import convolution
+from ms_ranas_jax.kernels import gradient_scale
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import windows
 from ms_ranas_jax.space import grid
@@ -50,12 +51,14 @@ class ResNet8Spec:
       stack's classifier is always there.
     image_shape: (height, width, channels) of the input.
     num_classes: classes of the classifiers.
+    boosting: see `protocol.SteppedNetwork`; 0 is off.
   """
 
   channels: int = 16
   exits: str | tuple[int, ...] = grid.LAST
   image_shape: tuple[int, int, int] = (32, 32, 3)
   num_classes: int = 10
+  boosting: float = 0.0
 
   @property
   def layers(self) -> int:
@@ -75,6 +78,7 @@ class ResNet8Config(protocol.NetworkConfig):
   exits: str | tuple[int, ...] = grid.exits_field(
     grid.LAST, 'the stacks, 0 to 2, with a classifier'
   )
+  boosting: float = protocol.boosting_field()
 
 
 def resnet8_spec(
@@ -87,7 +91,9 @@ def resnet8_spec(
     image_shape: (height, width, channels) of the images.
     num_classes: how many classes there are.
   """
-  return ResNet8Spec(config.width, config.exits, image_shape, num_classes)
+  return ResNet8Spec(
+    config.width, config.exits, image_shape, num_classes, config.boosting
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +180,7 @@ def build_plan(spec: ResNet8Spec, field: str = 'spec') -> Plan:
         f'{field}.{name} = {value!r}: give a whole number of at least 1.'
       )
   ends = grid.exit_layers(spec.exits, STACKS, field)
+  protocol.check_boosting(spec.boosting, len(ends), field)
   height, width, _ = spec.image_shape
   features = []
   for layer in range(STEM_LAYER, STACKS):
@@ -228,12 +235,15 @@ class ResNet8(protocol.SteppedNetwork):
       logits are float32.
     lowering: how operations are computed, see `use_lowering`.
     axis_name: the device axis that shares the BN statistics.
+    gradient_equilibrium: whether all exits count the same for what is below
+      them, see `gradient_scale.in_equilibrium`.
   """
 
   plan: Plan
   dtype: str = 'float32'
   lowering: str = lowering.AUTO
   axis_name: str | None = None
+  gradient_equilibrium: bool = False
 
   def cost_rows(self) -> tuple[CostRow, ...]:
     """Returns what is computed, for the cost model."""
@@ -274,10 +284,12 @@ class ResNet8(protocol.SteppedNetwork):
     return frozenset(names | {self.plan.exits[step].name})
 
   def _step(self, carried, step, train):
-    (x,) = carried.values()
-    if protocol.IMAGES in carried:
-      protocol.check_images(self.plan, x)
-      x = x.astype(jnp.dtype(self.dtype))
+    if step:
+      x = carried[self.plan.exits[step - 1].feature.name]
+    else:
+      images = carried[protocol.IMAGES]
+      protocol.check_images(self.plan, images)
+      x = images.astype(jnp.dtype(self.dtype))
     for feature in (f for f in self.plan.features if f.step == step):
       shared = {'axis_name': self.axis_name, 'name': feature.name}
       if feature.layer == STEM_LAYER:
@@ -288,9 +300,13 @@ class ResNet8(protocol.SteppedNetwork):
       else:
         x = Stack(feature.channels, feature.stride, **shared)(x, train)
     exit_ = self.plan.exits[step]
+    onward = x
+    if self.gradient_equilibrium and train:
+      x, onward = gradient_scale.in_equilibrium(x, step, self.num_exits)
     logits = layers.classify(x, self.plan.spec.num_classes, exit_.name)
     last = step == len(self.plan.exits) - 1
-    return {} if last else {exit_.feature.name: x}, logits
+    kept = {} if last else {exit_.feature.name: onward}
+    return self.boosted(carried, kept, logits, step)
 
 
 def build_resnet8(
@@ -343,4 +359,5 @@ def _cost_rows(plan: Plan) -> tuple[CostRow, ...]:
     )
     row = (feature.name,), exit_.name, classes, head, exit_.index, exit_.name
     rows.append(CostRow(*row))
+  rows += protocol.boosted_rows(plan)
   return tuple(sorted(rows, key=lambda row: row.step))

@@ -30,9 +30,9 @@ def build(
       _feature(builder, source, feature, module)
       source = feature.name
     params = variables['params'][exit_.name]
-    logits = builder.classifier(source, params, exit_.name)
-    last = exit_.index == len(plan.exits) - 1
-    steps.append(builder.end_step(logits, [] if last else [source]))
+    step, own = exit_.index, builder.classifier(source, params, exit_.name)
+    carried = [] if step == len(plan.exits) - 1 else [source]
+    steps.append(protocol.end_plain_step(builder, plan, step, own, carried))
   return plain_form.PlainForm(
     tuple(steps), plan.spec.image_shape, plan.spec.num_classes
   )

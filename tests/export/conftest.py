@@ -64,7 +64,7 @@ def _network(case):
     case 'digits_msdnet':
       return _msdnet(_DIGITS, prune='min', boosting=0.25)
     case 'digits_resnet8':
-      spec = resnet8.ResNet8Spec(4, 'all_but_first', _DIGITS)
+      spec = resnet8.ResNet8Spec(4, 'all_but_first', _DIGITS, boosting=0.5)
       return resnet8.build_resnet8(spec)
     case 'cifar10_grid':
       return _grid(cells.DARTS_V2, _CIFAR10, scales=3)

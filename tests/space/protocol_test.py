@@ -33,6 +33,13 @@ def _msdnet(**fields):
   )
 
 
+def _resnet8(**fields):
+  sizes = {'channels': 4, 'exits': (0, 1), 'image_shape': SHAPE}
+  return resnet8.build_resnet8(
+    resnet8.ResNet8Spec(**(sizes | fields)), lowering='conv'
+  )
+
+
 NETWORKS = {
   'one scale': _grid(),
   'two scales': _grid(scales=2),
@@ -48,9 +55,8 @@ NETWORKS = {
   'msdnet, imagenet stem': _msdnet(
     stem='imagenet', image_shape=(32, 32, 2), bottleneck_factors=(0, 1)
   ),
-  'resnet8': resnet8.build_resnet8(
-    resnet8.ResNet8Spec(4, (0, 1), SHAPE), lowering='conv'
-  ),
+  'resnet8': _resnet8(),
+  'resnet8 that adds up': _resnet8(boosting=0.5),
 }
 
 
@@ -147,7 +153,7 @@ def test_steps_take_no_more_operations_than_the_network(name, fill):
   assert whole > 0 and total <= 1.01 * whole
 
 
-@pytest.mark.parametrize('make', [_grid, _msdnet])
+@pytest.mark.parametrize('make', [_grid, _msdnet, _resnet8])
 def test_exits_that_add_up(make, fill):
   plain, boosted = make(), make(boosting=0.5)
   images = _images(plain, 3)
@@ -173,14 +179,14 @@ def test_exits_that_add_up(make, fill):
     assert np.abs(value).max() > 0
 
 
-@pytest.mark.parametrize('make', [_grid, _msdnet])
+@pytest.mark.parametrize('make', [_grid, _msdnet, _resnet8])
 def test_one_exit_has_nothing_to_add_to(make):
-  one = {'exits': 'last'} if make is _grid else {'blocks': 1}
+  one = {'blocks': 1} if make is _msdnet else {'exits': 'last'}
   with pytest.raises(UsageError, match='boosting = 0.5, but there is one exit'):
     make(boosting=0.5, **one)
 
 
-@pytest.mark.parametrize('make', [_grid, _msdnet])
+@pytest.mark.parametrize('make', [_grid, _msdnet, _resnet8])
 def test_in_equilibrium_an_exit_has_its_share_of_what_is_below(make, fill):
   """The first exit's loss, whose ways back all go through what it reads."""
   plain = make()
