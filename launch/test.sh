@@ -22,8 +22,9 @@ cd "$root"
   benchmarks/*.sh .ci/run
 [[ ${1:-} != --lint ]] || exit 0
 # The whole suite takes all cores, a file each, so that what the tests of a file
-# share is made once. Files go in the order of tests/conftest.py.
-workers=(-n "$(getconf _NPROCESSORS_ONLN)" --dist loadfile)
+# share is made once; one more, since some tests wait for processes. Files go in
+# the order of tests/conftest.py.
+workers=(-n "$(($(getconf _NPROCESSORS_ONLN) + 1))" --dist loadfile)
 workers+=(--no-loadscope-reorder)
 if [[ $# == 0 ]]; then
   set -- -m 'not slow' "${workers[@]}"

@@ -256,6 +256,9 @@ class BudgetConfig:
 
   macs: float = field(0.0, number(0), 'multiply-adds', unit='macs')
   params: float = field(0.0, number(0), 'all that have to be stored')
+  params_deployed: float = field(
+    0.0, number(0), 'the same with batch normalisation folded'
+  )
   bytes: float = field(
     0.0, number(0), 'params and the peak of activations', unit='bytes'
   )

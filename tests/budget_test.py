@@ -39,7 +39,7 @@ def _network(config, channels):
   config = config.copy_and_resolve_references()
   with config.ignore_type():
     config.train.network.channels = channels
-    config.train.budget.update(macs=0, params=0, bytes=0)
+    config.train.budget.update(dict.fromkeys(width.LIMITS, 0.0))
   return families.train_network(
     settings.parse(config).train,
     ((8, 8, 1), 10),
@@ -58,6 +58,7 @@ def test_it_is_the_widest_that_fits(limit, tmp_path):
   measured = {
     'macs': exit_['macs'],
     'params': exit_['total_params'],
+    'params_deployed': exit_['params_deployed'],
     'bytes': 4 * exit_['total_params'] + exit_['peak_activation_bytes'],
   }
   assert costs[12] <= measured[limit] <= config.train.budget[limit]

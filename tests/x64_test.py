@@ -151,7 +151,7 @@ _GUARDED = {
 }
 # name: (fields, whether it is a search). Nothing is compiled, only traced.
 _PROGRAMS = {
-  'a guarded search': (_GUARDED, True),
+  'a guarded search': (_GUARDED | {'search.order': 2}, True),
   'a search for a target': (
     {
       'search.order': 2,
@@ -164,6 +164,25 @@ _PROGRAMS = {
   ),
   'random search': ({'search.method': 'random'}, True),
   'a training': ({'train.network.nodes': 4, 'train.drop_path': 0.2}, False),
+  'a training with options': (
+    {
+      'train.network.nodes': 4,
+      'train.network.exits': (0, 1),
+      'train.network.boosting': 0.5,
+      'train.epochs': 2,
+      'train.gradient_equilibrium': True,
+      'train.nesterov': True,
+      'train.schedule': 'one_cycle',
+      'train.warmup_epochs': 0.5,
+      'train.label_smoothing': 0.1,
+      'train.mixup': 0.3,
+      'train.distillation': 0.2,
+      'train.distillation_temperature': 3.0,
+      'train.trunk_epochs': 0.5,
+      'train.ema_decay': 0.9,
+    },
+    False,
+  ),
   'MSDNet': (
     {
       'train.genotype': '',
@@ -267,7 +286,6 @@ def test_a_step_of_ones_own_may_have_wider_metrics():
   [
     (
       'search.cost.weight=0.1',
-      'search.order=2',
       'search.guards.partial_channels=2',
       'search.guards.auxiliary_skip=1.0',
       'search.guards.early_stop=True',

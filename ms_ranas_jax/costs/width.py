@@ -12,7 +12,12 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import protocol
 
 # What a budget can limit; all of the last exit.
-MACS, PARAMS, BYTES = LIMITS = 'macs', 'params', 'bytes'
+MACS, PARAMS, DEPLOYED, BYTES = LIMITS = (
+  'macs',
+  'params',
+  'params_deployed',
+  'bytes',
+)
 FLOAT32 = 'float32'
 # The bytes of one number in each type that a network can be shipped in.
 BYTES_OF = types.MappingProxyType(
@@ -44,13 +49,15 @@ def measured(
     dtype: one of `BYTES_OF`, the type that params and activations are in.
 
   Returns:
-    `macs`, `params` and `bytes` of the last exit.
+    `macs`, `params`, `params_deployed` and `bytes` of the last exit.
   """
-  last = cost.network_cost(network).exits[-1]
+  found = cost.network_cost(network)
+  last = found.exits[-1]
   peak = last.peak_activation_bytes // cost.BYTES_PER_FLOAT32
   return {
     MACS: last.macs,
     PARAMS: last.total_params,
+    DEPLOYED: found.params_deployed,
     BYTES: BYTES_OF[dtype] * (last.total_params + peak),
   }
 
@@ -78,8 +85,7 @@ def widest(
   Args:
     build: initial channels -> the network; raises `UsageError` for a width
       that makes none.
-    limits: any of 'macs', 'params' and 'bytes' -> the most there may be, see
-      `measured`.
+    limits: any of `LIMITS` -> the most there may be, see `measured`.
     field: the config section that error messages name.
     dtype: that 'bytes' counts in, see `measured`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 from jax import flatten_util
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
 import optax
 
@@ -83,8 +84,20 @@ def one_cycle(peak: float, steps: int, rise: float = 0.0) -> optax.Schedule:
   Returns:
     step -> learning rate, float32.
   """
-  share = rise / steps if rise else 0.3
-  return optax.cosine_onecycle_schedule(steps, peak, share, 25.0, 1e4)
+  rise = rise or 0.3 * steps
+  rates = (peak / 25, peak, peak / 25 / 1e4)
+  first, top, last = (np.float32(rate) for rate in rates)
+
+  def schedule(step: ArrayLike) -> jax.Array:
+    # optax's own computes in the widest type that JAX has.
+    done = jnp.asarray(step, jnp.float32)
+    rises = done < rise
+    share = jnp.where(rises, done / rise, (done - rise) / (steps - rise))
+    start, end = jnp.where(rises, first, top), jnp.where(rises, top, last)
+    turn = (1 + jnp.cos(jnp.pi * jnp.minimum(share, 1))) / 2
+    return end + (start - end) * turn
+
+  return schedule
 
 
 def sgd(
