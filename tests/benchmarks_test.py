@@ -586,7 +586,9 @@ def test_exports_take_turns_with_that_of_torch(
   assert exported.main([*flags, '--profile']) == 0
   said = capsys.readouterr().out
   assert 'tiny MSDNet: dynamo=True, opset 17; ' in said
-  assert '1 threads, batch 2, steps, Conv ' in said
+  # The dearest kind is first, which other work on the machine may change.
+  (kinds,) = re.findall('1 threads, batch 2, steps, (.+)', said)
+  assert re.search(r'\bConv \d', kinds)
   result = json.loads(path.read_text())
   case = result['cases'][name]
   assert case['exits'] == 3 and result['torch'] == '2.0'

@@ -242,7 +242,7 @@ class Stem:
 
 
 @dataclasses.dataclass(frozen=True)
-class Exit:
+class Exit(protocol.FeatureExit):
   """A classifier: twice (3x3 of stride 2, BN, ReLU), average pool, dense.
 
   Attributes:
@@ -251,19 +251,7 @@ class Exit:
     channels: of the convolutions.
   """
 
-  index: int
-  feature: Feature
   channels: int
-
-  @property
-  def layer(self) -> int:
-    """The layer after which the exit stands."""
-    return self.feature.layer
-
-  @property
-  def name(self) -> str:
-    """The name of its module, also its key in `params`."""
-    return f'exit_{self.layer}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,21 +355,8 @@ def _factors(
 
 def _check_spec(spec: MSDNetSpec, field: str) -> None:
   """Refuses sizes that make no network, and names the field."""
-  least = {
-    'channels': 1,
-    'blocks': 1,
-    'base': 1,
-    'step': 1,
-    'growth': 1,
-    'scales': 1,
-    'num_classes': 1,
-  }
-  for name, low in least.items():
-    value = getattr(spec, name)
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-      raise UsageError(
-        f'{field}.{name} = {value!r}: give a whole number of at least {low}.'
-      )
+  sizes = ('channels', 'blocks', 'base', 'step', 'growth', 'scales')
+  protocol.check_sizes(spec, (*sizes, 'num_classes'), field)
   choices = {'step_mode': STEP_MODES, 'prune': PRUNES, 'stem': STEMS}
   for name, values in choices.items():
     if getattr(spec, name) not in values:

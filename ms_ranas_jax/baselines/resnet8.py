@@ -25,8 +25,6 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.fields import is_whole
 from ms_ranas_jax.kernels import convolution
 from ms_ranas_jax.kernels import gradient_scale
 from ms_ranas_jax.kernels import lowering
@@ -131,24 +129,6 @@ class Feature:
 
 
 @dataclasses.dataclass(frozen=True)
-class Exit:
-  """A classifier: global average pool and a dense layer on `feature`."""
-
-  index: int
-  feature: Feature
-
-  @property
-  def layer(self) -> int:
-    """The stack after which it stands."""
-    return self.feature.layer
-
-  @property
-  def name(self) -> str:
-    """The name of its module, also its key in `params`."""
-    return f'exit_{self.layer}'
-
-
-@dataclasses.dataclass(frozen=True)
 class Plan:
   """A network as data.
 
@@ -160,7 +140,7 @@ class Plan:
 
   spec: ResNet8Spec
   features: tuple[Feature, ...]
-  exits: tuple[Exit, ...]
+  exits: tuple[grid.Exit, ...]
 
 
 def build_plan(spec: ResNet8Spec, field: str = 'spec') -> Plan:
@@ -173,12 +153,7 @@ def build_plan(spec: ResNet8Spec, field: str = 'spec') -> Plan:
   Raises:
     UsageError: the sizes do not make a network; the message names the field.
   """
-  for name in ('channels', 'num_classes'):
-    value = getattr(spec, name)
-    if not is_whole(value) or value < 1:
-      raise UsageError(
-        f'{field}.{name} = {value!r}: give a whole number of at least 1.'
-      )
+  protocol.check_sizes(spec, ('channels', 'num_classes'), field)
   ends = grid.exit_layers(spec.exits, STACKS, field)
   protocol.check_boosting(spec.boosting, len(ends), field)
   height, width, _ = spec.image_shape
@@ -189,7 +164,7 @@ def build_plan(spec: ResNet8Spec, field: str = 'spec') -> Plan:
     step = sum(end < layer for end in ends)
     channels = spec.channels * 2 ** max(layer, 0)
     features.append(Feature(layer, height, width, channels, step))
-  exits = (Exit(step, features[1 + end]) for step, end in enumerate(ends))
+  exits = (grid.Exit(step, features[1 + end]) for step, end in enumerate(ends))
   return Plan(spec, tuple(features), tuple(exits))
 
 

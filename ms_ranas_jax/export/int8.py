@@ -54,7 +54,18 @@ def reaching(
     taken = rows if len(rows) >= _FEWEST else np.arange(len(images))
     names = [entry.name for entry in session.get_inputs()]
     found.append({name: carried[name][taken] for name in names})
-    carried, logits = runner.take(carried, step)
+    # All of them at once would take the memory of as many feature maps.
+    parts = [
+      runner.take(
+        {n: value[start : start + _BATCH] for n, value in carried.items()}, step
+      )
+      for start in range(0, len(images), _BATCH)
+    ]
+    logits = np.concatenate([answer for _, answer in parts])
+    carried = {
+      name: np.concatenate([kept[name] for kept, _ in parts])
+      for name in parts[0][0]
+    }
     sure = calibration_lib.probabilities(logits, temperatures[step]).max(
       axis=-1
     )

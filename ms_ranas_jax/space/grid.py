@@ -235,22 +235,8 @@ class Cell:
   step: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Exit:
+class Exit(protocol.FeatureExit):
   """A classifier: global average pool and a dense layer on `feature`."""
-
-  index: int
-  feature: Feature
-
-  @property
-  def layer(self) -> int:
-    """The layer after which the exit stands."""
-    return self.feature.layer
-
-  @property
-  def name(self) -> str:
-    """The name of its module, also its key in `params`."""
-    return f'exit_{self.layer}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,20 +300,9 @@ def exit_layers(
 
 
 def _check_spec(spec: NetworkSpec, field: str) -> None:
-  for name in (
-    'channels',
-    'layers',
-    'nodes',
-    'scales',
-    'scale_growth',
-    'num_classes',
-    'stem_multiplier',
-  ):
-    value, least = getattr(spec, name), int(name != 'stem_multiplier')
-    if not is_whole(value) or value < least:
-      raise UsageError(
-        f'{field}.{name} = {value!r}: give a whole number of at least {least}.'
-      )
+  sizes = ('channels', 'layers', 'nodes', 'scales', 'scale_growth')
+  protocol.check_sizes(spec, (*sizes, 'num_classes'), field)
+  protocol.check_sizes(spec, ('stem_multiplier',), field, least=0)
   if spec.links not in LINKS:
     raise UsageError(
       f'{field}.links = {spec.links!r}: give one of {", ".join(LINKS)}.'

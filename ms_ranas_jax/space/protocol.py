@@ -284,6 +284,29 @@ class NumberedExit:
 
 
 @dataclasses.dataclass(frozen=True)
+class FeatureExit:
+  """A classifier on a feature of a plan, see `Exit`.
+
+  Attributes:
+    index: which exit it is, from 0.
+    feature: what it reads; knows its `layer`.
+  """
+
+  index: int
+  feature: Any
+
+  @property
+  def layer(self) -> int:
+    """The layer after which the exit stands."""
+    return self.feature.layer
+
+  @property
+  def name(self) -> str:
+    """The name of its module, also its key in `params`."""
+    return f'exit_{self.layer}'
+
+
+@dataclasses.dataclass(frozen=True)
 class PlainPlan:
   """A plan of sizes and exits alone, see `Plan`."""
 
@@ -364,6 +387,28 @@ class SteppedNetwork(nn.Module):
       )
       logits.append(answer)
     return jnp.stack(logits)
+
+
+def check_sizes(
+  spec: Any, names: Sequence[str], field: str, least: int = 1
+) -> None:
+  """Refuses sizes that are no whole numbers, or too small.
+
+  Args:
+    spec: the sizes.
+    names: of those that have to be whole numbers.
+    field: what messages call the sizes.
+    least: the smallest that they may be.
+
+  Raises:
+    UsageError: names the first of them.
+  """
+  for name in names:
+    value = getattr(spec, name)
+    if not is_whole(value) or value < least:
+      raise UsageError(
+        f'{field}.{name} = {value!r}: give a whole number of at least {least}.'
+      )
 
 
 def check_boosting(boosting: float, num_exits: int, field: str) -> None:

@@ -283,8 +283,9 @@ def build_objective(
     steps: of an epoch.
 
   Raises:
-    UsageError: the exits have other weights, a class has no image, or there is
-      one exit and something is asked for that takes several.
+    UsageError: the exits have other weights, a class has no image, there is one
+      exit and something is asked for that takes several, or the trunk is to be
+      trained first by an exit without weight.
   """
   train = config.train
   for name in _OF_SEVERAL_EXITS:
@@ -294,8 +295,16 @@ def build_objective(
         f'config.train.{name} = {value!r}, but the network has one exit; leave '
         'it at its default, or set train.network.exits.'
       )
+  weights = losses.exit_weights(
+    train.exit_weights, num_exits, 'train.exit_weights'
+  )
+  if train.trunk_epochs and not weights[-1]:
+    raise UsageError(
+      f'config.train.trunk_epochs = {train.trunk_epochs:g}, but the last exit '
+      'has no weight in config.train.exit_weights; give it one.'
+    )
   return objective_lib.Objective(
-    losses.exit_weights(train.exit_weights, num_exits, 'train.exit_weights'),
+    weights,
     class_weights(config, dataset),
     train.label_smoothing,
     train.distillation,

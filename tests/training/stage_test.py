@@ -299,6 +299,14 @@ def test_one_exit_has_no_others(dataset, name, value):
     stage.build_program(_config(**{f'train.{name}': value}), dataset, network)
 
 
+def test_a_trunk_takes_a_last_exit_with_weight(dataset):
+  config = _config(
+    **{'train.trunk_epochs': 1.0, 'train.exit_weights': (1.0, 0.0)}
+  )
+  with pytest.raises(UsageError, match='trunk_epochs = 1, but the last exit'):
+    stage.build_program(config, dataset, NETWORK)
+
+
 def test_a_finished_training_only_answers(finished, dataset, monkeypatch):
   def forbidden(*_):
     raise AssertionError('nothing is left to do')
