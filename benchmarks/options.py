@@ -43,18 +43,18 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
   'distillation': {'distillation': 0.5},
   'equilibrium': {'gradient_equilibrium': True},
   'boosting': {'network.boosting': 0.5},
-  'trunk': {'trunk_epochs': 5.0},
+  'trunk': {'trunk_epochs': 3.0},
   'ema': {'ema_decay': 0.995},
 }
-# Of 12.8 M multiply-adds at the last of five exits.
+# Of 7.7 M multiply-adds at the last of four exits.
 _SIZES = {
   'family': 'msdnet',
-  'channels': 8,
+  'channels': 6,
   'scales': 3,
-  'blocks': 5,
+  'blocks': 4,
   'base': 2,
   'step': 1,
-  'growth': 4,
+  'growth': 3,
 }
 
 
@@ -185,7 +185,7 @@ def main(listener: interruption.Interruption) -> None:
     listener: may ask to stop.
   """
   parser = experiments.parser(__doc__, 'runs/options')
-  parser.set_defaults(train_epochs=15)
+  parser.set_defaults(train_epochs=10)
   parser.add_argument('--cases', nargs='+', default=list(OPTIONS))
   parser.add_argument('--holdout', type=int, default=2000, help='images')
   parser.add_argument('--json', type=paths.expand, required=True)
