@@ -18,6 +18,11 @@ sum per tap would read both operands once per tap. A stride-2 convolution with
 dilation 2 reads even pixels only: it is one with dilation 1 and stride 1 of
 every other pixel.
 
+With a few channels a pixel is shorter than what a CPU adds at once. Stride-1
+convolutions are then done on rows, (n, batch, height, width * channels, 1),
+where a step to the side is one of `channels` values and the kernel is repeated
+for every pixel of a row.
+
 The 'conv' lowering is `lax.conv_general_dilated` with one group per channel. On
 CPUs XLA takes a hundred times too long for it, and on a GPU, where it is
 cuDNN's, several times as long as for the multiply-adds.
@@ -40,6 +45,10 @@ from ms_ranas_jax.kernels import windows
 
 # Pixels that one iteration of the weight gradient's loop spells out.
 _PIXELS_PER_ITERATION = 8
+# The same on rows: parts of an image.
+_PARTS_PER_ITERATION = 2
+# Up to how many channels rows are faster than pixels.
+_NARROW = 8
 
 
 Affine = tuple[jax.Array, jax.Array]
@@ -102,9 +111,30 @@ def _before_relu(x: jax.Array, affine: Affine | None) -> jax.Array:
   if affine is None:
     return x
   factor, shift = (
-    lax.expand_dims(a.astype(x.dtype), (1, 2, 3)) for a in affine
+    lax.reshape(a.astype(x.dtype), (a.shape[0], 1, 1, *_per_row(x, a.shape[1])))
+    for a in affine
   )
   return x * factor + shift
+
+
+def _per_row(x: jax.Array, values: int) -> tuple[int, int]:
+  """Returns how values per channel stand beside pixels, or rows."""
+  return values // x.shape[-1], x.shape[-1]
+
+
+def _as_rows(x: jax.Array) -> jax.Array:
+  """(n, batch, height, width, channels) -> (..., width * channels, 1)."""
+  return x.reshape(*x.shape[:3], -1, 1)
+
+
+def _pad(x: jax.Array, padding: int, step: int) -> jax.Array:
+  """Pads height by pixels, and width by as many steps of that many values."""
+  if step == 1:
+    return windows.pad(x, padding, padding)
+  config = [(0, 0, 0)] * x.ndim
+  config[-3] = (padding, padding, 0)
+  config[-2] = (padding * step, padding * step, 0)
+  return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
 def _grouped_conv(
@@ -130,11 +160,11 @@ def _grouped_conv(
   return y.transpose(3, 0, 1, 2, 4)
 
 
-def _per_edge(kernel: jax.Array, i: int, j: int) -> jax.Array:
-  edges, _, _, channels = kernel.shape
+def _per_edge(kernel: jax.Array, i: int, j: int, x: jax.Array) -> jax.Array:
+  edges, _, _, values = kernel.shape
   return lax.reshape(
-    lax.slice(kernel, (0, i, j, 0), (edges, i + 1, j + 1, channels)),
-    (edges, 1, 1, 1, channels),
+    lax.slice(kernel, (0, i, j, 0), (edges, i + 1, j + 1, values)),
+    (edges, 1, 1, *_per_row(x, values)),
   )
 
 
@@ -146,15 +176,20 @@ def _taps(
   stride: int,
   offset: int,
   size: tuple[int, int],
+  step: int = 1,
 ) -> jax.Array:
   # Each is added as it is made.
   return functools.reduce(
     operator.add,
     (
       windows.window(
-        padded, offset + i * dilation, offset + j * dilation, size, stride
+        padded,
+        offset + i * dilation,
+        (offset + j * dilation) * step,
+        size,
+        stride,
       )
-      * _per_edge(kernel, i, j)
+      * _per_edge(kernel, i, j, padded)
       for i in range(kernel.shape[1])
       for j in range(kernel.shape[2])
     ),
@@ -172,6 +207,7 @@ def _input_gradient(
   *,
   dilation: int,
   edges: int,
+  step: int,
 ) -> jax.Array:
   """The gradient of a stride-1 convolution in its unpadded input.
 
@@ -180,12 +216,13 @@ def _input_gradient(
   size = windows.size_of(dy)
   padding = dilation * (kernel.shape[1] - 1) // 2
   dx = _taps(
-    windows.pad(dy, padding, padding),
+    _pad(dy, padding, step),
     lax.rev(kernel, (1, 2)),
     dilation=dilation,
     stride=1,
     offset=0,
     size=size,
+    step=step,
   )
   dx = _sum_edges(dx, edges)
   return dx if masked is None else windows.select(_before_relu(*masked) > 0, dx)
@@ -202,7 +239,7 @@ def _strided_input_gradient(
 
   def term(i: int, j: int, row: int, column: int) -> jax.Array:
     shifted = windows.window(padded, shift + row, shift + column, size)
-    return shifted * _per_edge(kernel, i, j)
+    return shifted * _per_edge(kernel, i, j, dy)
 
   phases = windows.phases_of_strided(term, kernel.shape[1])
   return jax.tree.map(lambda p: _sum_edges(p, edges), phases)
@@ -275,6 +312,55 @@ def _kernel_gradient(
   return jnp.sum(total, axis=1).astype(dy.dtype)
 
 
+@lowering.noinline
+def _kernel_gradient_of_rows(
+  padded: jax.Array,
+  dy: jax.Array,
+  *,
+  kernel: int,
+  dilation: int,
+  offset: int,
+  step: int,
+) -> jax.Array:
+  """The same of rows, stride 1: (n, k, k, width * channels) to be summed."""
+  edges, batch, height, values, _ = dy.shape
+  parts = lowering.largest_divisor(height, _PARTS_PER_ITERATION)
+  rows = height // parts
+  taps = [(i, j) for i in range(kernel) for j in range(kernel)]
+
+  def body(image: jax.Array, totals: tuple[jax.Array, ...]):
+    zero = lax.full_like(image, 0)  # indices have to be of one type
+
+    def read(array: jax.Array, row: int, column: int) -> jax.Array:
+      return lax.dynamic_slice(
+        array,
+        (zero, image, zero + row, zero + column, zero),
+        (array.shape[0], 1, rows, values, 1),
+        allow_negative_indices=False,
+      )
+
+    for first in range(0, height, rows):
+      gradient = read(dy, first, 0)
+      totals = tuple(
+        total
+        + gradient
+        * read(
+          padded,
+          first + offset + i * dilation,
+          (offset + j * dilation) * step,
+        )
+        for total, (i, j) in zip(totals, taps, strict=True)
+      )
+    return totals
+
+  wide = jnp.promote_types(dy.dtype, jnp.float32)
+  totals = (lax.full((edges, 1, rows, values, 1), 0, wide),) * len(taps)
+  totals = lax.fori_loop(0, batch, body, totals)
+  total = lax.concatenate(totals, 1)
+  total = lax.reduce(total, jnp.zeros((), wide), lax.add, (2, 4))
+  return lax.reshape(total, (edges, kernel, kernel, values))
+
+
 def _kernel_gradient_by_sums(
   padded: jax.Array,
   dy: jax.Array,
@@ -317,6 +403,7 @@ def _padded_inputs(
   *,
   shapes: tuple[KernelShape, ...],
   stride: int,
+  step: int,
 ) -> tuple[jax.Array, ...]:
   """Returns the ReLU padded: of all pixels and, if asked for, of even ones.
 
@@ -327,7 +414,7 @@ def _padded_inputs(
   full = [s.padding for s in shapes if not _reads_even_pixels(s, stride)]
   even = [s.kernel // 2 for s in shapes if _reads_even_pixels(s, stride)]
   if full:
-    inputs.append(windows.pad(rectified, max(full), max(full)))
+    inputs.append(_pad(rectified, max(full), step))
   if even:
     inputs.append(
       windows.pad(windows.subsample(rectified), max(even), max(even))
@@ -349,21 +436,87 @@ def _geometry(
   return 0, {'dilation': shape.dilation, 'stride': stride, 'offset': offset}
 
 
+def _is_narrow(x: jax.Array, stride: int) -> bool:
+  return stride == 1 and 1 < x.shape[-1] <= _NARROW
+
+
+def _repeated(values: jax.Array, x: jax.Array) -> jax.Array:
+  """Repeats values per channel, in the last axis, for the pixels of a row."""
+  return jnp.tile(values, (1,) * (values.ndim - 1) + (x.shape[3],))
+
+
 def _taps_forward(x, affine, kernels, *, shapes, stride):
-  inputs = _padded_inputs(x, affine, shapes=shapes, stride=stride)
+  pixels = functools.partial(_outputs, shapes=shapes, stride=stride)
+  if not _is_narrow(x, stride):
+    return pixels(x, affine, kernels), None
+  rows = functools.partial(_outputs_of_rows, shapes=shapes)
+  return lowering.select(rows, pixels, x, affine, kernels), None
+
+
+def _outputs(x, affine, kernels, shapes, stride, step=1):
+  inputs = _padded_inputs(x, affine, shapes=shapes, stride=stride, step=step)
   height, width = windows.size_of(x)
   size = -(-height // stride), -(-width // stride)
   outputs = []
   for kernel, shape in zip(kernels, shapes, strict=True):
     which, where = _geometry(shape, shapes, stride)
-    outputs.append(_noinline_taps(inputs[which], kernel, size=size, **where))
-  return tuple(outputs), None
+    outputs.append(
+      _noinline_taps(inputs[which], kernel, size=size, step=step, **where)
+    )
+  return tuple(outputs)
+
+
+def _outputs_of_rows(x, affine, kernels, shapes):
+  affine, kernels = jax.tree.map(lambda v: _repeated(v, x), (affine, kernels))
+  outputs = _outputs(
+    _as_rows(x), affine, kernels, shapes, stride=1, step=x.shape[-1]
+  )
+  return tuple(y.reshape(-1, *x.shape[1:]) for y in outputs)
 
 
 def _taps_backward(residuals, cotangents, *, shapes, stride):
   (x, affine, kernels), _ = residuals
+  args = x, affine, kernels, cotangents
+  pixels = functools.partial(_gradients, shapes=shapes, stride=stride)
+  if _is_narrow(x, stride):
+    rows = functools.partial(_gradients_of_rows, shapes=shapes)
+    gradient, kernel_gradients = lowering.select(rows, pixels, *args)
+  else:
+    gradient, kernel_gradients = pixels(*args)
+  if affine is None:
+    return gradient, None, kernel_gradients
+  factor, shift = affine
+  sums = reductions.sum_products((gradient, x), ((0,), (0, 1)))
+  d_shift, d_factor = jnp.split(sums, 2)
+  return (
+    gradient * lax.expand_dims(factor.astype(x.dtype), (1, 2, 3)),
+    (d_factor.astype(factor.dtype), d_shift.astype(shift.dtype)),
+    kernel_gradients,
+  )
+
+
+def _gradients_of_rows(x, affine, kernels, cotangents, shapes):
+  step = x.shape[-1]
+  affine, kernels = jax.tree.map(lambda v: _repeated(v, x), (affine, kernels))
+  gradient, kernel_gradients = _gradients(
+    _as_rows(x),
+    affine,
+    kernels,
+    tuple(_as_rows(dy) for dy in cotangents),
+    shapes,
+    stride=1,
+    step=step,
+  )
+  return gradient.reshape(x.shape), tuple(
+    jnp.sum(g.reshape(*g.shape[:3], -1, step), axis=3).astype(x.dtype)
+    for g in kernel_gradients
+  )
+
+
+def _gradients(x, affine, kernels, cotangents, shapes, stride, step=1):
+  """Of relu(affine map of x) in x before the map, and of the kernels."""
   # Made again rather than kept: padded copies would be the largest residuals.
-  inputs = _padded_inputs(x, affine, shapes=shapes, stride=stride)
+  inputs = _padded_inputs(x, affine, shapes=shapes, stride=stride, step=step)
   edges = x.shape[0]
   alone = stride == 1 and len(shapes) == 1
   kernel_gradients = []
@@ -371,20 +524,16 @@ def _taps_backward(residuals, cotangents, *, shapes, stride):
   phases = None
   for kernel, shape, dy in zip(kernels, shapes, cotangents, strict=True):
     which, where = _geometry(shape, shapes, stride)
-    where['kernel'] = shape.kernel
     kernel_gradients.append(
-      lowering.select(
-        functools.partial(_kernel_gradient, **where),
-        functools.partial(_kernel_gradient_by_sums, **where),
-        inputs[which],
-        dy,
-      )
+      _gradient_of_kernel(inputs[which], dy, shape.kernel, step, where)
     )
     if stride == 1 or _reads_even_pixels(shape, stride):
       masked = (x, affine) if alone else None
       dilation = where['dilation']
       direct.append(
-        _input_gradient(dy, kernel, masked, dilation=dilation, edges=edges)
+        _input_gradient(
+          dy, kernel, masked, dilation=dilation, edges=edges, step=step
+        )
       )
     else:
       part = _strided_input_gradient(dy, kernel, edges=edges)
@@ -397,15 +546,21 @@ def _taps_backward(residuals, cotangents, *, shapes, stride):
     (gradient,) = direct
   else:
     gradient = _through_relu(x, affine, tuple(direct), phases)
-  if affine is None:
-    return gradient, None, tuple(kernel_gradients)
-  factor, shift = affine
-  sums = reductions.sum_products((gradient, x), ((0,), (0, 1)))
-  d_shift, d_factor = jnp.split(sums, 2)
-  return (
-    gradient * lax.expand_dims(factor.astype(x.dtype), (1, 2, 3)),
-    (d_factor.astype(factor.dtype), d_shift.astype(shift.dtype)),
-    tuple(kernel_gradients),
+  return gradient, tuple(kernel_gradients)
+
+
+def _gradient_of_kernel(padded, dy, kernel, step, where):
+  """Of pixels; of rows where `step` is not one, to be summed along them."""
+  if step > 1:
+    dilation, offset = where['dilation'], where['offset']
+    return _kernel_gradient_of_rows(
+      padded, dy, kernel=kernel, dilation=dilation, offset=offset, step=step
+    )
+  return lowering.select(
+    functools.partial(_kernel_gradient, kernel=kernel, **where),
+    functools.partial(_kernel_gradient_by_sums, kernel=kernel, **where),
+    padded,
+    dy,
   )
 
 

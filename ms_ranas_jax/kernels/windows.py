@@ -15,9 +15,20 @@ import jax.numpy as jnp
 Phases = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
+@jax.custom_jvp
 def relu(x: jax.Array) -> jax.Array:
-  """Returns max(x, 0)."""
+  """Returns max(x, 0), whose gradient at zero is zero, as in PyTorch.
+
+  As `jax.nn.relu`, which is jitted; autodiff of `lax.max` would share ties,
+  and keep a map of factors that a CPU has to write and read.
+  """
   return lax.max(x, jnp.zeros((), x.dtype))
+
+
+@relu.defjvp
+def _relu_jvp(primals, tangents):
+  (x,), (tangent,) = primals, tangents
+  return relu(x), select(x > jnp.zeros((), x.dtype), tangent)
 
 
 def select(condition: jax.Array, x: jax.Array) -> jax.Array:

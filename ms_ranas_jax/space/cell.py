@@ -146,6 +146,24 @@ _unstack = lowering.custom_vjp(
 )
 
 
+@lowering.noinline
+def _split(joined: jax.Array, *, parts: int) -> tuple[jax.Array, ...]:
+  channels = joined.shape[-1] // parts
+  axis = joined.ndim - 1
+  return tuple(
+    lax.slice_in_dim(joined, i * channels, (i + 1) * channels, axis=axis)
+    for i in range(parts)
+  )
+
+
+# Puts states side by side. Without a fence, a CPU would make the gradient, a
+# sum over all readers of the cell, once again for every state.
+_concatenate = lowering.custom_vjp(
+  lambda *states: (lax.concatenate(states, states[0].ndim - 1), len(states)),
+  lambda count, d: _split(d, parts=count),
+)
+
+
 class StateEdges(nn.Module):
   """All operations on all edges that leave one state of a cell.
 
@@ -400,7 +418,7 @@ class Cell(nn.Module):
           if train and drop_path is not None and self._drops(name, stride):
             value = self._drop(value, drop_path)
           incoming[wiring.edges[row].node].append(value)
-    return jnp.concatenate([states[s] for s in wiring.concat], axis=-1)
+    return _concatenate(*(states[s] for s in wiring.concat))
 
   def _drops(self, name: str, stride: int) -> bool:
     """Whether drop-path applies: to all but identities and mixtures."""

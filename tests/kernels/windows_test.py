@@ -1,5 +1,6 @@
 """Slices and phases against plain indexing."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ def _image(height, width):
 def test_relu_and_select():
   x = jnp.array([-1.0, 0.0, 2.0])
   np.testing.assert_array_equal(windows.relu(x), [0, 0, 2])
+  gradient = jax.grad(lambda x: jnp.sum(3 * windows.relu(x)))(x)
+  np.testing.assert_array_equal(gradient, [0, 0, 3])
   np.testing.assert_array_equal(windows.select(x < 1, x), [-1, 0, 0])
 
 
