@@ -1,9 +1,11 @@
-"""What each training option brings to a small MSDNet, and several together.
+"""What each training option brings to a small network, and several together.
 
-python benchmarks/options.py --dataset-dir DIR --workdir DIR
+python benchmarks/options.py --dataset-dir DIR --workdir DIR --json FILE
 python benchmarks/options.py ... --cases plain boosting+equilibrium
+python benchmarks/options.py ... --genotype FILE
 
-Every case is trained with every seed, which draws the held-out images too, and
+The network is an MSDNet, or that of a genotype that a search has found. Every
+case is trained with every seed, which draws the held-out images too, and
 compared with the plain training of the same seed: by the mean of the accuracies
 of all exits on held-out images, which is what to choose by, and on the test
 images. What stands in the JSON file is not run again; an interrupted run goes
@@ -13,6 +15,7 @@ on. Names with a + between them are cases of several options.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import datetime
 import os
 import platform
 import shlex
@@ -23,10 +26,12 @@ from typing import Any
 import experiments
 
 from ms_ranas_jax import paths
+from ms_ranas_jax.baselines.cells import load_genotype
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import interruption
 from ms_ranas_jax.runtime import metrics
+from ms_ranas_jax.space import operations
 from ms_ranas_jax.studies import entries
 from ms_ranas_jax.version import __version__
 
@@ -47,14 +52,23 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
   'ema': {'ema_decay': 0.995},
 }
 # Of 7.7 M multiply-adds at the last of four exits.
-_SIZES = {
-  'family': 'msdnet',
-  'channels': 6,
-  'scales': 3,
-  'blocks': 4,
-  'base': 2,
-  'step': 1,
-  'growth': 3,
+_MSDNET = {
+  'network.family': 'msdnet',
+  'network.channels': 6,
+  'network.scales': 3,
+  'network.blocks': 4,
+  'network.base': 2,
+  'network.step': 1,
+  'network.growth': 3,
+  'learning_rate': 0.1,
+  'weight_decay': 1e-4,
+  'clip': 0.0,
+}
+_GRID = {
+  'network.channels': 8,
+  'network.layers': 4,
+  'network.scales': 2,
+  'learning_rate': 0.05,
 }
 
 
@@ -93,7 +107,7 @@ def run_case(
 
   Returns:
     A record for each seed: `case`, `seed`, `held_out` and `test`, accuracies
-    of all exits, `macs` of all exits and `seconds` of training.
+    of all exits, and `macs` of all exits.
   """
   figure = entries.Figure(
     case, 'exits', (entries.Entry(case, case, changes=changes(case)),)
@@ -113,7 +127,6 @@ def run_case(
         'held_out': lines[-1]['holdout_accuracy'],
         'test': [exit_['accuracy'] for exit_ in judged['exits']],
         'macs': [exit_['macs'] for exit_ in judged['exits']],
-        'seconds': sum(line['seconds'] for line in lines),
       }
     )
   return records
@@ -144,7 +157,7 @@ def gains(
 
 
 def rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-  """Returns the rows of the table, its heads first, the best case first.
+  """Returns the rows of the table, its heads first, then the best held out.
 
   Args:
     records: see `run_case`.
@@ -188,8 +201,15 @@ def main(listener: interruption.Interruption) -> None:
   parser.set_defaults(train_epochs=10)
   parser.add_argument('--cases', nargs='+', default=list(OPTIONS))
   parser.add_argument('--holdout', type=int, default=2000, help='images')
+  parser.add_argument(
+    '--genotype', type=paths.expand, default='', help='file; else an MSDNet'
+  )
   parser.add_argument('--json', type=paths.expand, required=True)
   args = parser.parse_args()
+  network = dict(_MSDNET)
+  if args.genotype:
+    nodes = load_genotype(args.genotype, operations.REAL).nodes
+    network = {**_GRID, 'network.nodes': nodes, 'genotype': args.genotype}
   for case in args.cases:
     changes(case)
   result = {'records': []}
@@ -206,16 +226,19 @@ def main(listener: interruption.Interruption) -> None:
     args.seeds = kept
     config.dataset.train_images = args.images + args.holdout
     config.dataset.holdout = args.holdout
-    config.train.network.update(_SIZES)
-    config.train.update(learning_rate=0.1, weight_decay=1e-4, clip=0.0)
+    config.update_from_flattened_dict(
+      {f'train.{field}': value for field, value in network.items()}
+    )
     records = run_case(config, case, args.workdir, listener)
     result = {
       'command': shlex.join(['python', 'benchmarks/options.py', *told]),
+      'date': datetime.date.today().isoformat(),
       'machine': f'{os.cpu_count()} cores, {platform.machine()}',
       'ms_ranas_jax': __version__,
       'images': args.images,
+      'holdout': args.holdout,
       'epochs': args.train_epochs,
-      'sizes': _SIZES,
+      'network': network,
       'options': OPTIONS,
       'records': [*result['records'], *records],
     }

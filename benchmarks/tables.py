@@ -14,6 +14,7 @@ from typing import Any
 
 import exported_rows
 import on_gpu
+import options as training_options
 
 from ms_ranas_jax.report import milliseconds
 from ms_ranas_jax.runtime import files
@@ -284,6 +285,36 @@ def cifar10_tiny(results: pathlib.Path) -> list[str]:
   ]
 
 
+def options(results: pathlib.Path) -> list[str]:
+  """Returns the tables of what the training options bring.
+
+  Args:
+    results: the folder of the results.
+  """
+  lines = []
+  for name, network in (
+    ('options', 'MSDNet'),
+    ('options_searched', 'A searched network'),
+  ):
+    result = _read(results, f'{name}.json')
+    if result is None:
+      lines += [f'{network}: {_MISSING}.', '']
+      continue
+    costs = ', '.join(
+      f'{macs / 1e6:.1f} M' for macs in result['records'][0]['macs']
+    )
+    heads, *rows = training_options.rows(result['records'])
+    lines += [
+      f'{network}, {result["date"]}, {result["machine"]}: exits at {costs} '
+      f'macs, {result["epochs"]} epochs of {result["images"]:,} images, '
+      f'{result["holdout"]:,} held out.',
+      '',
+      *_table(heads, rows),
+      '',
+    ]
+  return lines[:-1]
+
+
 TABLES: Mapping[str, Callable[[pathlib.Path], list[str]]] = {
   'cifar10_tiny': cifar10_tiny,
   'converted': converted,
@@ -291,6 +322,7 @@ TABLES: Mapping[str, Callable[[pathlib.Path], list[str]]] = {
   'exported': exported,
   'gpu_first': gpu_first,
   'gpu_second': gpu_second,
+  'options': options,
 }
 
 

@@ -302,24 +302,36 @@ def test_options_are_compared_with_the_plain_training_of_their_seed(
 
 
 @pytest.mark.slow
-def test_options_are_trained_once(repo_root, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+  ('network', 'cases'),
+  [('_MSDNET', ['plain', 'trunk+boosting']), ('_GRID', ['plain'])],
+)
+def test_options_are_trained_once(
+  network, cases, repo_root, tmp_path, monkeypatch, capsys
+):
   monkeypatch.syspath_prepend(str(repo_root / 'benchmarks'))
   options = importlib.import_module('options')
-  small = {'channels': 4, 'scales': 2, 'blocks': 2, 'base': 1, 'growth': 2}
-  monkeypatch.setattr(options, '_SIZES', options._SIZES | small)
+  small = {'channels': 4, 'layers': 2, 'scales': 2, 'blocks': 2, 'base': 1}
+  sizes = getattr(options, network)
+  small = {f'network.{name}': value for name, value in small.items()}
+  small = {name: small.get(name, value) for name, value in sizes.items()}
+  monkeypatch.setattr(options, network, small)
   path = tmp_path / 'options.json'
   flags = ['options.py', '--dataset=digits', '--images=64', '--holdout=20']
   flags += ['--train-epochs=1', '--seeds', '0', f'--json={path}']
   monkeypatch.setattr(sys, 'argv', [*flags, f'--workdir={tmp_path}/runs'])
   monkeypatch.setitem(options.OPTIONS, 'trunk', {'trunk_epochs': 0.5})
-  sys.argv += ['--cases', 'plain', 'trunk+boosting']
+  sys.argv += ['--cases', *cases]
+  if network == '_GRID':
+    sys.argv += [f'--genotype={repo_root}/benchmarks/searched_cell.json']
   options.main(interruption.Interruption())
   records = json.loads(path.read_text())['records']
-  assert [r['case'] for r in records] == ['plain', 'trunk+boosting']
+  assert [r['case'] for r in records] == cases
   for record in records:
     for images in 'held_out', 'test':
-      assert len(record[images]) == 2 and 0 <= min(record[images])
-    assert record['macs'] == records[0]['macs'] and record['seconds'] > 0
+      assert len(record[images]) == len(record['macs'])
+      assert 0 <= min(record[images])
+    assert record['macs'] == records[0]['macs']
   monkeypatch.setattr(options, 'run_case', None)
   options.main(interruption.Interruption())
   assert json.loads(path.read_text())['records'] == records
@@ -482,6 +494,13 @@ def test_a_row_is_that_of_its_result_or_not_yet_measured(tables, tmp_path):
   job |= {'median_s': 0.002, 'min_s': 0.001, 'max_s': 0.0035}
   job |= {'peak_bytes': 12e8, 'compile_s': 33.25, 'ready_s': 40.0}
   lost = {'name': 'inference, paper, float32, batch 64', 'variant': 'ours'}
+  options = {'date': '2026-01-02', 'machine': '2 cores', 'holdout': 20}
+  records = _records('plain', (0,), (0.5,), (0.4,))
+  records += _records('ema', (0,), (0.52,), (0.44,))
+  options |= {'records': [r | {'macs': [2.5e5, 1e6]} for r in records]}
+  (tmp_path / 'options.json').write_text(
+    json.dumps(options | {'epochs': 3, 'images': 12000})
+  )
   result = {
     'command': 'benchmarks/on_gpu.sh first',
     'date': '2026-01-02',
@@ -497,13 +516,18 @@ def test_a_row_is_that_of_its_result_or_not_yet_measured(tables, tmp_path):
   marks += '<!-- early_exit -->\nold\n<!-- end -->\n'
   marks += '<!-- exported -->\nold\n<!-- end -->\n'
   marks += '<!-- gpu_first -->\nold\n<!-- end -->\n'
-  marks += '<!-- gpu_second -->\nold\n<!-- end -->\nrest\n'
+  marks += '<!-- gpu_second -->\nold\n<!-- end -->\n'
+  marks += '<!-- options -->\nold\n<!-- end -->\nrest\n'
   lines = tables.filled(marks, tmp_path).splitlines()
   assert f'| {name} | 2.00 ms (1.00 to 3.50) | 33.2 s | 1.20 GB |' in lines
   why = 'not yet measured (skipped: no time was left)'
   assert f'| {lost["name"]} | {why} | – | – |' in lines
   assert '`benchmarks/on_gpu.sh second`: not yet measured.' in lines
   assert any('NVIDIA X, 16 processor cores, jax 1.2. Equal' in x for x in lines)
+  assert '| ema | 1 | +2.00 | +2.00 | 44.00% |' in lines
+  told = 'exits at 0.2 M, 1.0 M macs, 3 epochs of 12,000 images, 20 held out.'
+  assert f'MSDNet, 2026-01-02, 2 cores: {told}' in lines
+  assert 'A searched network: not yet measured.' in lines
   assert 'old' not in lines and lines[-1] == 'rest'
 
 
