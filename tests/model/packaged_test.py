@@ -87,15 +87,16 @@ def test_the_card_has_the_genotype_that_was_trained(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_card_says_how_good_it_is(name, shared_cifar10, tmp_path):
+def test_the_card_says_how_good_it_is(
+  name, shared_cifar10, tmp_path, as_users_compile
+):
   """All test images, by every exit, as they come from a copy of the data."""
   script = shared_cifar10 / 'unpack.py'
   subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
   dataset = mr.load_dataset('cifar10', str(tmp_path))
   model = mr.load_model(name)
-  *_, last = model.steps(dataset.test_images)
-  first = model.predict(dataset.test_images, exit=0)
-  for exit_, answer in (0, first), (-1, last):
+  answers = model.steps(dataset.test_images)
+  for exit_, answer in enumerate(answers):
     accuracy = np.mean(answer.labels == dataset.test_labels)
     # An answer between two classes may fall to either on another machine.
     assert accuracy == pytest.approx(
