@@ -23,8 +23,8 @@ from ms_ranas_jax.runtime import environment
 from ms_ranas_jax.runtime import interruption
 
 if TYPE_CHECKING:
+  from ms_ranas_jax.data import pictures
   from ms_ranas_jax.model import model as model_lib
-  from ms_ranas_jax.model import pictures
 
 _BAD_INPUT = 2
 # Of a time that is measured the middle of so many is taken.
@@ -168,8 +168,8 @@ def _run(args: Mapping[str, Any]) -> bool:
   """Prints what there is to say of all pictures; whether all were read."""
   environment.load(environment.JAX)
   environment.check_settings()
+  from ms_ranas_jax.data import pictures
   from ms_ranas_jax.model import model as model_lib
-  from ms_ranas_jax.model import pictures
 
   files = pictures.find_files(args['pictures'])
   environment.check_devices()

@@ -11,6 +11,8 @@ import dataclasses
 
 from ms_ranas_jax.costs import linear_cost
 from ms_ranas_jax.costs import width
+from ms_ranas_jax.data import picture_options
+from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.fields import FLAG
 from ms_ranas_jax.fields import NUMBERS
 from ms_ranas_jax.fields import TEXT
@@ -44,6 +46,23 @@ SIZES = PAPER, CPU = 'paper', 'cpu'
 
 _IMAGES = ('search', 'train', 'evaluate')
 _SEED = whole(0, 2**31 - 1)
+
+
+def _is_size(value: object) -> bool:
+  try:
+    if isinstance(value, str):
+      picture_options.parse_size(value)
+      return True
+  except UsageError:
+    pass
+  return False
+
+
+_IMAGE_SIZE = Rule(
+  _is_size,
+  "'', or pixels such as '96' or '96x128' (height x width), at most "
+  f'{picture_options.LARGEST_SIDE}',
+)
 _SHARE = Rule(
   lambda v: is_number(v) and 0 <= v < 1, 'a number of at least 0 and below 1'
 )
@@ -62,13 +81,35 @@ class DatasetConfig:
   """Which images there are, and how they are augmented."""
 
   name: str = field(
-    'digits', TEXT, 'digits, cifar10, cifar100, npz, or my_module:my_images'
+    'digits',
+    TEXT,
+    'digits, cifar10, cifar100, npz, folder, or my_module:my_images',
   )
   dir: str = field(
     '', TEXT, "a local folder (npz: the file); '' is the default", free=True
   )
   train_images: int = field(
     0, whole(0), 'so many of them, always the same; 0 is all'
+  )
+  image_size: str = field(
+    '',
+    _IMAGE_SIZE,
+    "what pictures are brought to, '96' or '96x128' (height x width); '' is "
+    'the size that all of them have',
+    unit='pixels',
+    needs=('name', picture_options.FOLDER),
+  )
+  test_fraction: float = field(
+    picture_options.TEST_FRACTION,
+    Rule(lambda v: _SHARE.holds(v) and v > 0, 'a number above 0 and below 1'),
+    'of the pictures of every class, where there are no folders train and test',
+    needs=('name', picture_options.FOLDER),
+  )
+  unreadable: str = field(
+    picture_options.REFUSE,
+    one_of(*picture_options.UNREADABLE),
+    'what happens to files that are no pictures',
+    needs=('name', picture_options.FOLDER),
   )
   holdout: int = field(
     200,
@@ -91,6 +132,15 @@ class DatasetConfig:
     'mirror half of the training images',
     stages=('search', 'train'),
   )
+
+  @property
+  def picture_options(self) -> picture_options.Options:
+    """How pictures are read."""
+    return picture_options.Options(
+      picture_options.parse_size(self.image_size),
+      self.test_fraction,
+      self.unreadable,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -26,8 +26,10 @@ from ms_ranas_jax.baselines.cells import load_genotype
 from ms_ranas_jax.costs import cost
 from ms_ranas_jax.costs import width
 from ms_ranas_jax.data.datasets import Dataset
+from ms_ranas_jax.data.datasets import TestImages
 from ms_ranas_jax.data.datasets import image_format
 from ms_ranas_jax.data.datasets import load_dataset
+from ms_ranas_jax.data.datasets import load_test_images
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.model import description as description_lib
@@ -125,13 +127,14 @@ def run_stages(
 
 
 def _summary(dataset: Dataset) -> str:
-  """Returns how many images and classes there are, in a line."""
+  """Returns how many images and classes there are, in a line or more."""
   counts = _images_per_class(dataset)
-  return (
+  counted = (
     f'{dataset.name}: {len(dataset.train_images)} training and '
     f'{len(dataset.test_images)} test images of {dataset.num_classes} classes, '
     f'{counts.min()} to {counts.max()} training images each'
   )
+  return '\n'.join([counted, *dataset.notes])
 
 
 def _images_per_class(dataset: Dataset) -> np.ndarray:
@@ -188,12 +191,18 @@ class Run:
   def dataset(self) -> Dataset:
     """The images, loaded when they are first asked for."""
     dataset = self.config.dataset
-    return load_dataset(dataset.name, dataset.dir, dataset.train_images)
+    return load_dataset(
+      dataset.name,
+      dataset.dir,
+      dataset.train_images,
+      dataset.picture_options,
+    )
 
   @functools.cached_property
   def image_format(self) -> tuple[tuple[int, int, int], int]:
     """What a network has to know of the images; CIFAR is not read for it."""
-    return image_format(self.config.dataset.name, self.config.dataset.dir)
+    dataset = self.config.dataset
+    return image_format(dataset.name, dataset.dir, dataset.picture_options)
 
   @property
   def family(self) -> families.Family:
@@ -527,24 +536,24 @@ def _judged_images(run: Run) -> Dataset:
       )
     return dataset
   try:
-    found = load_dataset(other.name, other.dir)
+    found = load_test_images(other.name, other.dir, dataset.image_shape)
   except UsageError as error:
     raise UsageError(f'evaluate.dataset: {error}') from error
   labels = _labels_as_trained(found, dataset)
-  if found.image_shape != dataset.image_shape:
+  if found.images.shape[1:] != dataset.image_shape:
     raise UsageError(
-      f'evaluate.dataset: test images {found.image_shape} do not fit a network '
-      f'of images {dataset.image_shape}; name others.'
+      f'evaluate.dataset: test images {found.images.shape[1:]} do not fit a '
+      f'network of images {dataset.image_shape}; name others.'
     )
   return dataclasses.replace(
     dataset,
     name=found.name,
-    test_images=found.test_images,
+    test_images=found.images,
     test_labels=labels,
   )
 
 
-def _labels_as_trained(found: Dataset, trained: Dataset) -> np.ndarray:
+def _labels_as_trained(found: TestImages, trained: Dataset) -> np.ndarray:
   """Returns test labels as the numbers that a network knows the classes by.
 
   Classes are the same if they have the same name. Where one of the datasets has
@@ -552,11 +561,11 @@ def _labels_as_trained(found: Dataset, trained: Dataset) -> np.ndarray:
   """
   known = {name: index for index, name in enumerate(trained.class_names)}
   names = found.class_names
-  if _has_names(trained) != _has_names(found):
-    unnamed = found if _has_names(trained) else trained
-    if unnamed.class_names == tuple(map(str, range(unnamed.num_classes))):
+  if _are_names(trained.class_names) != _are_names(names):
+    unnamed = names if _are_names(trained.class_names) else trained.class_names
+    if unnamed == tuple(map(str, range(len(unnamed)))):
       names = trained.class_names
-  there = np.unique(found.test_labels).tolist()
+  there = np.unique(found.labels).tolist()
   unknown = [n for n in there if n >= len(names) or names[n] not in known]
   if unknown:
     listed = errors.listed([found.class_names[n] for n in unknown])
@@ -565,14 +574,14 @@ def _labels_as_trained(found: Dataset, trained: Dataset) -> np.ndarray:
       f'{trained.name} ({listed}); name test images of the classes that '
       'were trained.'
     )
-  places = np.zeros(found.num_classes, np.int32)
+  places = np.zeros(len(found.class_names), np.int32)
   places[there] = [known[names[n]] for n in there]
-  return places[found.test_labels]
+  return places[found.labels]
 
 
-def _has_names(dataset: Dataset) -> bool:
+def _are_names(class_names: Sequence[str]) -> bool:
   """Returns whether classes have names and not only numbers."""
-  return not all(name.isdigit() for name in dataset.class_names)
+  return not all(name.isdigit() for name in class_names)
 
 
 def _describe(run: Run) -> None:

@@ -66,6 +66,11 @@ _ALSO_BAD = [
   ('evaluate.budget_range', (0, math.inf)),
   ('evaluate.budget_range', (0, 1, 2)),
   ('dataset.train_images', -1),
+  ('dataset.image_size', '0'),
+  ('dataset.image_size', '96x96x3'),
+  ('dataset.test_fraction', 0.0),
+  ('dataset.test_fraction', 1.0),
+  ('dataset.unreadable', 'mend'),
   ('study.figure', 'figure7'),
   ('study.size', 'tpu'),
   ('study.seeds', ()),
@@ -127,11 +132,18 @@ _ALSO_GOOD = [
   ('study.figure', 'figure10'),
   ('study.seeds', [3, 1]),
   ('dataset.holdout', 0),
+  ('dataset.image_size', '96x128'),
+  ('dataset.test_fraction', 0.5),
+  ('dataset.unreadable', 'skip'),
 ]
 # Without these, a field does nothing and is refused.
 _MSDNET = {'train.network.family': 'msdnet'}
 _STUDY = {'study.figure': 'figure4'}
+_FOLDER = {'dataset.name': 'folder'}
 _NEEDED = {
+  'dataset.image_size': _FOLDER,
+  'dataset.test_fraction': _FOLDER,
+  'dataset.unreadable': _FOLDER,
   'search.guards.auxiliary_decay': {'search.guards.auxiliary_skip': 1.0},
   'search.guards.early_stop_factor': {'search.guards.early_stop': True},
   'search.guards.early_stop_window': {'search.guards.early_stop': True},

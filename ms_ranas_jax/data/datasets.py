@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import pathlib
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from ms_ranas_jax import errors
 from ms_ranas_jax import importing
 from ms_ranas_jax import paths
 from ms_ranas_jax.data import cifar_files
+from ms_ranas_jax.data import class_folders
 from ms_ranas_jax.data import image_layout
 from ms_ranas_jax.data import npz_file
+from ms_ranas_jax.data import picture_options
 from ms_ranas_jax.data import tfds_source
 from ms_ranas_jax.runtime import files
 
@@ -58,6 +60,7 @@ class Dataset:
     mean: per channel, of images / 255.
     std: per channel, of images / 255; positive.
     class_names: one per class, by default their numbers.
+    notes: what was done to the images before, in sentences.
 
   Raises:
     UsageError: an array has another shape, dtype or range, or the constants
@@ -73,6 +76,7 @@ class Dataset:
   mean: tuple[float, ...]
   std: tuple[float, ...]
   class_names: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -132,7 +136,10 @@ class Dataset:
 
 
 def load_dataset(
-  name: str, directory: str = '', train_images: int = 0
+  name: str,
+  directory: str = '',
+  train_images: int = 0,
+  options: picture_options.Options = picture_options.DEFAULT,
 ) -> Dataset:
   """Loads a dataset into memory; downloads nothing.
 
@@ -148,15 +155,19 @@ def load_dataset(
       'npz': `directory` is the path of a .npz file with x_train, y_train,
         x_test, y_test: uint8 images (N, H, W, C) or (N, H, W), integer labels.
         The classes are the labels that there are in y_train, in their order.
+      'folder': `directory` has a folder of pictures for each class, or
+        folders train and test that have; see `data.class_folders`.
       'my_module:my_images': a function of your own, of `directory`, that
         returns a `Dataset`.
     directory: where the data are; must be empty for 'digits'.
     train_images: how many training images to keep, drawn at random but always
       the same ones; 0 is all.
+    options: how folders of pictures are read.
 
   Returns:
-    The dataset. The normalisation of digits and npz is that of all training
-    images; a channel of one value throughout gets the standard deviation 1.
+    The dataset. The normalisation of digits, npz and folders is that of all
+    training images; a channel of one value throughout gets the standard
+    deviation 1.
 
   Raises:
     UsageError: the name is not known, the data are missing or malformed, or
@@ -174,6 +185,8 @@ def load_dataset(
         )
       dataset = dataclasses.replace(dataset, name=name)
       _refuse_empty_classes(dataset)
+    elif name == picture_options.FOLDER:
+      dataset = _load_folder(directory, options)
     else:
       dataset = loader(name, directory)
   except OSError as error:  # Such as a folder that may not be entered.
@@ -181,6 +194,48 @@ def load_dataset(
       f'dataset.dir: {error}; check the path and its permissions.'
     ) from error
   return _part(dataset, train_images) if train_images else dataset
+
+
+class TestImages(NamedTuple):
+  """Labelled images that only judge.
+
+  Attributes:
+    name: of the dataset.
+    images: uint8 (M, H, W, C).
+    labels: int32 (M,).
+    class_names: one per class.
+  """
+
+  name: str
+  images: np.ndarray
+  labels: np.ndarray
+  class_names: tuple[str, ...]
+
+
+def load_test_images(
+  name: str, directory: str, image_shape: tuple[int, int, int]
+) -> TestImages:
+  """Loads the test images of a dataset.
+
+  Args:
+    name: see `load_dataset`.
+    directory: the same; of folders of pictures the folder test, or all where
+      there is none.
+    image_shape: (height, width, channels) that pictures are brought to.
+
+  Raises:
+    UsageError: as `load_dataset`.
+  """
+  if name == picture_options.FOLDER:
+    found = class_folders.read_test(paths.expand(directory), image_shape)
+    return TestImages(name, *found)
+  dataset = load_dataset(name, directory)
+  return TestImages(
+    dataset.name,
+    dataset.test_images,
+    dataset.test_labels,
+    dataset.class_names,
+  )
 
 
 def _refuse_empty_classes(dataset: Dataset) -> None:
@@ -213,13 +268,16 @@ def _part(dataset: Dataset, train_images: int) -> Dataset:
 
 
 def image_format(
-  name: str, directory: str = ''
+  name: str,
+  directory: str = '',
+  options: picture_options.Options = picture_options.DEFAULT,
 ) -> tuple[tuple[int, int, int], int]:
   """Returns what a network has to know of a dataset.
 
   Args:
     name: as for `load_dataset`.
-    directory: the same; only 'npz' has to read it.
+    directory: the same; only 'npz' has to read it, and the heads of pictures.
+    options: the same.
 
   Returns:
     ((height, width, channels), number of classes).
@@ -229,6 +287,8 @@ def image_format(
   """
   if name in cifar_files.NUM_CLASSES:
     return (32, 32, 3), cifar_files.NUM_CLASSES[name]
+  if name == picture_options.FOLDER:
+    return class_folders.image_format(paths.expand(directory), options)
   dataset = load_dataset(name, directory)
   return dataset.image_shape, dataset.num_classes
 
@@ -401,6 +461,24 @@ def _load_npz(name: str, directory: str) -> Dataset:
   return Dataset(name, *arrays, len(names), mean, std, names)
 
 
+def _load_folder(directory: str, options: picture_options.Options) -> Dataset:
+  """Loads a folder of pictures for each class."""
+  found = class_folders.read(directory, options)
+  mean, std = _statistics(found.images['train'])
+  return Dataset(
+    picture_options.FOLDER,
+    found.images['train'],
+    found.labels['train'],
+    found.images['test'],
+    found.labels['test'],
+    len(found.class_names),
+    mean,
+    std,
+    found.class_names,
+    found.notes,
+  )
+
+
 def _statistics(
   images: np.ndarray,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -433,6 +511,7 @@ _LOADERS: types.MappingProxyType[str, Callable[..., Dataset]] = (
       'cifar100': _load_cifar,
       'digits': _load_digits,
       'npz': _load_npz,
+      picture_options.FOLDER: _load_folder,
     }
   )
 )

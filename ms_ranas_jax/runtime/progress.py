@@ -35,6 +35,7 @@ class Progress(tqdm.tqdm):
     initial: int = 0,
     disable: bool = False,
     stream: TextIO | None = None,
+    unit: str = 'step',
   ) -> None:
     """Shows where the loop starts.
 
@@ -44,6 +45,7 @@ class Progress(tqdm.tqdm):
       initial: those that an interrupted run had done already.
       disable: nothing is shown.
       stream: where to write; standard error if None.
+      unit: what is counted.
     """
     stream = stream or sys.stderr
     look: dict[str, Any] = {'file': stream, 'dynamic_ncols': True}
@@ -59,7 +61,7 @@ class Progress(tqdm.tqdm):
       total=total,
       initial=initial,
       disable=disable,
-      unit='step',
+      unit=unit,
       miniters=1,  # the time alone decides when to show
       smoothing=0,
       **look,

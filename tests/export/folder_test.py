@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from ms_ranas_jax.data import pictures
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.export import folder
 from ms_ranas_jax.export import onnx_file
 from ms_ranas_jax.export import preprocessing
 from ms_ranas_jax.export import run_exported
 from ms_ranas_jax.export import runners
-from ms_ranas_jax.model import pictures
 from ms_ranas_jax.runtime import files
 
 # As where they are not installed.

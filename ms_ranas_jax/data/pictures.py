@@ -7,8 +7,11 @@ told, since a network sees what is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent import futures
+import contextlib
 import dataclasses
+import os
 import pathlib
 import warnings
 
@@ -19,6 +22,8 @@ from PIL import ImageOps
 from ms_ranas_jax import paths
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime import processes
+from ms_ranas_jax.runtime import progress
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.tif', '.tiff')
 _MODES = {1: 'L', 3: 'RGB'}
@@ -27,6 +32,8 @@ _ORIENTATION = 0x0112  # of EXIF; 1 is upright
 # 16 bits a pixel, which Pillow would cut off at 255.
 _DEEP = ('I;16', 'I;16L', 'I;16B', 'I;16N', 'I')
 _TRANSPARENT = ('RGBA', 'LA', 'PA', 'RGBa', 'La')
+_GREY = ('1', 'L', 'LA', 'La', *_DEEP)
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange height and width
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,6 +49,19 @@ class Picture:
   path: pathlib.Path
   pixels: np.ndarray
   changes: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+  """What the head of a file says of the picture in it.
+
+  Attributes:
+    size: (height, width) once it is upright.
+    grey: whether it has no colours.
+  """
+
+  size: tuple[int, int]
+  grey: bool
 
 
 def find_files(names: Iterable[str]) -> list[pathlib.Path]:
@@ -91,22 +111,101 @@ def read(path: pathlib.Path, image_shape: tuple[int, int, int]) -> Picture:
   Raises:
     UsageError: it is no whole picture, or the network takes no pictures.
   """
+  with _no_bombs():
+    return _read(path, image_shape)
+
+
+def _read(path: pathlib.Path, image_shape: tuple[int, int, int]) -> Picture:
   height, width, channels = image_shape
   if channels not in _MODES:
     raise UsageError(
       f'the network takes images of {channels} channels, and pictures have 1 '
       'or 3; call Model.predict with arrays instead.'
     )
-  try:
-    with warnings.catch_warnings():
-      # A picture that may be a bomb is refused, not warned of.
-      warnings.simplefilter('error', Image.DecompressionBombWarning)
-      with Image.open(path) as image:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        turned = image.getexif().get(_ORIENTATION, 1) != 1
+  with _refused(path):
+    upright, turned = _upright(path)
     changes = ['turned upright'] * turned
     plain = _plain_colours(upright, _MODES[channels], changes)
+  if plain.size != (width, height):
+    before = f'{plain.width}x{plain.height}'
+    if plain.width * height != plain.height * width:
+      changes.append('cut to the middle')
+    plain = ImageOps.fit(plain, (width, height), Image.Resampling.BICUBIC)
+    changes.append(f'{before} scaled to {width}x{height} (bicubic)')
+  pixels = np.asarray(plain, np.uint8).reshape(image_shape)
+  return Picture(path, pixels, ', '.join(changes))
+
+
+def read_head(path: pathlib.Path) -> Head:
+  """Returns the size and the colours of a picture, without its pixels.
+
+  Args:
+    path: of a file of any format that Pillow reads.
+
+  Raises:
+    UsageError: it is no picture.
+  """
+  with _refused(path), _no_bombs(), Image.open(path) as image:
+    width, height = image.size
+    if image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS:
+      width, height = height, width
+    return Head((height, width), image.mode in _GREY)
+
+
+def read_all(
+  names: Sequence[pathlib.Path], image_shape: tuple[int, int, int]
+) -> tuple[np.ndarray, dict[int, str]]:
+  """Reads pictures, several at a time, and shows how far it is.
+
+  Args:
+    names: of the files.
+    image_shape: (height, width, channels) that all are brought to.
+
+  Returns:
+    uint8 (files, height, width, channels), zero where a picture could not be
+    read, and why not, by its number.
+
+  Raises:
+    UsageError: as `read`, of the shape.
+  """
+  images = np.zeros((len(names), *image_shape), np.uint8)
+  unreadable = {}
+
+  def one(number: int) -> tuple[int, str]:
+    try:
+      images[number] = _read(names[number], image_shape).pixels
+    except UsageError as error:
+      return number, str(error)
+    return number, ''
+
+  shown = progress.Progress(
+    'dataset', len(names), disable=not processes.is_first(), unit='picture'
+  )
+  # Pillow works outside of Python's lock.
+  with _no_bombs(), shown, futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    for number, why in pool.map(one, range(len(names))):
+      if why:
+        unreadable[number] = why
+      shown.update()
+  return images, unreadable
+
+
+@contextlib.contextmanager
+def _no_bombs() -> Iterator[None]:
+  """Makes of a picture that may be a bomb an error, not a warning.
+
+  Around threads and not in them: what warnings do is of the whole process.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter('error', Image.DecompressionBombWarning)
+    yield
+
+
+@contextlib.contextmanager
+def _refused(path: pathlib.Path) -> Iterator[None]:
+  """Says of what goes wrong which file it was."""
+  try:
+    yield
   except (
     OSError,
     ValueError,
@@ -118,14 +217,14 @@ def read(path: pathlib.Path, image_shape: tuple[int, int, int]) -> Picture:
       f'{path} is no picture that can be read ({error}); save it again as PNG '
       'or JPEG, with 8 bits a channel.'
     ) from error
-  if plain.size != (width, height):
-    before = f'{plain.width}x{plain.height}'
-    if plain.width * height != plain.height * width:
-      changes.append('cut to the middle')
-    plain = ImageOps.fit(plain, (width, height), Image.Resampling.BICUBIC)
-    changes.append(f'{before} scaled to {width}x{height} (bicubic)')
-  pixels = np.asarray(plain, np.uint8).reshape(image_shape)
-  return Picture(path, pixels, ', '.join(changes))
+
+
+def _upright(path: pathlib.Path) -> tuple[Image.Image, bool]:
+  """Returns a picture as its EXIF data say, and whether it was turned."""
+  with Image.open(path) as image:
+    image.load()
+    turned = image.getexif().get(_ORIENTATION, 1) != 1
+    return ImageOps.exif_transpose(image), turned
 
 
 def _plain_colours(

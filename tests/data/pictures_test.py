@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from ms_ranas_jax.data import pictures
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.model import pictures
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (8, 8, 3), np.uint8)
