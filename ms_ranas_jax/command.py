@@ -133,7 +133,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   try:
     # A config imports JAX, and --help alone does not need it.
     if any(map(_CONFIG_FLAG.match, argv)):
-      environment.load(environment.JAX, environment.MATPLOTLIB)
+      environment.load(environment.JAX)
     try:
       rest = flags.FLAGS(argv)
     except Exception:
@@ -195,7 +195,6 @@ def main(argv: Sequence[str]) -> None:
 
   from ms_ranas_jax import stages
   from ms_ranas_jax.runtime import processes
-  from ms_ranas_jax.studies import runner
 
   try:
     environment.check_settings(training=True)
@@ -213,6 +212,9 @@ def main(argv: Sequence[str]) -> None:
           'of the runs that are to be done again away.'
         )
       else:
+        environment.load(environment.MATPLOTLIB)
+        from ms_ranas_jax.studies import runner
+
         runner.run_study(config, workdir, print, listener)
   except UsageError as error:
     _refuse(error)

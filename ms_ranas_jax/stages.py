@@ -37,7 +37,7 @@ from ms_ranas_jax.model import fingerprint
 from ms_ranas_jax.model import model as model_lib
 from ms_ranas_jax.model import tensors
 from ms_ranas_jax.report import inputs
-from ms_ranas_jax.report import page
+from ms_ranas_jax.runtime import environment
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import lock
 from ms_ranas_jax.runtime import loop as loop_lib
@@ -91,6 +91,8 @@ def run_stages(
   """
   values = settings.complete(config)
   typed = settings.parse(values)
+  if 'report' in typed.stages:
+    environment.load(environment.MATPLOTLIB)
   workdir = paths.expand(workdir)
   if files.is_file(workdir):
     raise UsageError(f'--workdir={workdir} is a file; name a directory.')
@@ -807,6 +809,9 @@ def _export(run: Run) -> None:
 
 
 def _report(run: Run) -> None:
+  # Here, as nothing else waits for the import of matplotlib.
+  from ms_ranas_jax.report import page
+
   network = run.known_network()
   trained = None
   if network is not None:

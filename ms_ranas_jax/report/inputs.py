@@ -20,6 +20,9 @@ from ms_ranas_jax.sections import ONNX
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import genotype as genotype_lib
 
+# What the report is written to.
+PAGE_NAME = 'report.html'
+
 LATENCY = 'evaluate/latency.json'
 QUANTIZED = 'export/quantized.json'
 _AGAIN = 'run the search stage again.'

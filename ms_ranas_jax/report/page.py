@@ -34,8 +34,6 @@ from ms_ranas_jax.space import genotype as genotype_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import protocol
 
-PAGE_NAME = 'report.html'
-
 
 @dataclasses.dataclass(frozen=True)
 class _Column:
@@ -463,7 +461,7 @@ def write_report(
   _config(page, results.config)
   whole = workdir if files.is_remote(workdir) else os.path.abspath(workdir)
   name = os.path.basename(whole.rstrip('/'))
-  path = os.path.join(workdir, PAGE_NAME)
+  path = os.path.join(workdir, inputs.PAGE_NAME)
   files.write_text(
     path, page.markup(f'An anytime network: {name}', _lead(results))
   )

@@ -21,7 +21,7 @@ import logging as python_logging
 import math
 import os
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 import zlib
 
 from absl import logging
@@ -29,12 +29,15 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from ms_ranas_jax import errors
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import processes
+
+if TYPE_CHECKING:
+  # Where it is used, its import takes longer than that of JAX.
+  import orbax.checkpoint as ocp
 
 State = TypeVar('State')
 
@@ -104,6 +107,8 @@ def open_manager(
   Raises:
     UsageError: the folder cannot be made, or `keep` is less than 1.
   """
+  import orbax.checkpoint as ocp
+
   if keep < 1:
     raise UsageError(f'keep must be at least 1 checkpoint, got {keep}')
   _quiet_orbax()
@@ -152,6 +157,8 @@ def save(manager: Manager, step: int, state: Any) -> None:
   if manager.read_only:
     raise ValueError(f'{manager.directory} was opened to be read only')
   leaves = _named_leaves(state)
+  import orbax.checkpoint as ocp
+
   fields, data = _pack(leaves)
   manifest = {
     'fields': fields,
@@ -380,6 +387,8 @@ def _fields_checksum(fields: Mapping[str, Any]) -> int:
 
 def _read_manifest(folder: epath.Path) -> dict[str, Any]:
   """Reads what a checkpoint says about itself."""
+  import orbax.checkpoint as ocp
+
   handler = ocp.JsonCheckpointHandler()
   with contextlib.closing(ocp.Checkpointer(handler)) as reader:
     manifest = reader.restore(folder / _MANIFEST)
@@ -390,6 +399,8 @@ def _read_manifest(folder: epath.Path) -> dict[str, Any]:
 
 def _read_bytes(folder: epath.Path, manifest: Mapping[str, Any]) -> np.ndarray:
   """Reads the bytes of a checkpoint and proves them by their checksum."""
+  import orbax.checkpoint as ocp
+
   empty = {_BYTES: np.empty(_total(manifest['fields']), np.uint8)}
   with contextlib.closing(ocp.StandardCheckpointer()) as reader:
     data = np.asarray(reader.restore(folder / _STATE, empty)[_BYTES])

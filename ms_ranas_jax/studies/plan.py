@@ -22,7 +22,7 @@ from ms_ranas_jax import settings
 from ms_ranas_jax import stages
 from ms_ranas_jax.costs import cost
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.report import page
+from ms_ranas_jax.report import inputs
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.search import selection
 from ms_ranas_jax.space import grid
@@ -34,7 +34,7 @@ SEARCH, TRAIN = 'searches', 'trainings'
 _RESULTS = {
   'search': selection.GENOTYPE_FILE,
   'evaluate': 'evaluate/budgeted.json',
-  'report': page.PAGE_NAME,
+  'report': inputs.PAGE_NAME,
 }
 _STAGES = {SEARCH: ('search', 'report'), TRAIN: ('train', 'evaluate', 'report')}
 

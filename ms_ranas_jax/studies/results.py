@@ -10,7 +10,6 @@ from typing import Any
 from ms_ranas_jax.data.datasets import image_format
 from ms_ranas_jax.report import html_page
 from ms_ranas_jax.report import inputs
-from ms_ranas_jax.report import page as page_lib
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import lock
 from ms_ranas_jax.studies import picture
@@ -93,7 +92,7 @@ def write_results(plan: plan_lib.Plan, workdir: str) -> str:
   if table['published']:
     page.section('Published')
     page.table(*table_lib.published_cells(table))
-  path = os.path.join(folder, page_lib.PAGE_NAME)
+  path = os.path.join(folder, inputs.PAGE_NAME)
   files.write_text(
     path,
     page.markup(

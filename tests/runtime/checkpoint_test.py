@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from ms_ranas_jax.errors import UsageError
@@ -201,7 +202,7 @@ def test_a_damaged_one_does_not_push_out_a_good_one(tmp_path):
 
 def test_changed_bytes_are_found(tmp_path, monkeypatch):
   _save(tmp_path, [1, 2])
-  restore = checkpoint.ocp.StandardCheckpointer.restore
+  restore = ocp.StandardCheckpointer.restore
 
   def flip_a_bit_of_the_second(self, folder, *args):
     tree = restore(self, folder, *args)
@@ -211,7 +212,7 @@ def test_changed_bytes_are_found(tmp_path, monkeypatch):
     return tree
 
   monkeypatch.setattr(
-    checkpoint.ocp.StandardCheckpointer, 'restore', flip_a_bit_of_the_second
+    ocp.StandardCheckpointer, 'restore', flip_a_bit_of_the_second
   )
   with checkpoint.open_manager(tmp_path) as manager:
     step, state = checkpoint.restore_latest(manager, _state(0))
