@@ -7,6 +7,7 @@ import os
 import time
 from typing import Any
 
+from ms_ranas_jax import settings
 from ms_ranas_jax.data.datasets import image_format
 from ms_ranas_jax.report import html_page
 from ms_ranas_jax.report import inputs
@@ -36,7 +37,7 @@ def write_table(plan: plan_lib.Plan, workdir: str) -> dict[str, Any]:
     Held: another process is at it, which has seen all that this one has.
   """
   folder = os.path.join(workdir, plan_lib.FOLDER)
-  dataset = plan.config.dataset
+  dataset = settings.parse(plan.config).dataset
   _, num_classes = image_format(
     dataset.name, dataset.dir, dataset.picture_options
   )
