@@ -15,6 +15,7 @@ import pytest
 from ms_ranas_jax import default_config
 from ms_ranas_jax import same_run
 from ms_ranas_jax import stages
+from ms_ranas_jax.data import datasets
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.model import model as model_lib
 from ms_ranas_jax.runtime import files
@@ -292,7 +293,7 @@ def test_classes_of_other_test_images_are_known_by_their_names(
     test_labels=run.dataset.test_labels % len(trained),
   )
   object.__setattr__(run, 'dataset', named)
-  monkeypatch.setattr(stages, 'load_dataset', lambda *_: others)
+  monkeypatch.setattr(datasets, 'load_dataset', lambda *_: others)
   if isinstance(expected, str):
     words = rf'has other classes than npz \({expected}\); name'
     with pytest.raises(UsageError, match=words):
