@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import datetime
+import itertools
+import json
 import os
 import platform
-import shlex
 import statistics
-import sys
 from typing import Any
 
 import experiments
@@ -96,8 +96,8 @@ def changes(case: str) -> dict[str, Any]:
 
 def run_case(
   config: Any, case: str, workdir: str, listener: interruption.Interruption
-) -> list[dict[str, Any]]:
-  """Trains a case with all seeds of a config.
+) -> dict[str, Any]:
+  """Trains a case with the one seed of a config.
 
   Args:
     config: of a study of the plain training.
@@ -106,30 +106,57 @@ def run_case(
     listener: may ask to stop.
 
   Returns:
-    A record for each seed: `case`, `seed`, `held_out` and `test`, accuracies
-    of all exits, and `macs` of all exits.
+    `case`, `seed`, `held_out` and `test`, accuracies of all exits, and `macs`
+    of all exits.
   """
+  (seed,) = config.study.seeds
+  workdir = os.path.join(workdir, f'{case}-{seed}')
   figure = entries.Figure(
     case, 'exits', (entries.Entry(case, case, changes=changes(case)),)
   )
-  plan, _ = experiments.run_study(
-    config, os.path.join(workdir, case), figure, listener
-  )
-  records = []
-  for seed in config.study.seeds:
-    folder = plan.trainings[case, seed].workdir(os.path.join(workdir, case))
-    lines = metrics.read_metrics(os.path.join(folder, 'train/metrics.jsonl'))
-    judged = files.read_json(os.path.join(folder, 'evaluate/anytime.json'))
-    records.append(
-      {
-        'case': case,
-        'seed': seed,
-        'held_out': lines[-1]['holdout_accuracy'],
-        'test': [exit_['accuracy'] for exit_ in judged['exits']],
-        'macs': [exit_['macs'] for exit_ in judged['exits']],
-      }
-    )
-  return records
+  plan, _ = experiments.run_study(config, workdir, figure, listener)
+  folder = plan.trainings[case, seed].workdir(workdir)
+  return {'case': case, 'seed': seed, **accuracies(folder)}
+
+
+def accuracies(folder: str) -> dict[str, list[float]]:
+  """Returns what a finished training is judged by, for every exit.
+
+  Args:
+    folder: its work directory.
+
+  Returns:
+    `held_out`, `test`, and `macs`.
+  """
+  lines = metrics.read_metrics(os.path.join(folder, 'train/metrics.jsonl'))
+  judged = files.read_json(os.path.join(folder, 'evaluate/anytime.json'))
+  return {
+    'held_out': [round(x, 6) for x in lines[-1]['holdout_accuracy']],
+    'test': [exit_['accuracy'] for exit_ in judged['exits']],
+    'macs': [exit_['macs'] for exit_ in judged['exits']],
+  }
+
+
+def read_records(path: str, settings: Mapping[str, Any]) -> list[Any]:
+  """Returns the records of a result, of what is trained in the same way.
+
+  Args:
+    path: of the JSON file; there may be none yet.
+    settings: of the trainings, entries of the file.
+
+  Raises:
+    UsageError: those in the file were trained in another way.
+  """
+  if not files.is_file(path):
+    return []
+  result = files.read_json(path)
+  for name, value in settings.items():
+    if result[name] != value:
+      raise UsageError(
+        f'{path} is of {name} = {result[name]}, and not {value}; name another '
+        '--json.'
+      )
+  return result['records']
 
 
 def gains(
@@ -206,44 +233,49 @@ def main(listener: interruption.Interruption) -> None:
   )
   parser.add_argument('--json', type=paths.expand, required=True)
   args = parser.parse_args()
-  network = dict(_MSDNET)
+  fields, network = _MSDNET, 'msdnet'
   if args.genotype:
-    nodes = load_genotype(args.genotype, operations.REAL).nodes
-    network = {**_GRID, 'network.nodes': nodes, 'genotype': args.genotype}
+    genotype = load_genotype(args.genotype, operations.REAL)
+    fields = {**_GRID, 'network.nodes': genotype.nodes}
+    fields['genotype'] = args.genotype
+    network = json.loads(genotype.to_json())
   for case in args.cases:
     changes(case)
-  result = {'records': []}
-  if files.is_file(args.json):
-    result = files.read_json(args.json)
-  told = [a for a in sys.argv[1:] if not a.startswith('--cases=')]
-  for case in args.cases:
-    there = {r['seed'] for r in result['records'] if r['case'] == case}
-    seeds = [seed for seed in args.seeds if seed not in there]
-    if not seeds:
+  settings = {
+    'dataset': args.dataset,
+    'images': args.images,
+    'holdout': args.holdout,
+    'epochs': args.train_epochs,
+    'network': network,
+    'train': {name: fields[name] for name in fields if name != 'genotype'},
+    'options': OPTIONS,
+  }
+  records = read_records(args.json, settings)
+  for case, seed in itertools.product(args.cases, args.seeds):
+    if any((r['case'], r['seed']) == (case, seed) for r in records):
       continue
-    args.seeds, kept = seeds, args.seeds
     config = experiments.build_config(args)
-    args.seeds = kept
+    config.study.seeds = (seed,)
     config.dataset.train_images = args.images + args.holdout
     config.dataset.holdout = args.holdout
     config.update_from_flattened_dict(
-      {f'train.{field}': value for field, value in network.items()}
+      {f'train.{field}': value for field, value in fields.items()}
     )
-    records = run_case(config, case, args.workdir, listener)
+    records.append(run_case(config, case, args.workdir, listener))
     result = {
-      'command': shlex.join(['python', 'benchmarks/options.py', *told]),
+      'command': 'python benchmarks/options.py --dataset-dir DIR --workdir DIR '
+      f'--json FILE --images={args.images} --holdout={args.holdout} '
+      f'--train-epochs={args.train_epochs}'
+      + ' --genotype=FILE'
+      * bool(args.genotype),
       'date': datetime.date.today().isoformat(),
       'machine': f'{os.cpu_count()} cores, {platform.machine()}',
       'ms_ranas_jax': __version__,
-      'images': args.images,
-      'holdout': args.holdout,
-      'epochs': args.train_epochs,
-      'network': network,
-      'options': OPTIONS,
-      'records': [*result['records'], *records],
+      **settings,
+      'records': records,
     }
     files.write_json(args.json, result)
-  for row in rows(result['records']):
+  for row in rows(records):
     print(f'| {" | ".join(row)} |')
 
 

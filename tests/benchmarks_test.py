@@ -334,6 +334,9 @@ def test_options_are_trained_once(
     assert record['macs'] == records[0]['macs']
   monkeypatch.setattr(options, 'run_case', None)
   options.main(interruption.Interruption())
+  sys.argv[sys.argv.index('--train-epochs=1')] = '--train-epochs=2'
+  with pytest.raises(UsageError, match='is of epochs = 1, and not 2; name an'):
+    options.main(interruption.Interruption())
   assert json.loads(path.read_text())['records'] == records
   assert '| plain | 1 | – | – | ' in capsys.readouterr().out
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import os
 import pathlib
 
 import numpy as np
@@ -41,6 +42,21 @@ class Pictures:
   labels: Mapping[str, np.ndarray]
   class_names: tuple[str, ...]
   notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+  path: pathlib.Path
+  label: int
+  part: str  # '' where the program makes the parts
+  head: pictures.Head
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+  class_names: tuple[str, ...]
+  files: list[_File]
+  problems: list[str]
 
 
 def image_format(
@@ -78,32 +94,18 @@ def read(directory: str, options: Options) -> Pictures:
   problems = [*found.problems, *unreadable.values()]
   if unreadable and options.unreadable == picture_options.REFUSE:
     raise _refusal(list(unreadable.values()))
-  kept = [n for n in range(len(found.files)) if n not in unreadable]
-  images = images[kept] if unreadable else images
+  kept = np.array(
+    [n for n in range(len(found.files)) if n not in unreadable], np.int64
+  )
   files = [found.files[n] for n in kept]
   labels = np.array([f.label for f in files], np.int32)
   parts = _rows_of_parts(files, labels, found.class_names, options)
   return Pictures(
-    {part: images[rows] for part, rows in parts.items()},
+    {part: images[kept[rows]] for part, rows in parts.items()},
     {part: labels[rows] for part, rows in parts.items()},
     found.class_names,
     tuple(_notes(files, shape, problems)),
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class _File:
-  path: pathlib.Path
-  label: int
-  part: str  # '' where the program makes the parts
-  head: pictures.Head
-
-
-@dataclasses.dataclass(frozen=True)
-class _Found:
-  class_names: tuple[str, ...]
-  files: list[_File]
-  problems: list[str]
 
 
 def read_test(
@@ -257,10 +259,13 @@ def _files_within(
   """Returns the picture files in a folder and in those within, sorted."""
   if folder is None:
     return []
+  inside = pathlib.Path(os.path.realpath(root))
   found = []
   for entry in _entries(folder):
+    # Not Path.resolve, which raises at a link to itself.
     if entry.is_symlink() and (
-      entry.is_dir() or root.resolve() not in entry.resolve().parents
+      entry.is_dir()
+      or inside not in pathlib.Path(os.path.realpath(entry)).parents
     ):
       problems.append(f'{entry} is a link to a folder, or out of {root}.')
     elif entry.is_dir():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -174,8 +175,9 @@ def load_dataset(
       there are fewer training images.
   """
   loader = importing.find(name, _LOADERS, 'dataset.name')
+  _refuse_unused(name, options)
   directory = paths.expand(directory)
-  try:
+  with _failures_in_words():
     if ':' in name:
       dataset = loader(directory)
       if not isinstance(dataset, Dataset):
@@ -189,11 +191,27 @@ def load_dataset(
       dataset = _load_folder(directory, options)
     else:
       dataset = loader(name, directory)
-  except OSError as error:  # Such as a folder that may not be entered.
+  return _part(dataset, train_images) if train_images else dataset
+
+
+@contextlib.contextmanager
+def _failures_in_words() -> Iterator[None]:
+  """Says what is to be done about a folder that may not be entered."""
+  try:
+    yield
+  except OSError as error:
     raise errors.UsageError(
       f'dataset.dir: {error}; check the path and its permissions.'
     ) from error
-  return _part(dataset, train_images) if train_images else dataset
+
+
+def _refuse_unused(name: str, options: picture_options.Options) -> None:
+  """Refuses what is said of pictures where none are read."""
+  if name != picture_options.FOLDER and options != picture_options.DEFAULT:
+    raise errors.UsageError(
+      f'{options} says how folders of pictures are read, and of {name!r} there '
+      'are none; leave it out.'
+    )
 
 
 class TestImages(NamedTuple):
@@ -227,7 +245,8 @@ def load_test_images(
     UsageError: as `load_dataset`.
   """
   if name == picture_options.FOLDER:
-    found = class_folders.read_test(paths.expand(directory), image_shape)
+    with _failures_in_words():
+      found = class_folders.read_test(paths.expand(directory), image_shape)
     return TestImages(name, *found)
   dataset = load_dataset(name, directory)
   return TestImages(
@@ -286,10 +305,12 @@ def image_format(
     UsageError: as `load_dataset`.
   """
   if name in cifar_files.NUM_CLASSES:
+    _refuse_unused(name, options)
     return (32, 32, 3), cifar_files.NUM_CLASSES[name]
   if name == picture_options.FOLDER:
-    return class_folders.image_format(paths.expand(directory), options)
-  dataset = load_dataset(name, directory)
+    with _failures_in_words():
+      return class_folders.image_format(paths.expand(directory), options)
+  dataset = load_dataset(name, directory, options=options)
   return dataset.image_shape, dataset.num_classes
 
 

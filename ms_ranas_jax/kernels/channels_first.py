@@ -219,7 +219,7 @@ def _product_with(shifted, x):
   """Sums over all pixels, (taps * features, channels).
 
   The factor with more rows is the left one: on CPUs the other way round takes
-  two to eight times as long, for so few rows and so many pixels.
+  several times as long, for so few rows and so many pixels.
   """
   return shifted @ _rows(x).T
 

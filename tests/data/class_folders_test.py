@@ -155,26 +155,33 @@ def _linked_class(flat):
   (flat / 'bad').symlink_to(flat / 'blue')
 
 
+def _linked_to_itself(flat):
+  (flat / 'red' / 'bad.png').symlink_to(flat / 'red' / 'bad.png')
+
+
 def _bomb(flat):
   _save(flat / 'red' / 'bad.png', (30_000, 30_000), 0, '1')
 
 
-_UNREADABLE = (
-  *((_broken, 'is no picture that can be read'),),
-  *((_cut_off, 'is no picture that can be read'),),
-  *((_text, r'is no picture \(\.png'),),
-  *((_beside, 'is a file beside the folders of the classes'),),
-  *((_linked, 'is a link to a folder, or out of'),),
-  *((_linked_folder, 'is a link to a folder'),),
-  *((_linked_class, 'is a link, and no folder of pictures'),),
-  *((_bomb, 'is no picture that can be read'),),
-)
+_UNREADABLE = [
+  (_broken, 'is no picture that can be read'),
+  (_cut_off, 'is no picture that can be read'),
+  (_text, r'is no picture \(\.png'),
+  (_beside, 'is a file beside the folders of the classes'),
+  (_linked, 'is a link to a folder, or out of'),
+  (_linked_folder, 'is a link to a folder'),
+  (_linked_class, 'is a link, and no folder of pictures'),
+  (_linked_to_itself, 'is a link to a folder, or out of|is no picture that'),
+  (_bomb, 'is no picture that can be read'),
+]
 
 
 @pytest.mark.parametrize(('spoil', 'why'), _UNREADABLE)
 def test_what_is_no_picture_is_named_or_left_out(flat, spoil, why):
   spoil(flat)
-  with pytest.raises(UsageError, match=rf'bad\S* {why}.*unreadable') as caught:
+  with pytest.raises(
+    UsageError, match=rf'bad\S* ({why}).*unreadable'
+  ) as caught:
     class_folders.read(str(flat), Options())
   assert '\n' not in str(caught.value)
   found = class_folders.read(str(flat), Options(unreadable='skip'))
@@ -282,6 +289,23 @@ def test_test_images_are_brought_to_the_size_of_the_training(flat, parts):
     datasets.load_test_images('folder', str(flat), shape)
   with pytest.raises(UsageError, match='is no folder'):
     datasets.load_test_images('folder', str(flat / 'none'), shape)
+
+
+def test_options_of_other_datasets_are_refused(flat):
+  options = Options(image_size=(8, 8))
+  for call in datasets.load_dataset, datasets.image_format:
+    with pytest.raises(UsageError, match="of 'digits' there are none"):
+      call('digits', options=options)
+
+
+def test_a_folder_that_may_not_be_entered_is_named(flat, monkeypatch):
+  def denied(_):
+    raise PermissionError(13, 'Permission denied', str(flat / 'red'))
+
+  monkeypatch.setattr(class_folders, '_entries', denied)
+  for call in datasets.load_dataset, datasets.image_format:
+    with pytest.raises(UsageError, match='dataset.dir: .*Permission denied'):
+      call('folder', str(flat))
 
 
 @pytest.mark.parametrize(

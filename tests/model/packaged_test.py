@@ -95,10 +95,9 @@ def test_the_card_says_how_good_it_is(
   subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
   dataset = mr.load_dataset('cifar10', str(tmp_path))
   model = mr.load_model(name)
+  accuracies = model.description.evaluation.accuracies
   answers = model.steps(dataset.test_images)
-  for exit_, answer in enumerate(answers):
+  for answer, said in zip(answers, accuracies, strict=True):
     accuracy = np.mean(answer.labels == dataset.test_labels)
     # An answer between two classes may fall to either on another machine.
-    assert accuracy == pytest.approx(
-      model.description.evaluation.accuracies[exit_], abs=5e-4
-    )
+    assert accuracy == pytest.approx(said, abs=5e-4)
