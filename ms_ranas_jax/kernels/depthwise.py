@@ -13,8 +13,7 @@ as a batch normalisation, which is then never stored. The gradients:
        four phases with a quarter of the taps each, stride 2;
   dw[n, i, j, c] = sum_bhv dy[n, b, h, v, c] r[b, s h + i d - p, ..., c],
 
-the latter on CPUs as a loop over pixels that adds to all taps at once, where a
-sum per tap would read both operands once per tap. A stride-2 convolution with
+the latter as `depthwise_weights` computes it. A stride-2 convolution with
 dilation 2 reads even pixels only: it is one with dilation 1 and stride 1 of
 every other pixel.
 
@@ -39,14 +38,11 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from ms_ranas_jax.kernels import depthwise_weights
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.kernels import reductions
 from ms_ranas_jax.kernels import windows
 
-# Pixels that one iteration of the weight gradient's loop spells out.
-_PIXELS_PER_ITERATION = 8
-# The same on rows: parts of an image.
-_PARTS_PER_ITERATION = 2
 # Up to how many channels rows are faster than pixels.
 _NARROW = 8
 
@@ -255,143 +251,6 @@ def _sum_edges(x: jax.Array, edges: int) -> jax.Array:
   )
 
 
-@lowering.noinline
-def _kernel_gradient(
-  padded: jax.Array,
-  dy: jax.Array,
-  *,
-  kernel: int,
-  dilation: int,
-  stride: int,
-  offset: int,
-) -> jax.Array:
-  """The gradient in the kernel, (n, k, k, channels)."""
-  edges, batch, height, width, channels = dy.shape
-  span = (kernel - 1) * dilation + 1
-  columns = lowering.largest_divisor(width, _PIXELS_PER_ITERATION)
-  rows = 1
-  if columns == width:
-    rows = lowering.largest_divisor(height, _PIXELS_PER_ITERATION // width)
-  iterations_per_row = width // columns
-
-  def body(iteration: jax.Array, total: jax.Array) -> jax.Array:
-    zero = lax.full_like(iteration, 0)  # indices have to be of one type
-    per_row = lax.full_like(iteration, iterations_per_row)
-    first_row = lax.div(iteration, per_row) * rows
-    first_column = lax.rem(iteration, per_row) * columns
-    for pixel in range(rows * columns):
-      row = first_row + pixel // columns
-      column = first_column + pixel % columns
-      # Each pixel is sliced on its own, so that the slices are read in place;
-      # whole rows would be copied first.
-      patch = lax.dynamic_slice(
-        padded,
-        (zero, zero, offset + row * stride, offset + column * stride, zero),
-        (padded.shape[0], batch, span, span, channels),
-        allow_negative_indices=False,
-      )
-      patch = lax.slice(
-        patch, (0,) * 5, patch.shape, (1, 1, dilation, dilation, 1)
-      )
-      gradient = lax.dynamic_slice(
-        dy,
-        (zero, zero, row, column, zero),
-        (edges, batch, 1, 1, channels),
-        allow_negative_indices=False,
-      )
-      total = total + patch * gradient
-    return total
-
-  wide = jnp.promote_types(dy.dtype, jnp.float32)
-  total = jnp.zeros((edges, batch, kernel, kernel, channels), wide)
-  iterations = height // rows * iterations_per_row
-  if iterations == 1:
-    total = body(jnp.int32(0), total)
-  else:
-    total = lax.fori_loop(0, iterations, body, total)
-  return jnp.sum(total, axis=1).astype(dy.dtype)
-
-
-@lowering.noinline
-def _kernel_gradient_of_rows(
-  padded: jax.Array,
-  dy: jax.Array,
-  *,
-  kernel: int,
-  dilation: int,
-  offset: int,
-  step: int,
-) -> jax.Array:
-  """The same of rows, stride 1: (n, k, k, width * channels) to be summed."""
-  edges, batch, height, values, _ = dy.shape
-  parts = lowering.largest_divisor(height, _PARTS_PER_ITERATION)
-  rows = height // parts
-  taps = [(i, j) for i in range(kernel) for j in range(kernel)]
-
-  def body(image: jax.Array, totals: tuple[jax.Array, ...]):
-    zero = lax.full_like(image, 0)  # indices have to be of one type
-
-    def read(array: jax.Array, row: int, column: int) -> jax.Array:
-      return lax.dynamic_slice(
-        array,
-        (zero, image, zero + row, zero + column, zero),
-        (array.shape[0], 1, rows, values, 1),
-        allow_negative_indices=False,
-      )
-
-    for first in range(0, height, rows):
-      gradient = read(dy, first, 0)
-      totals = tuple(
-        total
-        + gradient
-        * read(
-          padded,
-          first + offset + i * dilation,
-          (offset + j * dilation) * step,
-        )
-        for total, (i, j) in zip(totals, taps, strict=True)
-      )
-    return totals
-
-  wide = jnp.promote_types(dy.dtype, jnp.float32)
-  totals = (lax.full((edges, 1, rows, values, 1), 0, wide),) * len(taps)
-  totals = lax.fori_loop(0, batch, body, totals)
-  total = lax.concatenate(totals, 1)
-  total = lax.reduce(total, jnp.zeros((), wide), lax.add, (2, 4))
-  return lax.reshape(total, (edges, kernel, kernel, values))
-
-
-def _kernel_gradient_by_sums(
-  padded: jax.Array,
-  dy: jax.Array,
-  *,
-  kernel: int,
-  dilation: int,
-  stride: int,
-  offset: int,
-) -> jax.Array:
-  """The same, a sum per tap."""
-  wide = jnp.promote_types(dy.dtype, jnp.float32)
-  padded, gradient = padded.astype(wide), dy.astype(wide)
-  sums = [
-    jnp.sum(
-      gradient
-      * windows.window(
-        padded,
-        offset + i * dilation,
-        offset + j * dilation,
-        windows.size_of(dy),
-        stride,
-      ),
-      axis=(1, 2, 3),
-    )
-    for i in range(kernel)
-    for j in range(kernel)
-  ]
-  total = jnp.stack(sums, axis=1).astype(dy.dtype)
-  return total.reshape(dy.shape[0], kernel, kernel, dy.shape[-1])
-
-
 def _reads_even_pixels(shape: KernelShape, stride: int) -> bool:
   return stride == 2 and shape.dilation == 2
 
@@ -525,7 +384,9 @@ def _gradients(x, affine, kernels, cotangents, shapes, stride, step=1):
   for kernel, shape, dy in zip(kernels, shapes, cotangents, strict=True):
     which, where = _geometry(shape, shapes, stride)
     kernel_gradients.append(
-      _gradient_of_kernel(inputs[which], dy, shape.kernel, step, where)
+      depthwise_weights.gradient(
+        inputs[which], dy, kernel=shape.kernel, step=step, **where
+      )
     )
     if stride == 1 or _reads_even_pixels(shape, stride):
       masked = (x, affine) if alone else None
@@ -547,21 +408,6 @@ def _gradients(x, affine, kernels, cotangents, shapes, stride, step=1):
   else:
     gradient = _through_relu(x, affine, tuple(direct), phases)
   return gradient, tuple(kernel_gradients)
-
-
-def _gradient_of_kernel(padded, dy, kernel, step, where):
-  """Of pixels; of rows where `step` is not one, to be summed along them."""
-  if step > 1:
-    dilation, offset = where['dilation'], where['offset']
-    return _kernel_gradient_of_rows(
-      padded, dy, kernel=kernel, dilation=dilation, offset=offset, step=step
-    )
-  return lowering.select(
-    functools.partial(_kernel_gradient, kernel=kernel, **where),
-    functools.partial(_kernel_gradient_by_sums, kernel=kernel, **where),
-    padded,
-    dy,
-  )
 
 
 @lowering.noinline
