@@ -8,6 +8,7 @@ or in folders within. A picture is read as `predict` reads it, see `pictures`.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
 import os
@@ -292,8 +293,9 @@ def _refusal(problems: Sequence[str]) -> UsageError:
 def _check_classes(files: Sequence[_File], names: Sequence[str]) -> None:
   """Refuses classes of which too little is there to learn and to test."""
   split = not files or not files[0].part
+  counts = collections.Counter(f.label for f in files if f.part != 'test')
   for label, name in enumerate(names):
-    count = sum(f.label == label and f.part != 'test' for f in files)
+    count = counts[label]
     if count < (2 if split else 1):
       few = 'one picture, and one more is needed to test' if count else 'none'
       raise UsageError(
@@ -356,8 +358,8 @@ def _notes(
   if sizes != [shape[:2]]:
     ends = ' to '.join(f'{h}x{w}' for h, w in sorted({sizes[0], sizes[-1]}))
     notes.append(
-      f'pictures of {ends} pixels (height x width) are cut to the middle and '
-      f'scaled to {shape[0]}x{shape[1]}'
+      f'pictures of {ends} pixels (height x width) are scaled to {shape[0]}x'
+      f'{shape[1]}, cut to the middle where their aspect ratio is another'
     )
   greys = sum(f.head.grey for f in files)
   if shape[2] == 3 and greys:

@@ -164,9 +164,6 @@ def read_all(
   Returns:
     uint8 (files, height, width, channels), zero where a picture could not be
     read, and why not, by its number.
-
-  Raises:
-    UsageError: as `read`, of the shape.
   """
   images = np.zeros((len(names), *image_shape), np.uint8)
   unreadable = {}

@@ -154,11 +154,11 @@ def save(manager: Manager, step: int, state: Any) -> None:
       dtype that JAX gives it, or two fields have the same path.
     UsageError: this save, or the one before, could not be written.
   """
+  import orbax.checkpoint as ocp
+
   if manager.read_only:
     raise ValueError(f'{manager.directory} was opened to be read only')
   leaves = _named_leaves(state)
-  import orbax.checkpoint as ocp
-
   fields, data = _pack(leaves)
   manifest = {
     'fields': fields,

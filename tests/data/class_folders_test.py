@@ -108,8 +108,8 @@ def test_pictures_are_read_as_predict_reads_them(flat):
     assert any((image == expected).all() for image in read), path
   assert pictures.read_head(flat / 'red' / 'a.jpg').size == (20, 9)
   assert found.notes == (
-    'pictures of 4x6 to 20x9 pixels (height x width) are cut to the middle and '
-    'scaled to 5x7',
+    'pictures of 4x6 to 20x9 pixels (height x width) are scaled to 5x7, cut to '
+    'the middle where their aspect ratio is another',
     '2 of 20 pictures are grey',
   )
 
