@@ -64,7 +64,7 @@ _FLOORS = (
   ('kernels',),
   ('plain_form',),
   ('space',),
-  ('costs',),
+  ('costs', 'hypernetwork'),
   ('baselines',),
   ('runtime',),
   ('data',),

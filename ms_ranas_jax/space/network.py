@@ -167,8 +167,6 @@ class Network(protocol.SteppedNetwork):
     Raises:
       UsageError: the weights are none, see `edges.check_weights`.
     """
-    if weights is not None:
-      edges_lib.check_weights(weights)
     with lowering.using(self.lowering), recompute.using(self.remat):
       return self._step(carried, weights, step, train, drop_path)
 
@@ -239,7 +237,16 @@ class Network(protocol.SteppedNetwork):
           train,
         )
       )
+    return self._from_states(plan, tuple(states), weights, train, drop_path)
+
+  def _from_states(
+    self, plan: grid.Cell, states, weights, train, drop_path
+  ) -> jax.Array:
+    """Computes a cell from its two inputs."""
     kind = edges_lib.REDUCTION if plan.reduction else edges_lib.NORMAL
+    table = None if weights is None else weights[kind]
+    if table is not None:
+      edges_lib.check_table(table, kind)
     return cell_lib.Cell(
       self.reduction if plan.reduction else self.normal,
       self.operations,
@@ -248,10 +255,10 @@ class Network(protocol.SteppedNetwork):
       search=self.search,
       partial_channels=self.partial_channels,
       axis_name=self.axis_name,
-      name=name,
+      name=plan.output.name,
     )(
-      tuple(states),
-      None if weights is None else weights[kind],
+      states,
+      table,
       train=train,
       drop_path=drop_path,
     )

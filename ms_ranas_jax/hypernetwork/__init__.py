@@ -1,0 +1,1 @@
+"""Graph hypernetworks: params for every genotype of a space."""
