@@ -256,8 +256,9 @@ class SearchConfig(OptimisationConfig):
 
   method: str = field(
     'bilevel',
-    named('bilevel', 'random'),
-    'differentiable (DARTS), random with shared params, or my_module:MyMethod',
+    named('bilevel', 'random', 'ghn'),
+    'differentiable (DARTS), random with shared params, with a graph '
+    'hypernetwork, or my_module:MyMethod',
   )
   primitives: tuple[str, ...] = field(
     tuple(ops.PRIMITIVES),

@@ -48,7 +48,8 @@ def config_dict(family: str = _FAMILY, method: str = _METHOD) -> ConfigDict:
     more = fields.config_dict(kind)
     for name, value in more.items():
       # A reference, since it says of which types the field may be.
-      place[name] = value if name in place else more.get_ref(name)
+      known = name in place or isinstance(value, ConfigDict)
+      place[name] = value if known else more.get_ref(name)
   config.train.network.family = family
   config.search.method = method
   return config
@@ -143,6 +144,8 @@ def _refuse_unused(
     chosen: it.
   """
   own = {entry.name for entry in fields.entries(chosen.config, f'{section}.')}
+  # Of those of the base, what it has no use for.
+  own -= {f'{section}.{name}' for name in getattr(chosen.config, 'unused', ())}
   for name, entry in known.items():
     if (
       name.startswith(f'{section}.')

@@ -163,6 +163,7 @@ _PROGRAMS = {
     True,
   ),
   'random search': ({'search.method': 'random'}, True),
+  'a search with a hypernetwork': ({'search.method': 'ghn'}, True),
   'a training': ({'train.network.nodes': 4, 'train.drop_path': 0.2}, False),
   'a training with options': (
     {

@@ -332,7 +332,7 @@ def params_step(
 
 
 def shared_params_step(
-  state: SearchState,
+  state: Any,
   weights: PyTree,
   train_batch: PyTree,
   valid_batch: PyTree,
@@ -340,7 +340,7 @@ def shared_params_step(
   loss: Loss,
   optimizer: optax.GradientTransformation,
   axis_name: str | None = None,
-) -> tuple[SearchState, dict[str, jax.Array]]:
+) -> tuple[Any, dict[str, jax.Array]]:
   """One params update of a search without alphas; looks at both halves.
 
   Args:

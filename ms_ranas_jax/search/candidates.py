@@ -50,7 +50,6 @@ from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
-from ms_ranas_jax.space import protocol
 from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.training import augmentation
 from ms_ranas_jax.training import losses
@@ -282,37 +281,30 @@ def _key(genotype: Genotype) -> Any:
 
 
 def build_score(
-  network: protocol.AnytimeNetwork,
+  logits: Callable[[Any, alphas_lib.Alphas, jax.Array], jax.Array],
   dataset: Dataset,
-  variables_of: Callable[[Any, alphas_lib.Alphas], Mapping[str, Any]] = (
-    lambda state, weights: state
-  ),
 ) -> Score:
   """Returns the function that judges a genotype; it compiles once.
 
   Args:
-    network: the search network.
+    logits: (state, one-hot weights, normalised images) -> logits of all exits,
+      see `methods.Method.logits`.
     dataset: its training images are read.
-    variables_of: (state, one-hot weights) -> the variables that judge, see
-      `methods.Method.variables`; by default the state is those.
 
   Returns:
     See `Score`; the images are given as indices (batches, batch).
   """
-  network = network.clone(axis_name=None)
   data = jax.tree.map(jnp.asarray, (dataset.train_images, dataset.train_labels))
 
   @jax.jit
   def score(state, weights, data, batches):
-    variables = variables_of(state, weights)
-
     def one(rows):
       images, labels = data[0][rows], data[1][rows]
       images = augmentation.normalize(images, dataset.mean, dataset.std)
-      logits = network.apply(variables, images, weights, train=True)
+      found = logits(state, weights, images)
       return (
-        losses.exit_accuracies(logits, labels),
-        losses.exit_losses(logits, labels),
+        losses.exit_accuracies(found, labels),
+        losses.exit_losses(found, labels),
       )
 
     return jax.tree.map(lambda x: x.mean(axis=0), lax.map(one, batches))

@@ -1,10 +1,9 @@
 """Search methods: what a step does, and with which params genotypes are judged.
 
-A method is made of a `Problem` and gives a state, a step, and variables for
-weights of the search network. One without alphas has no genotype of its own:
-candidates are drawn from the space and judged with its variables, which may
-depend on the genotype. A method of one's own is named in a config as
-'my_module:MyMethod'; it needs what `Method` says.
+A method is made of a `Problem` and gives a state, a step, and the logits by
+which genotypes are judged. One without alphas has no genotype of its own:
+candidates are drawn from the space. A method of one's own is named in a config
+as 'my_module:MyMethod'; it needs what `Method` says.
 """
 
 from __future__ import annotations
@@ -16,14 +15,18 @@ import types
 from typing import Any, ClassVar, Generic, Protocol, TypeGuard, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ms_ranas_jax import importing
 from ms_ranas_jax.fields import field
 from ms_ranas_jax.fields import number
 from ms_ranas_jax.fields import one_of
+from ms_ranas_jax.hypernetwork import graph
+from ms_ranas_jax.hypernetwork import hypernetwork as hypernetwork_lib
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
+from ms_ranas_jax.search import hypernetwork_search
 from ms_ranas_jax.search import options
 from ms_ranas_jax.search import random_search
 from ms_ranas_jax.search.cost_term import CostTerm
@@ -242,17 +245,18 @@ class Method(Protocol):
   def metrics(self) -> Mapping[str, tuple[int, ...]]:
     """Returns name -> shape of what a step measures."""
 
-  def variables(
-    self, state: Any, weights: network_lib.Weights
-  ) -> Mapping[str, PyTree]:
+  def logits(
+    self, state: Any, weights: network_lib.Weights, images: jax.Array
+  ) -> jax.Array:
     """Returns what judges a genotype; traced, the genotype is data.
 
     Args:
       state: after the last step.
       weights: that make the search network that of the genotype.
+      images: normalised, on one device; BNs use their statistics.
 
     Returns:
-      {'params': ..., 'batch_stats': ...} of the search network.
+      (exits, batch, classes).
     """
 
 
@@ -291,12 +295,13 @@ class SharedParams(Generic[Section]):
     """Returns name -> shape of what a step measures."""
     return self.problem.metrics()
 
-  def variables(
-    self, state: Any, weights: network_lib.Weights
-  ) -> Mapping[str, PyTree]:
-    """Returns the params that all genotypes share."""
-    del weights
-    return {'params': state.params, 'batch_stats': state.batch_stats}
+  def logits(
+    self, state: Any, weights: network_lib.Weights, images: jax.Array
+  ) -> jax.Array:
+    """Returns those of the search network, with the params that all share."""
+    network = self.problem.network.clone(axis_name=None)
+    variables = {'params': state.params, 'batch_stats': state.batch_stats}
+    return jnp.asarray(network.apply(variables, images, weights, train=True))
 
   def params_step(
     self,
@@ -405,8 +410,90 @@ class RandomSearch(SharedParams[SearchConfig]):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class GraphHypernetwork(SharedParams[hypernetwork_search.HypernetworkConfig]):
+  """A hypernetwork that makes the params, see `hypernetwork_search`."""
+
+  config: ClassVar[type[SearchConfig]] = hypernetwork_search.HypernetworkConfig
+
+  @functools.cached_property
+  def hypernetwork(self) -> hypernetwork_lib.Hypernetwork:
+    """What makes the params."""
+    problem = self.problem
+    return hypernetwork_search.build(
+      problem.search.ghn, problem.network.plan.spec, problem.primitives
+    )
+
+  @functools.cached_property
+  def _optimizer(self) -> optax.GradientTransformation:
+    return hypernetwork_search.optimizer(
+      self.problem.search, self.problem.steps
+    )
+
+  def init(self, key: jax.Array) -> hypernetwork_search.State:
+    """Returns the state before the first step."""
+    return hypernetwork_search.init_state(
+      self.hypernetwork, self._optimizer, key
+    )
+
+  def step(
+    self,
+    state: hypernetwork_search.State,
+    train_batch: PyTree,
+    valid_batch: PyTree,
+  ) -> tuple[hypernetwork_search.State, dict[str, jax.Array]]:
+    """Does a step of the hypernetwork, for a genotype that it draws."""
+    problem = self.problem
+
+    def loss(params, weights, batch_stats, batch):
+      images, labels = batch
+      logits = self._apply(params, weights, images, problem.axis_name)
+      value = losses.weighted_loss(logits, labels, problem.exit_weights)
+      metrics = {'accuracy': losses.exit_accuracies(logits, labels)}
+      return value, (batch_stats, metrics)
+
+    return random_search.random_search_step(
+      state,
+      train_batch,
+      valid_batch,
+      loss=loss,
+      params_optimizer=self._optimizer,
+      nodes=problem.network.plan.spec.nodes,
+      primitives=problem.primitives,
+      axis_name=problem.axis_name,
+    )
+
+  def logits(
+    self,
+    state: hypernetwork_search.State,
+    weights: network_lib.Weights,
+    images: jax.Array,
+  ) -> jax.Array:
+    """Returns those of the genotype's network with the params made for it."""
+    return self._apply(state.params, weights, images, None)
+
+  def _apply(
+    self,
+    params: PyTree,
+    weights: network_lib.Weights,
+    images: jax.Array,
+    axis_name: str | None,
+  ) -> jax.Array:
+    network = self.problem.network
+    return hypernetwork_lib.apply(
+      self.hypernetwork,
+      params,
+      graph.wires_of(weights, self.problem.primitives),
+      images,
+      dtype=network.dtype,
+      remat=network.remat,
+      lowering=network.lowering,
+      axis_name=axis_name,
+    )
+
+
 METHODS: Mapping[str, type[Method]] = types.MappingProxyType(
-  {'bilevel': Bilevel, 'random': RandomSearch}
+  {'bilevel': Bilevel, 'random': RandomSearch, 'ghn': GraphHypernetwork}
 )
 
 

@@ -14,6 +14,7 @@ operations that were not drawn get no gradient; weight decay and momentum go on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +123,7 @@ def random_genotypes(
 
 
 def random_search_step(
-  state: bilevel.SearchState,
+  state: Any,
   train_batch: bilevel.PyTree,
   valid_batch: bilevel.PyTree,
   *,
@@ -131,11 +132,11 @@ def random_search_step(
   nodes: int,
   primitives: ops.Primitives = ops.PRIMITIVES,
   axis_name: str | None = None,
-) -> tuple[bilevel.SearchState, dict[str, jax.Array]]:
+) -> tuple[Any, dict[str, jax.Array]]:
   """Draws a genotype and updates the params for it.
 
   Args:
-    state: before the step.
+    state: before the step, as `bilevel.shared_params_step` takes it.
     train_batch: what `loss` takes, of the half that trains params.
     valid_batch: the same of the other half; it is only looked at.
     loss: see `bilevel.Loss`; takes weights in the place of alphas.
@@ -145,7 +146,7 @@ def random_search_step(
     axis_name: the device axis to average gradients and metrics over.
 
   Returns:
-    The state after the step, its alphas as they were, and the metrics: the loss
+    The state after the step, alphas as they were, and the metrics: the loss
     and what comes with it as `train_*`, with the norm of the gradient, and as
     `valid_*`, before the update and of the same genotype.
   """

@@ -88,7 +88,7 @@ def select(
     records = candidates_lib.choose(
       candidates_lib.gather(seeds[0], histories, judged),
       judged,
-      candidates_lib.build_score(problem.network, dataset, method.variables),
+      candidates_lib.build_score(method.logits, dataset),
       {
         seed: (
           one,

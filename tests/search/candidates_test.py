@@ -107,6 +107,12 @@ def _params_alone(params, shapes):
   return jax.tree_util.tree_map_with_path(pick, shapes)
 
 
+def _logits(network):
+  return lambda variables, weights, images: network.apply(
+    variables, images, weights, train=True
+  )
+
+
 def test_one_hot_scores_are_those_of_the_network_alone(dataset):
   """Of a network without the edges and operations that are not chosen."""
   config = _config()
@@ -115,7 +121,7 @@ def test_one_hot_scores_are_those_of_the_network_alone(dataset):
   weights = alphas_lib.one_hot_weights(CELLS, FEW)
   variables = initialization.init_variables(mixed, jax.random.key(3), weights)
   batches = np.random.default_rng(0).permutation(48)[:32].reshape(4, BATCH)
-  accuracy, loss = candidates.build_score(mixed, dataset)(
+  accuracy, loss = candidates.build_score(_logits(mixed), dataset)(
     variables, weights, batches
   )
   alone = dataclasses.replace(
@@ -151,7 +157,7 @@ def test_all_candidates_share_one_program(dataset, monkeypatch):
     return exit_losses(*args)
 
   monkeypatch.setattr(losses, 'exit_losses', watched)
-  score = candidates.build_score(network, dataset)
+  score = candidates.build_score(_logits(network), dataset)
   uniform = {k: np.full((5, 4), 0.25, np.float32) for k in edges_lib.KINDS}
   batches = np.arange(BATCH)[None]
   variables = initialization.init_variables(network, jax.random.key(0), uniform)

@@ -15,6 +15,7 @@ from ms_ranas_jax import default_config
 from ms_ranas_jax import settings
 from ms_ranas_jax.baselines.cells import load_genotype
 from ms_ranas_jax.data.datasets import load_dataset
+from ms_ranas_jax.hypernetwork import hypernetwork as hypernetwork_lib
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import loop as loop_lib
 from ms_ranas_jax.runtime import metrics
@@ -24,6 +25,7 @@ from ms_ranas_jax.search import candidates
 from ms_ranas_jax.search import seeds as seeds_lib
 from ms_ranas_jax.search import stage
 from ms_ranas_jax.space import edges as edges_lib
+from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
 
@@ -252,9 +254,9 @@ def test_by_area_the_best_candidate_is_kept(alone, dataset):
     config.search, len(dataset.train_images), config.seed
   )[0][1]
   accuracy, loss = candidates.build_score(
-    stage.build_program(config, dataset).network, dataset
+    stage.build_program(config, dataset).method.logits, dataset
   )(
-    {'params': state.params, 'batch_stats': state.batch_stats},
+    state,
     alphas_lib.one_hot_weights(Genotype(**best['genotype']), FEW),
     half[: STEPS * BATCH].reshape(STEPS, BATCH),
   )
@@ -316,3 +318,50 @@ def test_a_random_search(dataset, tmp_path, stop_at_call):
     )
     own = [r['by_seed'][index]['score'] for r in records]
     assert record['genotype'] == records[int(np.argmax(own))]['genotype']
+
+
+def test_a_search_with_a_hypernetwork_goes_on_to_the_bit(
+  dataset, tmp_path, stop_at_call
+):
+  fields = {
+    **RANDOM,
+    'search.method': 'ghn',
+    'search.num_seeds': 1,
+    'search.ghn.rounds': 1,
+    'search.ghn.width': 4,
+    'search.ghn.learning_rate': 1e-2,
+  }
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  found = _search(dataset, whole, **fields)
+  with pytest.raises(Interrupted):
+    _search(dataset, parts, stop_at_call(2), **fields)
+  assert _search(dataset, parts, **fields) == found
+  assert _json(parts / 'search/candidates.json') == _json(
+    whole / 'search/candidates.json'
+  )
+  lines = [
+    [{k: v for k, v in line.items() if k != 'seconds'} for line in _records(d)]
+    for d in (parts, whole)
+  ]
+  assert lines[0] == lines[1]
+  # It learns, and what is judged is what it makes.
+  assert lines[1][-1]['train_gradient_norm'] > 0
+  config = _config(**fields)
+  state = _state(whole, config, dataset)
+  assert int(state.step) == EPOCHS * STEPS
+  records = _json(whole / 'search/candidates.json')['candidates']
+  half = stage.plan_epochs(
+    config.search, len(dataset.train_images), config.seed
+  )[0][1][: STEPS * BATCH].reshape(STEPS, BATCH)
+  genotype = Genotype(**records[0]['genotype'])
+  hypernetwork = stage.build_program(config, dataset).method.hypernetwork
+  network = network_lib.derived_network(hypernetwork.spec, genotype, FEW)
+  params = hypernetwork_lib.make_params(hypernetwork, state.params, genotype)
+  right = np.zeros(network.num_exits)
+  for rows in half:
+    images = dataset.train_images[rows] / np.float32(255)
+    images = (images - dataset.mean) / dataset.std
+    logits = network.apply({'params': params}, images, train=True)
+    labels = dataset.train_labels[rows]
+    right += (np.asarray(logits).argmax(-1) == labels).sum(axis=1)
+  np.testing.assert_allclose(records[0]['accuracy'], right / half.size)
