@@ -38,6 +38,8 @@ if typing.TYPE_CHECKING:
   from ms_ranas_jax.data.datasets import Dataset
   from ms_ranas_jax.data.datasets import load_dataset
   from ms_ranas_jax.errors import UsageError
+  from ms_ranas_jax.hypernetwork.hypernetwork import Hypernetwork
+  from ms_ranas_jax.hypernetwork.hypernetwork import make_params
   from ms_ranas_jax.kernels.lowering import using as use_lowering
   from ms_ranas_jax.model.model import Answer
   from ms_ranas_jax.model.model import Model
@@ -59,6 +61,7 @@ if typing.TYPE_CHECKING:
   from ms_ranas_jax.search.derived_cost import expected_derived_cost
   from ms_ranas_jax.search.early_stop import epoch_before_rise
   from ms_ranas_jax.search.early_stop import hessian_eigenvalue
+  from ms_ranas_jax.search.hypernetwork_file import load_hypernetwork
   from ms_ranas_jax.search.optimizers import adam_with_l2
   from ms_ranas_jax.search.random_search import random_genotypes
   from ms_ranas_jax.search.random_search import random_search_step
@@ -98,6 +101,7 @@ __all__ = [
   'DARTS_V2',
   'Dataset',
   'Genotype',
+  'Hypernetwork',
   'Layer',
   'MSDNet',
   'MSDNetSpec',
@@ -143,7 +147,9 @@ __all__ = [
   'init_variables',
   'load_dataset',
   'load_genotype',
+  'load_hypernetwork',
   'load_model',
+  'make_params',
   'mixed_wiring',
   'network_cost',
   'one_hot_weights',
@@ -173,6 +179,7 @@ _PLACES = types.MappingProxyType(
     'DARTS_V2': 'baselines.cells',
     'Dataset': 'data.datasets',
     'Genotype': 'space.genotype',
+    'Hypernetwork': 'hypernetwork.hypernetwork',
     'Layer': 'space.layer_cost',
     'MSDNet': 'baselines.msdnet',
     'MSDNetSpec': 'baselines.msdnet_plan',
@@ -218,7 +225,9 @@ _PLACES = types.MappingProxyType(
     'init_variables': 'training.initialization',
     'load_dataset': 'data.datasets',
     'load_genotype': 'baselines.cells',
+    'load_hypernetwork': 'search.hypernetwork_file',
     'load_model': 'model.model',
+    'make_params': 'hypernetwork.hypernetwork',
     'mixed_wiring': 'space.cell',
     'network_cost': 'costs.cost',
     'one_hot_weights': 'search.alphas',

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import os
 import types
 from typing import Any, ClassVar, Generic, Protocol, TypeGuard, TypeVar
 
@@ -26,6 +27,7 @@ from ms_ranas_jax.hypernetwork import graph
 from ms_ranas_jax.hypernetwork import hypernetwork as hypernetwork_lib
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
+from ms_ranas_jax.search import hypernetwork_file
 from ms_ranas_jax.search import hypernetwork_search
 from ms_ranas_jax.search import options
 from ms_ranas_jax.search import random_search
@@ -259,6 +261,15 @@ class Method(Protocol):
       (exits, batch, classes).
     """
 
+  def save(self, state: Any, directory: str, seed: int | None) -> None:
+    """Writes what others may take of a finished search, where there is any.
+
+    Args:
+      state: after the last step, of one seed.
+      directory: of the search.
+      seed: which, of several; else None.
+    """
+
 
 class AlphasMethod(Method, Protocol):
   """A way to search with alphas."""
@@ -302,6 +313,9 @@ class SharedParams(Generic[Section]):
     network = self.problem.network.clone(axis_name=None)
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
     return jnp.asarray(network.apply(variables, images, weights, train=True))
+
+  def save(self, state: Any, directory: str, seed: int | None) -> None:
+    """Writes nothing: the params are of use in this search alone."""
 
   def params_step(
     self,
@@ -471,6 +485,13 @@ class GraphHypernetwork(SharedParams[hypernetwork_search.HypernetworkConfig]):
   ) -> jax.Array:
     """Returns those of the genotype's network with the params made for it."""
     return self._apply(state.params, weights, images, None)
+
+  def save(
+    self, state: hypernetwork_search.State, directory: str, seed: int | None
+  ) -> None:
+    """Writes the hypernetwork, see `hypernetwork_file`."""
+    path = os.path.join(directory, hypernetwork_file.name(seed))
+    hypernetwork_file.save(path, self.hypernetwork, state.params)
 
   def _apply(
     self,

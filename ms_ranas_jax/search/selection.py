@@ -40,8 +40,9 @@ def select(
 ) -> Genotype:
   """Chooses the genotype of a finished search and writes it.
 
-  Writes `search/genotype.json`; by area `search/candidates.json` before; of
-  several seeds `search/seeds.json`, and `search/alphas.npz` of one of them.
+  Writes `search/genotype.json`, and what the method saves; by area
+  `search/candidates.json` before; of several seeds `search/seeds.json`, and
+  `search/alphas.npz` of one of them.
 
   Args:
     method: of the search.
@@ -62,6 +63,14 @@ def select(
   problem = method.problem
   seeds = list(valid_halves)
   several = len(seeds) > 1
+  states = {
+    seed: seeds_lib.of_seed(state, index) if several else state
+    for index, seed in enumerate(seeds)
+  }
+  if processes.is_first():
+    for seed, one in states.items():
+      directory = os.path.join(workdir, 'search')
+      method.save(one, directory, seed if several else None)
   histories: dict[int, list[history_lib.Moment]] = {}
   if history:
     histories = {
@@ -81,10 +90,6 @@ def select(
       problem.cost_term,
       problem.primitives,
     )
-    states = {
-      seed: seeds_lib.of_seed(state, index) if several else state
-      for index, seed in enumerate(seeds)
-    }
     records = candidates_lib.choose(
       candidates_lib.gather(seeds[0], histories, judged),
       judged,

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import candidates
+from ms_ranas_jax.search import hypernetwork_file
 from ms_ranas_jax.search import seeds as seeds_lib
 from ms_ranas_jax.search import stage
 from ms_ranas_jax.space import edges as edges_lib
@@ -354,9 +356,10 @@ def test_a_search_with_a_hypernetwork_goes_on_to_the_bit(
     config.search, len(dataset.train_images), config.seed
   )[0][1][: STEPS * BATCH].reshape(STEPS, BATCH)
   genotype = Genotype(**records[0]['genotype'])
-  hypernetwork = stage.build_program(config, dataset).method.hypernetwork
+  hypernetwork, params = hypernetwork_file.load_hypernetwork(str(whole))
+  chex.assert_trees_all_equal(params, jax.device_get(state.params))
   network = network_lib.derived_network(hypernetwork.spec, genotype, FEW)
-  params = hypernetwork_lib.make_params(hypernetwork, state.params, genotype)
+  params = hypernetwork_lib.make_params(hypernetwork, params, genotype)
   right = np.zeros(network.num_exits)
   for rows in half:
     images = dataset.train_images[rows] / np.float32(255)
