@@ -588,7 +588,12 @@ def _are_names(class_names: Sequence[str]) -> bool:
 
 def _describe(run: Run) -> None:
   if run.family.takes_genotype:
-    _describe_network(run, 'search', run.search_network)
+    method = methods.named(run.config.search.method)
+    summary = method.summary(run.config.search, run.search_network)
+    if summary is None:
+      _describe_network(run, 'search', run.search_network)
+    else:
+      run.tell(f'search: {summary}')
   network = run.known_network()
   if network is not None:
     _tell_width(run, network)

@@ -261,6 +261,29 @@ def test_what_a_family_has_not_is_refused(family, name, value):
   )
 
 
+@pytest.mark.parametrize(
+  ('method', 'name', 'value'),
+  [
+    ('random', 'order', 2),
+    ('random', 'ghn.rounds', 2),
+    ('ghn', 'order', 2),
+    ('ghn', 'learning_rate', 0.1),
+    ('ghn', 'final_learning_rate', 0.1),
+    ('ghn', 'momentum', 0.5),
+    ('ghn', 'weight_decay', 0.1),
+    ('bilevel', 'ghn.learning_rate', 0.1),
+  ],
+)
+def test_what_a_method_has_not_is_refused(method, name, value):
+  changes = {'search.method': method, f'search.{name}': value}
+  with pytest.raises(UsageError) as caught:
+    _check(_DEFAULTS | changes)
+  assert str(caught.value) == (
+    f'config.search.{name} = {value!r}, but search.method = {method!r} has '
+    f'none; leave it at {_DEFAULTS[f"search.{name}"]!r}.'
+  )
+
+
 @pytest.mark.parametrize('name', _DEFAULTS)
 def test_impossible_values_are_refused(name):
   for value in _bad_values(name):

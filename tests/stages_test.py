@@ -524,6 +524,17 @@ def test_a_random_search_of_two_seeds(tmp_path):
   assert _contents(tmp_path) == before
 
 
+def test_a_hypernetwork_is_described_and_not_the_mixed_network(tmp_path):
+  """Which such a search does not compute."""
+  config = _config(stages=('describe', 'report'))
+  config.search.update(method='ghn', primitives=('none', 'skip_connect'))
+  said = _run(config, tmp_path)
+  assert re.search(r'search: a hypernetwork of [\d,]+ params', said)
+  assert 'search network' not in said
+  assert not (tmp_path / 'describe/search_network.json').exists()
+  assert (tmp_path / 'report.html').is_file()
+
+
 def test_a_class_without_images_is_refused_before_anything_starts(tmp_path):
   config = _config()
   config.dataset.train_images = 210

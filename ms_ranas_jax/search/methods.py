@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import math
 import os
 import types
 from typing import Any, ClassVar, Generic, Protocol, TypeGuard, TypeVar
@@ -223,6 +224,15 @@ class Method(Protocol):
 
   def __init__(self, problem: Problem) -> None: ...
 
+  @classmethod
+  def summary(cls, search: Any, network: network_lib.Network) -> str | None:
+    """Returns what is trained in words, None where it is the search network.
+
+    Args:
+      search: `config.search`, of the class of the method.
+      network: the search network.
+    """
+
   @property
   def problem(self) -> Problem:
     """What it was made of."""
@@ -301,6 +311,11 @@ class SharedParams(Generic[Section]):
   problem: Problem[Section]
   config: ClassVar[type[SearchConfig]] = SearchConfig
   has_alphas: ClassVar[bool] = False
+
+  @classmethod
+  def summary(cls, search: Any, network: network_lib.Network) -> str | None:
+    """Returns nothing: it is the search network."""
+    del search, network
 
   def metrics(self) -> Mapping[str, tuple[int, ...]]:
     """Returns name -> shape of what a step measures."""
@@ -429,6 +444,22 @@ class GraphHypernetwork(SharedParams[hypernetwork_search.HypernetworkConfig]):
   """A hypernetwork that makes the params, see `hypernetwork_search`."""
 
   config: ClassVar[type[SearchConfig]] = hypernetwork_search.HypernetworkConfig
+
+  @classmethod
+  def summary(
+    cls,
+    search: hypernetwork_search.HypernetworkConfig,
+    network: network_lib.Network,
+  ) -> str:
+    """Returns how large the hypernetwork is."""
+    hypernetwork = hypernetwork_search.build(
+      search.ghn, network.plan.spec, network.operations
+    )
+    shapes = [shape for shape, _ in hypernetwork.param_shapes().values()]
+    return (
+      f'a hypernetwork of {sum(map(math.prod, shapes)):,} params, which makes '
+      'those of every genotype'
+    )
 
   @functools.cached_property
   def hypernetwork(self) -> hypernetwork_lib.Hypernetwork:
