@@ -39,6 +39,12 @@ if typing.TYPE_CHECKING:
   from ms_ranas_jax.data.datasets import load_dataset
   from ms_ranas_jax.errors import UsageError
   from ms_ranas_jax.hypernetwork.hypernetwork import Hypernetwork
+  from ms_ranas_jax.hypernetwork.hypernetwork import (
+    init_params as init_hypernetwork,
+  )
+  from ms_ranas_jax.hypernetwork.hypernetwork import (
+    logits as hypernetwork_logits,
+  )
   from ms_ranas_jax.hypernetwork.hypernetwork import make_params
   from ms_ranas_jax.kernels.lowering import using as use_lowering
   from ms_ranas_jax.model.model import Answer
@@ -142,7 +148,9 @@ __all__ = [
   'expected_derived_cost',
   'fixed_wiring',
   'hessian_eigenvalue',
+  'hypernetwork_logits',
   'init_alphas',
+  'init_hypernetwork',
   'init_state',
   'init_variables',
   'load_dataset',
@@ -220,7 +228,9 @@ _PLACES = types.MappingProxyType(
     'expected_derived_cost': 'search.derived_cost',
     'fixed_wiring': 'space.cell',
     'hessian_eigenvalue': 'search.early_stop',
+    'hypernetwork_logits': 'hypernetwork.hypernetwork:logits',
     'init_alphas': 'search.alphas',
+    'init_hypernetwork': 'hypernetwork.hypernetwork:init_params',
     'init_state': 'search.bilevel',
     'init_variables': 'training.initialization',
     'load_dataset': 'data.datasets',

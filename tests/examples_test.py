@@ -26,6 +26,7 @@ def test_there_are_examples():
   assert {path.stem for path in _PATHS} == {
     'fine_tune_a_model',
     'mixed_cell_in_your_model',
+    'params_for_a_genotype',
   }
 
 
@@ -93,3 +94,10 @@ def test_a_finished_network_is_fine_tuned_with_a_new_head(
   loaded = ms_ranas_jax.load_model(tmp_path / 'tuned')
   assert loaded.class_names == ('even', 'odd')
   assert set(loaded.predict(digits.test_images[:9]).names) == {'even', 'odd'}
+
+
+def test_made_params_are_a_better_start_than_random_ones(repo_root):
+  module = _import(repo_root / 'examples/params_for_a_genotype.py')
+  with jax.numpy_rank_promotion('allow'):  # as in a program of one's own
+    found = module.main(epochs=12)
+  assert found['made'] < 0.8 * found['random']

@@ -425,6 +425,39 @@ def apply(
   return jnp.asarray(network.apply(variables, images, chosen, train=True))
 
 
+def logits(
+  hypernetwork: Hypernetwork,
+  params: PyTree,
+  weights: edges_lib.PerKind,
+  images: jax.Array,
+  **fields: Any,
+) -> jax.Array:
+  """Computes the network of a genotype with the params that are made for it.
+
+  As `apply`, for the weights by which search networks know a genotype.
+
+      def loss(params, weights, images, labels):
+        logits = hypernetwork_logits(hypernetwork, params, weights, images)
+        return exit_losses(logits, labels).mean()
+
+      weights = one_hot_weights(genotype, primitives)
+
+  Args:
+    hypernetwork: makes the params.
+    params: of the hypernetwork.
+    weights: {'normal': (edges, operations), 'reduction': ...}, one-hot; they
+      may be traced, so that a program which is compiled once serves all.
+    images: (batch, height, width, channels), normalised. BNs use their
+      statistics.
+    **fields: further attributes of a `Network`, such as `lowering`.
+
+  Returns:
+    Logits (exits, batch, classes), float32.
+  """
+  wires = graph.wires_of(weights, hypernetwork.primitives)
+  return apply(hypernetwork, params, wires, images, **fields)
+
+
 def make_params(
   hypernetwork: Hypernetwork, params: PyTree, genotype: Genotype
 ) -> dict[str, PyTree]:
