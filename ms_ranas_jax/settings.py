@@ -144,8 +144,8 @@ def _refuse_unused(
     chosen: it.
   """
   own = {entry.name for entry in fields.entries(chosen.config, f'{section}.')}
-  # Of those of the base, what it has no use for.
-  own -= {f'{section}.{name}' for name in getattr(chosen.config, 'unused', ())}
+  if hasattr(chosen.config, 'unused'):  # of those of its base
+    own -= {f'{section}.{name}' for name in chosen.config.unused(flat)}
   for name, entry in known.items():
     if (
       name.startswith(f'{section}.')

@@ -32,6 +32,7 @@ _CANDIDATE_COLUMNS: tuple[_Column, ...] = (
   ('score', 'area', '{:.4f}'),
   ('accuracy', 'last accuracy', '{:.2%}'),
   ('macs', 'last macs', '{:,}'),
+  ('short', 'trained shortly: area', '{}'),
   ('chosen', 'chosen', '{}'),
 )
 _PREDICTION_COLUMNS: tuple[_Column, ...] = (
@@ -99,6 +100,7 @@ def candidate_table(content: Mapping[str, Any]) -> str:
       'score': candidate['score'],
       'accuracy': candidate['accuracy'][-1],
       'macs': candidate['macs'][-1],
+      **_short(candidate, content),
     }
     for candidate in candidates[:_MOST_CANDIDATES]
   ]
@@ -108,6 +110,16 @@ def candidate_table(content: Mapping[str, Any]) -> str:
     f'the best of {len(candidates)} candidates; area over budgets of '
     f'{low:,.0f} to {high:,.0f} macs'
   )
+
+
+def _short(
+  candidate: Mapping[str, Any], content: Mapping[str, Any]
+) -> dict[str, str]:
+  """Returns what a short training gave, where there were any."""
+  if not any('short' in other for other in content['candidates']):
+    return {}
+  short = candidate.get('short')
+  return {'short': f'{short["score"]:.4f}' if short else ''}
 
 
 def _source(source: Mapping[str, int]) -> str:

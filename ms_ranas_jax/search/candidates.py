@@ -38,12 +38,14 @@ from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import processes
+from ms_ranas_jax.runtime import progress
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import constrained
 from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import options
 from ms_ranas_jax.search import random_search
 from ms_ranas_jax.search.cost_term import CostTerm
+from ms_ranas_jax.search.short_training import ShortTraining
 from ms_ranas_jax.sections import AREA
 from ms_ranas_jax.sections import SearchConfig
 from ms_ranas_jax.space import edges as edges_lib
@@ -336,6 +338,7 @@ def choose(
   score: Score,
   judges: Mapping[int, tuple[Any, np.ndarray]],
   path: str,
+  short: ShortTraining | None = None,
 ) -> dict[str, Any]:
   """Judges candidates and chooses the best one.
 
@@ -348,14 +351,16 @@ def choose(
     judges: seed -> its state, and the images that judge, as indices
       (batches, batch).
     path: of `candidates.json`.
+    short: trains the best, of which one is chosen then.
 
   Returns:
     The content of `candidates.json`: what `Judged` says, how many images of
-    each seed judged, how many candidates are `left` to judge (0), and in
+    each seed judged, how many are `left` to judge, or to train, (0), and in
     `candidates`, for each, its `sources`, its `genotype`, `accuracy`, `loss`
     and `macs` per exit, `cost` in the metric of `search.cost`, `allowed` by its
     target, `score`, the accuracies, losses and scores `by_seed`, and whether it
-    is the `chosen` one.
+    is the `chosen` one; of those that were trained `short`, its `accuracy` per
+    exit and `score` after so many `epochs`.
 
   Raises:
     UsageError: none of the candidates costs what it may.
@@ -375,13 +380,19 @@ def choose(
       f'{high:,.0f}, but {min(costs):,.0f} to {max(costs):,.0f}; raise '
       'search.cost.tolerance or search.candidates.random.'
     )
-  done = _read_done(path)
+  done, trained = _read_done(path)
   head = {
     'network': judged.network,
     'budget_range': list(judged.budget_range),
     'images': {str(s): int(rows.size) for s, (_, rows) in judges.items()},
   }
   records: list[dict[str, Any]] = []
+  bar = progress.Progress(
+    'judged',
+    len(candidates),
+    disable=not processes.is_first() or len(done) == len(candidates),
+    unit='candidate',
+  )
 
   def write(left: int) -> dict[str, Any]:
     content = {**head, 'left': left, 'candidates': records}
@@ -417,23 +428,47 @@ def choose(
         'chosen': False,
       }
     )
+    short_ = trained.get(_key(candidate.genotype))
+    if short_ is not None:
+      records[-1]['short'] = short_
     if is_new:
       write(len(candidates) - index - 1)
-  best = max(
-    (r for r in records if r['allowed']), key=lambda record: record['score']
+    bar.update()
+  bar.close()
+  best = sorted(
+    (r for r in records if r['allowed']), key=lambda record: -record['score']
   )
-  best['chosen'] = True
+  if short is not None:
+    best = best[: short.count]
+    for place, record in enumerate(best):
+      found = record.get('short')
+      if found is None or found['epochs'] != short.epochs:
+        accuracy = short.accuracies(
+          records.index(record), judged.spec, Genotype(**record['genotype'])
+        )
+        record['short'] = {
+          'epochs': short.epochs,
+          'accuracy': accuracy,
+          'score': judged.score(record['macs'], accuracy),
+        }
+        write(len(best) - place - 1)
+    best.sort(key=lambda record: -record['short']['score'])
+  best[0]['chosen'] = True
   return write(0)
 
 
-def _read_done(path: str) -> dict[Any, list[dict[str, Any]]]:
-  """Returns what an earlier call has judged, by genotype."""
+def _read_done(
+  path: str,
+) -> tuple[dict[Any, list[dict[str, Any]]], dict[Any, dict[str, Any]]]:
+  """Returns what an earlier call has judged and trained, by genotype."""
+  judged, trained = {}, {}
   if not files.is_file(path):
-    return {}
+    return judged, trained
   content = files.read_json(path)
   try:
-    return {
-      _key(Genotype(**record['genotype'])): [
+    for record in content['candidates']:
+      key = _key(Genotype(**record['genotype']))
+      judged[key] = [
         {
           'seed': entry['seed'],
           **{
@@ -443,13 +478,18 @@ def _read_done(path: str) -> dict[Any, list[dict[str, Any]]]:
         }
         for entry in record['by_seed']
       ]
-      for record in content['candidates']
-    }
+      if 'short' in record:
+        trained[key] = {
+          'epochs': int(record['short']['epochs']),
+          'accuracy': [float(x) for x in record['short']['accuracy']],
+          'score': float(record['short']['score']),
+        }
   except (KeyError, TypeError, ValueError, UsageError) as error:
     raise UsageError(
       f'{path} is not what a search writes ({error}); remove it, and the same '
       'command judges its candidates again.'
     ) from error
+  return judged, trained
 
 
 def best_of_each_seed(

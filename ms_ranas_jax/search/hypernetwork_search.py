@@ -10,8 +10,9 @@ area under their accuracy-cost curve.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.struct
 import jax
@@ -27,6 +28,8 @@ from ms_ranas_jax.sections import SearchConfig
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.training import optimizers
+
+_OF_SGD = ('learning_rate', 'final_learning_rate', 'momentum', 'weight_decay')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,22 +48,34 @@ class HypernetworkSection:
     1e-3, number(0, above=True), 'Adam, along a cosine to 0'
   )
   weight_decay: float = field(1e-5, number(0), 'L2 added to the gradient')
+  short_epochs: int = field(
+    0,
+    whole(0),
+    'of a training of the best candidates before one is chosen, by the SGD of '
+    'the search; 0 is none',
+  )
+  short_candidates: int = field(
+    10, whole(1), 'so many of them', needs=('short_epochs', None)
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class HypernetworkConfig(SearchConfig):
   """What the search with a hypernetwork is asked for besides."""
 
-  # Of SGD on params that genotypes share.
-  unused: ClassVar[tuple[str, ...]] = (
-    'learning_rate',
-    'final_learning_rate',
-    'momentum',
-    'weight_decay',
-  )
   ghn: HypernetworkSection = section(
     HypernetworkSection, 'the graph hypernetwork'
   )
+
+  @staticmethod
+  def unused(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the fields of a search that this one has no use for.
+
+    Args:
+      values: name -> value, of the whole config.
+    """
+    # Those of SGD serve the short trainings alone.
+    return () if values.get('search.ghn.short_epochs') else _OF_SGD
 
 
 class State(flax.struct.PyTreeNode):

@@ -24,7 +24,6 @@ from ms_ranas_jax import importing
 from ms_ranas_jax.fields import field
 from ms_ranas_jax.fields import number
 from ms_ranas_jax.fields import one_of
-from ms_ranas_jax.hypernetwork import graph
 from ms_ranas_jax.hypernetwork import hypernetwork as hypernetwork_lib
 from ms_ranas_jax.search import alphas as alphas_lib
 from ms_ranas_jax.search import bilevel
@@ -532,10 +531,10 @@ class GraphHypernetwork(SharedParams[hypernetwork_search.HypernetworkConfig]):
     axis_name: str | None,
   ) -> jax.Array:
     network = self.problem.network
-    return hypernetwork_lib.apply(
+    return hypernetwork_lib.logits(
       self.hypernetwork,
       params,
-      graph.wires_of(weights, self.problem.primitives),
+      weights,
       images,
       dtype=network.dtype,
       remat=network.remat,

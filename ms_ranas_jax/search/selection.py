@@ -22,6 +22,7 @@ from ms_ranas_jax.search import history as history_lib
 from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import seeds as seeds_lib
 from ms_ranas_jax.search.cost_term import CostTerm
+from ms_ranas_jax.search.short_training import ShortTraining
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space.genotype import Genotype
@@ -37,6 +38,7 @@ def select(
   history: Sequence[history_lib.Moment],
   valid_halves: Mapping[int, np.ndarray],
   workdir: str,
+  short: ShortTraining | None = None,
 ) -> Genotype:
   """Chooses the genotype of a finished search and writes it.
 
@@ -53,6 +55,7 @@ def select(
       a search without alphas.
     valid_halves: seed -> indices of the images that train its alphas.
     workdir: the work directory.
+    short: trains the best candidates, of which one is chosen then.
 
   Returns:
     The genotype.
@@ -102,6 +105,7 @@ def select(
         for seed, one in states.items()
       },
       os.path.join(workdir, candidates_lib.CANDIDATES_FILE),
+      short,
     )['candidates']
   chosen = best = None
   if records is not None:

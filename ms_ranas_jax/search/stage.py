@@ -25,6 +25,7 @@ from ms_ranas_jax.search import methods
 from ms_ranas_jax.search import options
 from ms_ranas_jax.search import seeds as seeds_lib
 from ms_ranas_jax.search import selection
+from ms_ranas_jax.search import short_training
 from ms_ranas_jax.search.cost_term import CostTerm
 from ms_ranas_jax.search.cost_term import build_cost_term
 from ms_ranas_jax.sections import Config
@@ -272,6 +273,7 @@ def run_search(
     Interrupted: see `loop.run`.
   """
   search = config.search
+  interruption = interruption or Interruption()
   candidates.check_selection(search, len(dataset.train_images))
   program = build_program(config, dataset, problem)
   numbers = seeds_lib.numbers(config.seed, search.num_seeds)
@@ -333,7 +335,7 @@ def run_search(
     ),
     hooks,
     workdir,
-    interruption or Interruption(),
+    interruption,
   )
   return selection.select(
     program.method,
@@ -343,6 +345,14 @@ def run_search(
     following.kept() if following else (),
     {number: valid for number, (_, valid) in halves.items()},
     workdir,
+    short_training.build(
+      config,
+      dataset,
+      program.method.problem,
+      halves[config.seed],
+      workdir,
+      interruption,
+    ),
   )
 
 

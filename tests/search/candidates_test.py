@@ -288,13 +288,17 @@ def _fake_score(best, calls, most=10**9):
 JUDGES = {7: ('params of 7', np.zeros((1, 2), int))}
 
 
-def _choose(dataset, path, best, calls, most=10**9, judges=None, **changes):
+def _choose(
+  dataset, path, best, calls, most=10**9, judges=None, short=None, **changes
+):
   config = _config(**changes)
   judged = _judged(config, dataset)
   found = candidates.gather(0, {}, judged)
   found.append(candidates.Candidate(CELLS, ({'seed': 7, 'epoch': 2},)))
   score = _fake_score(best or found[1].genotype, calls, most)
-  content = candidates.choose(found, judged, score, judges or JUDGES, str(path))
+  content = candidates.choose(
+    found, judged, score, judges or JUDGES, str(path), short
+  )
   return json.loads(json.dumps(content, default=np.ndarray.tolist)), judged
 
 
@@ -334,6 +338,55 @@ def test_the_planted_best_is_chosen(dataset, tmp_path):
         'score': record['score'],
       }
     ]
+
+
+def test_the_best_after_a_short_training_is_chosen(dataset, tmp_path):
+  """Among those that are best before it; interrupted once."""
+  path, trained = tmp_path / 'candidates.json', []
+
+  def accuracies(number, spec, genotype):
+    if len(trained) == 1 and spec not in trained:
+      trained.append(spec)
+      raise _Interrupted
+    trained.append((number, genotype))
+    return [0.3, 0.5 if number else 0.7]
+
+  short = candidates.ShortTraining(2, 5, accuracies)
+  found = candidates.gather(0, {}, _judged(_config(), dataset))
+  with pytest.raises(_Interrupted):
+    _choose(dataset, path, None, [], short=short)
+  part = json.loads(path.read_text())
+  assert part['left'] == 1
+  assert not any(record['chosen'] for record in part['candidates'])
+  content, judged = _choose(dataset, path, None, [], short=short)
+  assert content['left'] == 0
+  # The planted best and the first of the others; both once.
+  assert [t for t in trained if isinstance(t, tuple)] == [
+    (1, found[1].genotype),
+    (0, found[0].genotype),
+  ]
+  records = content['candidates']
+  assert ['short' in r for r in records] == [True, True, False, False]
+  assert [r['chosen'] for r in records] == [True, False, False, False]
+  for record, last in zip(records, (0.7, 0.5), strict=False):
+    assert record['short'] == {
+      'epochs': 5,
+      'accuracy': [0.3, last],
+      'score': judged.score(record['macs'], [0.3, last]),
+    }
+  # Other epochs are trained anew.
+  trained.clear()
+  content, _ = _choose(
+    dataset,
+    path,
+    None,
+    [],
+    short=candidates.ShortTraining(
+      4, 6, lambda number, *_: [0.3, 0.9 if number == 3 else 0.5]
+    ),
+  )
+  assert [r['chosen'] for r in content['candidates']] == [False] * 3 + [True]
+  assert {r['short']['epochs'] for r in content['candidates']} == {6}
 
 
 def test_an_interrupted_choice_goes_on(dataset, tmp_path):

@@ -332,6 +332,8 @@ def test_a_search_with_a_hypernetwork_goes_on_to_the_bit(
     'search.ghn.rounds': 1,
     'search.ghn.width': 4,
     'search.ghn.learning_rate': 1e-2,
+    'search.ghn.short_epochs': 1,
+    'search.ghn.short_candidates': 1,
   }
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   found = _search(dataset, whole, **fields)
@@ -346,12 +348,19 @@ def test_a_search_with_a_hypernetwork_goes_on_to_the_bit(
     for d in (parts, whole)
   ]
   assert lines[0] == lines[1]
+  # The best by what is made was trained for a while, and nothing else.
+  records = _json(whole / 'search/candidates.json')['candidates']
+  short = [record for record in records if 'short' in record]
+  assert short == [record for record in records if record['chosen']]
+  assert short[0]['score'] == max(record['score'] for record in records)
+  assert short[0]['short']['epochs'] == 1
+  place = whole / 'search/short' / str(records.index(short[0]))
+  assert metrics.read_metrics(str(place / 'train/metrics.jsonl'))
   # It learns, and what is judged is what it makes.
   assert lines[1][-1]['train_gradient_norm'] > 0
   config = _config(**fields)
   state = _state(whole, config, dataset)
   assert int(state.step) == EPOCHS * STEPS
-  records = _json(whole / 'search/candidates.json')['candidates']
   half = stage.plan_epochs(
     config.search, len(dataset.train_images), config.seed
   )[0][1][: STEPS * BATCH].reshape(STEPS, BATCH)
