@@ -27,6 +27,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.hypernetwork import edge as edge_lib
 from ms_ranas_jax.hypernetwork import graph
 from ms_ranas_jax.hypernetwork import head as head_lib
@@ -38,6 +39,7 @@ from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
+from ms_ranas_jax.space.genotype import check_operations
 
 PyTree = Any
 Path = tuple[str, ...]
@@ -470,8 +472,12 @@ def make_params(
 
   Returns:
     The params of `derived_network(hypernetwork.spec, genotype)`.
+
+  Raises:
+    UsageError: it is no genotype of the space of the hypernetwork.
   """
   primitives = hypernetwork.primitives
+  _check_genotype(hypernetwork, genotype)
   head, module = params['head'], hypernetwork.head
   tables = {
     kind: edges_lib.one_hot(getattr(genotype, kind), primitives)
@@ -498,6 +504,26 @@ def make_params(
     if of_cell:
       found[cell.output.name] = traverse_util.unflatten_dict(of_cell)
   return found
+
+
+def _check_genotype(hypernetwork: Hypernetwork, genotype: Genotype) -> None:
+  """Refuses a genotype that no search in the space could find."""
+  real = graph.real_primitives(hypernetwork.primitives)
+  check_operations(genotype, real)
+  nodes = hypernetwork.spec.nodes
+  for kind in edges_lib.KINDS:
+    rows = edges_lib.genotype_rows(getattr(genotype, kind))
+    concat = getattr(genotype, f'{kind}_concat')
+    if (
+      genotype.nodes != nodes
+      or concat != edges_lib.all_nodes(nodes)
+      or len(set(rows)) < len(rows)
+    ):
+      raise UsageError(
+        f'the {kind} cell of the genotype is none of the space of this '
+        f'hypernetwork: give one of {nodes} nodes, each of which reads two '
+        'states, and all of which are concatenated.'
+      )
 
 
 def _side_by_side(

@@ -548,6 +548,10 @@ METHODS: Mapping[str, type[Method]] = types.MappingProxyType(
 )
 
 
+# What the program asks of a method before it makes one, and after.
+_PARTS = ('config', 'has_alphas', 'step', 'summary', 'logits', 'save')
+
+
 def named(name: str) -> type[Method]:
   """Returns a search method.
 
@@ -562,8 +566,7 @@ def named(name: str) -> type[Method]:
     METHODS,
     'config.search.method',
     lambda found: (
-      isinstance(found, type)
-      and all(hasattr(found, part) for part in ('config', 'has_alphas', 'step'))
+      isinstance(found, type) and all(hasattr(found, part) for part in _PARTS)
     ),
     'a class with all that ms_ranas_jax.search.methods.Method has',
   )

@@ -384,6 +384,28 @@ def test_made_params_are_all_that_a_network_has(
     chex.assert_trees_all_equal_shapes_and_dtypes(made, expected)
 
 
+@pytest.mark.parametrize(
+  ('edges', 'concat', 'message'),
+  [
+    # Both edges of a node on one state, as some published cells have them.
+    ((('skip_connect', 0),) * 4, (2, 3), 'each of which reads two'),
+    ((('skip_connect', 0), ('skip_connect', 1)), (2,), 'one of 2 nodes'),
+    ((('skip_connect', 0), ('skip_connect', 1)) * 2, (3,), 'concatenated'),
+    (
+      (('skip_connect', 0), ('sep_conv_5x5', 1)) * 2,
+      (2, 3),
+      'uses the operation "sep_conv_5x5"',
+    ),
+  ],
+)
+def test_a_genotype_of_another_space_is_refused(
+  hypernetwork, params, edges, concat, message
+):
+  genotype = mr.Genotype(edges, concat, edges, concat)
+  with pytest.raises(mr.UsageError, match=message):
+    hypernetwork_lib.make_params(hypernetwork, params, genotype)
+
+
 def test_gradients_are_those_through_the_derived_network(genotypes, images):
   """The rule of a traced cell against autodiff without it."""
   hypernetwork = _hypernetwork(dataclasses.replace(SPEC, scales=1))
