@@ -8,7 +8,7 @@ test images: they only judge.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import os
 import sys
 from typing import Any
@@ -18,6 +18,7 @@ from ms_ranas_jax import paths
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import interruption
+from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.studies import entries
 from ms_ranas_jax.studies import plan as plan_lib
 from ms_ranas_jax.studies import runner
@@ -45,14 +46,17 @@ def parser(description: str | None, workdir: str) -> argparse.ArgumentParser:
   return found
 
 
-def build_config(args: argparse.Namespace, **network: Any) -> Config:
+def build_config(
+  args: argparse.Namespace, method: str = 'bilevel', **network: Any
+) -> Config:
   """Returns the config of searches and trainings on two CPU cores.
 
   Args:
     args: see `parser`.
+    method: of the search.
     **network: fields of the network, both of the search and of the training.
   """
-  config = default_config.get_config()
+  config = default_config.get_config(method=method)
   config.stages = ('search', 'train', 'evaluate')
   config.seed = args.seeds[0]
   config.dataset.update(
@@ -63,8 +67,9 @@ def build_config(args: argparse.Namespace, **network: Any) -> Config:
   for section in (config.search, config.train):
     section.network.update(network)
   config.search.epochs = args.search_epochs
-  # The paper's 3e-4 is for fifty epochs; a few need larger steps.
-  config.search.alphas_learning_rate = 3e-3
+  if method == 'bilevel':
+    # The paper's 3e-4 is for fifty epochs; a few need larger steps.
+    config.search.alphas_learning_rate = 3e-3
   config.train.epochs = args.train_epochs
   config.train.learning_rate = 0.05
   config.study.seeds = tuple(args.seeds)
@@ -93,6 +98,51 @@ def run_study(
     plan_lib.build_plan(config, figure),
     files.read_json(os.path.join(workdir, 'study/table.json')),
   )
+
+
+def run_training(
+  config: Config,
+  name: str,
+  changes: Mapping[str, Any],
+  workdir: str,
+  listener: interruption.Interruption,
+) -> str:
+  """Trains and judges one network; an interrupted run goes on.
+
+  Args:
+    config: of the training, with one seed for it.
+    name: of the training.
+    changes: fields of the config that make it another one.
+    workdir: for it alone.
+    listener: may ask to stop.
+
+  Returns:
+    Its own work directory.
+  """
+  (seed,) = config.study.seeds
+  entry = entries.Entry(name, name, changes=changes)
+  figure = entries.Figure(name, 'exits', (entry,))
+  plan, _ = run_study(config, workdir, figure, listener)
+  return plan.trainings[name, seed].workdir(workdir)
+
+
+def accuracies(folder: str) -> dict[str, list[float]]:
+  """Returns what a finished training is judged by, for every exit.
+
+  Args:
+    folder: its work directory.
+
+  Returns:
+    `held_out`, empty where nothing was, `test`, and `macs`.
+  """
+  lines = metrics.read_metrics(os.path.join(folder, 'train/metrics.jsonl'))
+  judged = files.read_json(os.path.join(folder, 'evaluate/anytime.json'))
+  held_out = lines[-1].get('holdout_accuracy', [])
+  return {
+    'held_out': [round(x, 6) for x in held_out],
+    'test': [exit_['accuracy'] for exit_ in judged['exits']],
+    'macs': [exit_['macs'] for exit_ in judged['exits']],
+  }
 
 
 def run(main: Callable[[interruption.Interruption], None]) -> None:

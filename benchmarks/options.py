@@ -30,9 +30,7 @@ from ms_ranas_jax.baselines.cells import load_genotype
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import interruption
-from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.space import operations
-from ms_ranas_jax.studies import entries
 from ms_ranas_jax.version import __version__
 
 PLAIN = 'plain'
@@ -110,31 +108,14 @@ def run_case(
     of all exits.
   """
   (seed,) = config.study.seeds
-  workdir = os.path.join(workdir, f'{case}-{seed}')
-  figure = entries.Figure(
-    case, 'exits', (entries.Entry(case, case, changes=changes(case)),)
+  folder = experiments.run_training(
+    config,
+    case,
+    changes(case),
+    os.path.join(workdir, f'{case}-{seed}'),
+    listener,
   )
-  plan, _ = experiments.run_study(config, workdir, figure, listener)
-  folder = plan.trainings[case, seed].workdir(workdir)
-  return {'case': case, 'seed': seed, **accuracies(folder)}
-
-
-def accuracies(folder: str) -> dict[str, list[float]]:
-  """Returns what a finished training is judged by, for every exit.
-
-  Args:
-    folder: its work directory.
-
-  Returns:
-    `held_out`, `test`, and `macs`.
-  """
-  lines = metrics.read_metrics(os.path.join(folder, 'train/metrics.jsonl'))
-  judged = files.read_json(os.path.join(folder, 'evaluate/anytime.json'))
-  return {
-    'held_out': [round(x, 6) for x in lines[-1]['holdout_accuracy']],
-    'test': [exit_['accuracy'] for exit_ in judged['exits']],
-    'macs': [exit_['macs'] for exit_ in judged['exits']],
-  }
+  return {'case': case, 'seed': seed, **experiments.accuracies(folder)}
 
 
 def read_records(path: str, settings: Mapping[str, Any]) -> list[Any]:

@@ -236,17 +236,35 @@ def test_targets_says_what_each_search_found(repo_root, tmp_path):
 
 @pytest.mark.slow
 def test_ranking_compares_scores_with_trainings(repo_root, tmp_path):
-  args = ('--scales=1', '--random=2', '--last-epochs=1')
+  results = tmp_path / 'results'
+  args = (
+    *('--scales=1', '--genotypes=2', '--seconds=0.1', '--judging-images=64'),
+    *(f'--results={results}', '--parts', 'trained', 'random', 'sgd'),
+  )
   text = _run_experiment(repo_root, 'ranking.py', tmp_path, *args)
-  rows = [
-    [float(cell.strip(' %|')) for cell in line.split(' | ')[2:4]]
-    for line in text.splitlines()
-    if line.startswith(('| seed', '| random'))
+  table = [line.strip('| ').split(' | ') for line in text.splitlines()[-5:]]
+  assert [row[:2] for row in table[1:]] == [
+    ['shared params of random search', 'all 2'],
+    ['shared params of random search', 'better 1'],
+    ['few steps of SGD', 'all 2'],
+    ['few steps of SGD', 'better 1'],
   ]
-  assert len(rows) == 3
-  (said,) = re.findall('score with area: (.*?) ', text)
-  expected = scipy.stats.spearmanr(*zip(*rows, strict=True)).statistic
-  assert float(said) == pytest.approx(expected, abs=0.01)
+  files = {path.stem: path.read_text() for path in results.iterdir()}
+  parts = {name: json.loads(content) for name, content in files.items()}
+  assert parts.keys() == {'trained', 'random', 'sgd'}
+  for part in parts.values():
+    assert len(part['records']) == len(part['genotypes']) == 2
+    assert part['genotypes'] == parts['trained']['genotypes']
+    for record, other in zip(
+      part['records'], parts['trained']['records'], strict=True
+    ):
+      assert record['macs'] == other['macs']
+      assert len(record['accuracy']) == len(record['macs'])
+  assert parts['trained']['steps'] == 4  # of 64 images, 300 in all
+  # Nothing is run again.
+  again = _run_experiment(repo_root, 'ranking.py', tmp_path / 'new', *args)
+  assert again.splitlines() == text.splitlines()[-5:]
+  assert {p.stem: p.read_text() for p in results.iterdir()} == files
 
 
 def test_an_experiment_refuses_bad_input_in_a_sentence(repo_root, tmp_path):
@@ -349,23 +367,47 @@ def _ranking(repo_root):
   sys.path.remove(folder)
 
 
-def test_rank_correlation(ranking):
+def _part(areas, **more):
+  """A file of genotypes whose curves have such areas: one exit, at no cost."""
+  records = [{'accuracy': [float(area)], 'macs': [0]} for area in areas]
+  budgets = {'budget_range': [0.0, 1.0], 'chance': 0.1}
+  return {'records': records, 'step_seconds': 7.2, **budgets, **more}
+
+
+def test_ranking_tells_coefficients_of_all_and_of_the_better_half(ranking):
   rng = np.random.default_rng(0)
-  a, b = rng.integers(6, size=(2, 20))  # with ties
-  assert ranking.spearman(a, b) == pytest.approx(
-    scipy.stats.spearmanr(a, b).statistic
-  )
-  assert ranking.spearman([1, 2, 5], [2, 3, 9]) == pytest.approx(1)
-  assert ranking.spearman([1, 2, 5], [9, 3, 2]) == pytest.approx(-1)
-  assert np.isnan(ranking.spearman([1, 1, 1], [1, 2, 3]))
+  truth, scores = rng.uniform(size=(2, 11))
+  scores += truth
+  parts = {'trained': _part(truth), 'sgd': _part(scores)}
+  heads, all_, better = ranking.rows(parts)
+  assert heads[2:5] == ['Pearson', 'Spearman', 'Kendall']
+  assert all_[:2] == ['few steps of SGD', 'all 11']
+  assert (better[1], better[-1]) == ('better 6', '7')
+  best = np.argsort(truth)[-6:]
+  for row, which in ((all_, slice(None)), (better, best)):
+    for cell, statistic in zip(
+      row[2:5],
+      (scipy.stats.pearsonr, scipy.stats.spearmanr, scipy.stats.kendalltau),
+      strict=True,
+    ):
+      expected = statistic(truth[which], scores[which]).statistic
+      assert float(cell.split()[0]) == pytest.approx(expected, abs=0.0051)
+  # Without trainings there is nothing to compare with.
+  assert len(ranking.rows({'sgd': _part(scores)})) == 1
+
+
+def test_rank_correlation_of_what_is_all_the_same(ranking):
+  for name in ranking.COEFFICIENTS:
+    assert np.isnan(ranking.correlation(name, [1, 1, 1], [1, 2, 3]))
+    assert ranking.correlation(name, [1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
 
 
 def test_interval_of_a_rank_correlation(ranking):
   rng = np.random.default_rng(1)
   x = rng.normal(size=200)
   y = x + rng.normal(size=200)
-  found = ranking.spearman(x, y)
-  low, high = ranking.interval(x, y)
+  found = ranking.correlation('Spearman', x, y)
+  low, high = ranking.interval('Spearman', x, y)
   # Fisher's z, with the variance of Bonett and Wright (2000).
   slack = 1.96 * np.sqrt((1 + found**2 / 2) / 197)
   expected = np.tanh(np.arctanh(found) + np.array([-slack, slack]))

@@ -5,6 +5,7 @@ agree to 2e-3 in the first line, and not to the bit: sums over the batch run in
 another order, and each step starts from what rounding made of the last.
 """
 
+import json
 import os
 import random
 import shutil
@@ -16,6 +17,7 @@ import time
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from ms_ranas_jax.runtime import checkpoint
 from ms_ranas_jax.runtime import metrics
@@ -173,6 +175,43 @@ def test_two_processes_do_what_one_does(one, repo_root, tmp_path):
   ]
   assert genotypes[0] == genotypes[1]
   assert (workdir / 'evaluate/anytime.json').exists()
+
+
+def test_two_processes_train_one_hypernetwork(repo_root, tmp_path):
+  more = (
+    '--config.stages=("search",)',
+    '--config.search.method=ghn',
+    '--config.search.ghn.rounds=1',
+    '--config.search.ghn.width=4',
+    '--config.search.ghn.hidden=4',
+    '--config.search.candidates.random=3',
+    '--config.search.epochs=1',
+  )
+  one, two = tmp_path / 'one', tmp_path / 'two'
+  ends = _finish(_start(repo_root, one, 1, 1, *more))
+  ends += _finish(_start(repo_root, two, 2, 1, *more))
+  assert [code for code, _, _ in ends] == [0, 0, 0], ends
+  found, expected = _records(two, 'search'), _records(one, 'search')
+  assert [r['step'] for r in found] == [r['step'] for r in expected]
+  np.testing.assert_allclose(
+    found[0]['train_loss'], expected[0]['train_loss'], rtol=2e-3
+  )
+  made, expected = (
+    safetensors.numpy.load_file(folder / 'search/hypernetwork.safetensors')
+    for folder in (two, one)
+  )
+  assert made.keys() == expected.keys()
+  for name, array in expected.items():
+    # As alphas above.
+    np.testing.assert_allclose(made[name], array, atol=1e-3, err_msg=name)
+  judged, expected = (
+    json.loads((folder / 'search/candidates.json').read_text())
+    for folder in (two, one)
+  )
+  assert judged['left'] == 0
+  assert [r['genotype'] for r in judged['candidates']] == [
+    r['genotype'] for r in expected['candidates']
+  ]
 
 
 def test_the_first_of_two_says_what_it_waits_for(repo_root, tmp_path):

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 _DARTS = 'Liu, Simonyan and Yang, arXiv:1806.09055, table 1'
-_GHN = 'Zhang, Ren and Urtasun, arXiv:1810.05749, table 3'
+_GHN = 'Zhang, Ren and Urtasun, arXiv:1810.05749, table 2 (as reviewed)'
 _PC_DARTS = 'Xu et al., arXiv:1907.05737, table 1'
 _MSDNET = (
   'MSDNet of Huang et al., arXiv:1703.09844: 10 blocks, 32 channels, weights '

@@ -67,20 +67,24 @@ def test_a_setting_sets_what_it_says():
 
 @pytest.mark.parametrize('size', sections.SIZES)
 @pytest.mark.parametrize('name', ['figure9', 'figure10'])
-def test_figures_9_and_10_compare_three_networks(name, size):
+def test_figures_9_and_10_compare_four_networks(name, size):
   figure = entries_lib.of(name, size)
   assert [entry.label for entry in figure.entries] == [
     'MS-RANAS',
     'MSDNet',
+    'GHN',
     'DARTS with exits',
   ]
   assert figure.compared == ('ms_ranas', 'msdnet')
-  assert figure.params_of == figure.entries[0].aims_at == 'msdnet'
+  assert figure.params_of == 'msdnet'
+  assert [entry.aims_at for entry in figure.entries] == (
+    ['msdnet', '', 'msdnet', '']
+  )
   # The recipe is the config's, for all.
   for entry in figure.entries:
     assert entry.search is entry.train is None
     assert all(
-      field.startswith('train.network.')
+      field.startswith(('train.network.', 'search.'))
       or field in ('train.genotype', 'train.drop_path', 'train.remat')
       for field in entry.changes
     )

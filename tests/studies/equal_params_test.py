@@ -42,14 +42,17 @@ def test_the_sizes_agree(study_config, argument):
   config.study.seeds = (0, 1)
   plan = _plan(config)
   searches = [job for job in plan.jobs if job.kind == plan_lib.SEARCH]
-  assert [job.config.seed for job in searches] == [0, 1]
+  methods = [(job.config.search.method, job.config.seed) for job in searches]
+  assert methods == [('bilevel', 0), ('ghn', 0), ('bilevel', 1), ('ghn', 1)]
   low, high = plan.trainings['ms_ranas', 0].params
   assert high / low == pytest.approx(1.03 / 0.97)
-  cost = searches[0].config.search.cost
-  assert cost.target == pytest.approx((low + high) / 2)
-  assert (cost.metric, cost.exit, cost.tolerance) == ('params', -1, 0.03)
+  for search in searches:
+    cost = search.config.search.cost
+    assert cost.target == pytest.approx((low + high) / 2)
+    assert (cost.metric, cost.exit, cost.tolerance) == ('params', -1, 0.03)
   for seed in (0, 1):
-    assert plan.trainings['ms_ranas', seed].search is searches[seed]
+    assert plan.trainings['ms_ranas', seed].search is searches[2 * seed]
+    assert plan.trainings['ghn', seed].search is searches[2 * seed + 1]
     for name in ('msdnet', 'darts'):
       assert plan.trainings[name, seed].search is None
 
@@ -64,13 +67,14 @@ def test_the_paper_compares_with_the_msdnet_of_5_47_m_params(study_config):
 @pytest.mark.parametrize('argument', _SIZES)
 def test_all_get_one_recipe(study_config, argument):
   plan = _plan(study_config(argument))
-  jobs = [plan.trainings[name, 0] for name in ('ms_ranas', 'msdnet', 'darts')]
+  names = 'ms_ranas', 'msdnet', 'ghn', 'darts'
+  jobs = [plan.trainings[name, 0] for name in names]
   for section in ('dataset', 'evaluate'):
     assert len({str(job.config[section]) for job in jobs}) == 1
   recipes = [job.config.train.to_dict() for job in jobs]
   for recipe in recipes:
     del recipe['network'], recipe['genotype']
-  assert recipes[0] == recipes[1] == recipes[2]
+  assert all(recipe == recipes[0] for recipe in recipes)
 
 
 def test_networks_of_other_sizes_are_refused(study_config):
