@@ -13,8 +13,10 @@ import sys
 from typing import Any
 
 import exported_rows
+import made_params as made
 import on_gpu
 import options as training_options
+import ranking as rank
 
 from ms_ranas_jax.report import milliseconds
 from ms_ranas_jax.runtime import files
@@ -315,6 +317,65 @@ def options(results: pathlib.Path) -> list[str]:
   return lines[:-1]
 
 
+def ranking(results: pathlib.Path) -> list[str]:
+  """Returns the table of how well scores rank genotypes.
+
+  Args:
+    results: the folder of the results.
+  """
+  parts = {
+    name: found
+    for name in rank.PARTS
+    if (found := _read(results, f'ranking/{name}.json')) is not None
+  }
+  missing = [name for name in rank.PARTS if name not in parts]
+  if rank.TRAINED not in parts:
+    return [f'{_MISSING}.']
+  trained = parts[rank.TRAINED]
+  sizes = trained['network']
+  mean, better, best = rank.last_exits(trained)
+  lines = [
+    f'{trained["date"]}, {trained["machine"]}: {len(trained["records"])} '
+    f'genotypes, {sizes["layers"]} layers, {sizes["channels"]} channels, '
+    f'{sizes["scales"]} scales, seed {trained["seed"]}; each trained for '
+    f'{trained["epochs"]} epochs of {trained["images"]:,} images, '
+    f'{trained["step_seconds"]:,.0f} s of steps in all: {mean:.1%} at the last '
+    f'exit, {better:.1%} for the better half, {best:.1%} for the best.',
+    '',
+  ]
+  heads, *rows = rank.rows(parts)
+  lines += _table(heads, rows)
+  for name in rank.SEARCHES:
+    if name in parts:
+      mean, better, best = rank.last_exits(parts[name])
+      lines += [
+        '',
+        f'With {rank.SCORES[name]}, after {parts[name]["steps"]:,} steps: '
+        f'{mean:.1%} at the last exit, {better:.1%} for the better half, '
+        f'{best:.1%} for the best.',
+      ]
+  if missing:
+    lines += ['', f'{", ".join(missing)}: {_MISSING}.']
+  return lines
+
+
+def made_params(results: pathlib.Path) -> list[str]:
+  """Returns the table of a start from params that a hypernetwork made.
+
+  Args:
+    results: the folder of the results.
+  """
+  result = _read(results, 'made_params.json')
+  if result is None:
+    return [f'{_MISSING}.']
+  heads, *rows = made.rows(result)
+  told = (
+    f'`{result["command"]}`, {result["date"]}, {result["machine"]}: means over '
+    f'{len(result["records"])} genotypes.'
+  )
+  return [told, '', *_table(heads, rows)]
+
+
 TABLES: Mapping[str, Callable[[pathlib.Path], list[str]]] = {
   'cifar10_tiny': cifar10_tiny,
   'converted': converted,
@@ -322,7 +383,9 @@ TABLES: Mapping[str, Callable[[pathlib.Path], list[str]]] = {
   'exported': exported,
   'gpu_first': gpu_first,
   'gpu_second': gpu_second,
+  'made_params': made_params,
   'options': options,
+  'ranking': ranking,
 }
 
 

@@ -24,6 +24,7 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.export import onnx_file
 from ms_ranas_jax.export import runners
 from ms_ranas_jax.runtime import interruption
+from ms_ranas_jax.search import hypernetwork_file
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space import network as network_lib
 
@@ -265,6 +266,38 @@ def test_ranking_compares_scores_with_trainings(repo_root, tmp_path):
   again = _run_experiment(repo_root, 'ranking.py', tmp_path / 'new', *args)
   assert again.splitlines() == text.splitlines()[-5:]
   assert {p.stem: p.read_text() for p in results.iterdir()} == files
+
+
+@pytest.mark.slow
+def test_made_params_are_trained_beside_random_ones(repo_root, tmp_path):
+  primitives = {
+    name: ms_ranas_jax.PRIMITIVES[name]
+    for name in ('none', 'skip_connect', 'sep_conv_3x3')
+  }
+  spec = ms_ranas_jax.NetworkSpec(
+    channels=2, layers=2, nodes=1, image_shape=(8, 8, 1)
+  )
+  hypernetwork = ms_ranas_jax.Hypernetwork(spec, primitives, rounds=1, width=4)
+  params = ms_ranas_jax.init_hypernetwork(hypernetwork, jax.random.key(0))
+  path = tmp_path / 'hypernetwork.safetensors'
+  hypernetwork_file.save(str(path), hypernetwork, params)
+  out = tmp_path / 'result.json'
+  result = _run_script(
+    repo_root,
+    'made_params.py',
+    *(f'--search={path}', '--dataset=digits', '--genotypes=1', '--batch=32'),
+    *('--marks', '0', '2', f'--json={out}'),
+  )
+  assert result.returncode == 0, result.stderr
+  (record,) = json.loads(out.read_text())['records']
+  for start in 'made', 'random':
+    first, last = record[start]
+    assert (first['step'], first['loss'], last['step']) == (0, None, 2)
+    assert last['loss'] > 0
+    assert 0 <= last['accuracy'][-1] <= 1
+  # The same batches, other params.
+  assert record['made'][1]['loss'] != record['random'][1]['loss']
+  assert result.stdout.splitlines()[-1].startswith('| 2 | ')
 
 
 def test_an_experiment_refuses_bad_input_in_a_sentence(repo_root, tmp_path):

@@ -6,10 +6,7 @@ graph, messages along it give each a state, and a head makes the params of an
 operator from its state. What is trained is the message passing and the head, by
 the loss of networks with the params that they make.
 
-Copies of a cell are put one after the other as the grid has them: a cell hears
-from the two layers before it, at its own scale and the next finer one. Nodes
-start from what their operator is, from its scale and from how often the map was
-halved before.
+The states are those of `embedding`.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import traverse_util
 import jax
@@ -29,9 +26,9 @@ import numpy as np
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.hypernetwork import edge as edge_lib
+from ms_ranas_jax.hypernetwork import embedding
 from ms_ranas_jax.hypernetwork import graph
 from ms_ranas_jax.hypernetwork import head as head_lib
-from ms_ranas_jax.hypernetwork import message_passing
 from ms_ranas_jax.hypernetwork import network as network_lib
 from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.space import cell as cell_lib
@@ -43,34 +40,6 @@ from ms_ranas_jax.space.genotype import check_operations
 
 PyTree = Any
 Path = tuple[str, ...]
-
-
-class Embeddings(NamedTuple):
-  """The states of all nodes after all messages.
-
-  Attributes:
-    stems: (scales, width).
-    cells: (layers, scales, places, width), see `graph` for the places.
-    exits: (exits, width).
-  """
-
-  stems: jax.Array
-  cells: jax.Array
-  exits: jax.Array
-
-
-class _Stack(NamedTuple):
-  """The grid as the stack of its layers; arrays of NumPy.
-
-  Attributes:
-    is_reduction: (layers,) int32.
-    levels: (layers,) int32, reductions before.
-    inputs: (layers, scales, 2) int32, the operators of the inputs.
-  """
-
-  is_reduction: np.ndarray
-  levels: np.ndarray
-  inputs: np.ndarray
 
 
 # Equal to itself alone, so that compiled functions can be kept for it.
@@ -116,6 +85,17 @@ class Hypernetwork:
     return head_lib.Head(
       tuple(found), self.width, self.hidden, self.tile, self.spec.num_classes
     )
+
+  def embed(
+    self, params: PyTree, wires: graph.WiresPerKind
+  ) -> embedding.Embeddings:
+    """Returns the states of all nodes of a network, see `embedding.embed`.
+
+    Args:
+      params: its own.
+      wires: of a genotype, see `graph.wires_of`.
+    """
+    return embedding.embed(self.spec, self.rounds, params, wires)
 
   def param_shapes(self) -> dict[Path, tuple[tuple[int, ...], float]]:
     """Returns path -> shape of its own params, and their first deviation."""
@@ -180,24 +160,6 @@ def init_params(
   )
 
 
-def _stack(plan: grid.Plan) -> _Stack:
-  """Returns the layers of a grid, of cells that no exit needs as well."""
-  spec = plan.spec
-  reductions = grid.reduction_layers(spec.layers)
-  layers = np.arange(spec.layers)
-  inputs = np.zeros((spec.layers, spec.scales, edges_lib.NUM_INPUTS), np.int32)
-  for cell in plan.cells:
-    place = cell.output.layer, cell.output.scale
-    inputs[place] = [graph.input_operator(source) for source in cell.inputs]
-  return _Stack(
-    np.isin(layers, reductions).astype(np.int32),
-    np.array(
-      [sum(r < layer for r in reductions) for layer in layers], np.int32
-    ),
-    inputs,
-  )
-
-
 @functools.cache
 def fixed_leaves(
   spec: grid.NetworkSpec,
@@ -224,74 +186,8 @@ def fixed_leaves(
   return found
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def embed(
-  hypernetwork: Hypernetwork, params: PyTree, wires: graph.WiresPerKind
-) -> Embeddings:
-  """Returns the states of all nodes of a network.
-
-  Args:
-    hypernetwork: says what there is.
-    params: of the hypernetwork.
-    wires: of a genotype, see `graph.wires_of`.
-  """
-  codes = params['codes']
-  mlp = message_passing.Mlp(**params['message'])
-  gru = message_passing.Gru(**params['gru'])
-  send = functools.partial(message_passing.message, mlp)
-  update = functools.partial(message_passing.update, gru)
-  plan, scales = hypernetwork.plan, hypernetwork.spec.scales
-  kinds = [wires[kind] for kind in edges_lib.KINDS]
-  adjacency = jnp.stack([graph.adjacency(cell) for cell in kinds])
-  ranks = graph.ranks(hypernetwork.spec.nodes)
-
-  def alone(name: str, scale: int) -> jax.Array:
-    return codes['operators'][graph.number(name)] + codes['scales'][scale]
-
-  def layer(before, scanned):
-    is_reduction, level, inputs = scanned
-    operators = jnp.stack(
-      [graph.cell_operators(cell, inputs) for cell in kinds]
-    )[is_reduction]
-    states = (
-      codes['operators'][operators]
-      + codes['scales'][:, None]
-      + codes['levels'][level][None, None]
-    )
-    heard = send(before)  # (2, scales, width)
-    # A coarser scale hears from the finer one as well.
-    finer = jnp.pad(heard[:, :-1], ((0, 0), (1, 0), (0, 0)))
-    outside = jnp.zeros_like(states)
-    outside = outside.at[:, : edges_lib.NUM_INPUTS].set(
-      jnp.swapaxes(heard + finer, 0, 1)
-    )
-    states = message_passing.propagate(
-      mlp,
-      gru,
-      states,
-      adjacency[is_reduction],
-      ranks,
-      outside,
-      hypernetwork.rounds,
-    )
-    return jnp.stack([before[1], states.mean(axis=-2)]), states
-
-  first = alone('stem', 0)
-  stems = [update(first, jnp.zeros_like(first))]
-  for scale in range(1, scales):
-    stems.append(update(alone('stem', scale), send(stems[-1])))
-  stem = jnp.stack(stems)
-  _, cells = lax.scan(
-    layer, jnp.stack([stem, stem]), jax.tree.map(jnp.asarray, _stack(plan))
-  )
-  layers = np.array([exit_.layer for exit_ in plan.exits])
-  read = send(cells[layers, -1].mean(axis=-2))
-  start = jnp.broadcast_to(alone('exit', -1), read.shape)
-  return Embeddings(stem, cells, update(start, read))
-
-
 def _fixed_params(
-  hypernetwork: Hypernetwork, head: PyTree, embeddings: Embeddings
+  hypernetwork: Hypernetwork, head: PyTree, embeddings: embedding.Embeddings
 ) -> dict[str, PyTree]:
   """Returns the params of stems, inputs of cells and exits."""
   plan, module = hypernetwork.plan, hypernetwork.head
@@ -315,7 +211,7 @@ def _fixed_params(
 def _vectors(
   hypernetwork: Hypernetwork,
   head: PyTree,
-  embeddings: Embeddings,
+  embeddings: embedding.Embeddings,
   wires: graph.WiresPerKind,
 ) -> dict[str, jax.Array]:
   """Returns the params of the operations of all cells, see `network.Chosen`.
@@ -416,7 +312,7 @@ def apply(
     Logits (exits, batch, classes), float32.
   """
   head = params['head']
-  embeddings = embed(hypernetwork, params, wires)
+  embeddings = hypernetwork.embed(params, wires)
   network = network_lib.traced_network(
     hypernetwork.spec, hypernetwork.primitives, **fields
   )
@@ -484,7 +380,7 @@ def make_params(
     for kind in edges_lib.KINDS
   }
   wires = graph.wires_of(tables, primitives)
-  embeddings = embed(hypernetwork, params, wires)
+  embeddings = hypernetwork.embed(params, wires)
   found = _fixed_params(hypernetwork, head, embeddings)
   places = graph.edge_places(hypernetwork.spec.nodes)
   for cell in hypernetwork.plan.cells:

@@ -201,7 +201,7 @@ def test_messages_are_those_of_the_equations(hypernetwork, params, genotypes):
   for genotype in genotypes[:4]:
     ordered = _by_states(genotype)
     stems, cells, exits = _reference(hypernetwork, plain, ordered)
-    found = hypernetwork_lib.embed(hypernetwork, params, _wires(genotype))
+    found = hypernetwork.embed(params, _wires(genotype))
     np.testing.assert_allclose(found.stems, stems, atol=1e-5)
     np.testing.assert_allclose(found.exits, exits, atol=1e-5)
     for cell in hypernetwork.plan.cells:
@@ -213,7 +213,7 @@ def test_messages_are_those_of_the_equations(hypernetwork, params, genotypes):
 
 def test_no_round_leaves_what_nodes_are(params, genotypes):
   still = _hypernetwork(SPEC, rounds=0)
-  found = hypernetwork_lib.embed(still, params, _wires(genotypes[0]))
+  found = still.embed(params, _wires(genotypes[0]))
   codes = params['codes']
   names = graph.operators(FEW)
   np.testing.assert_allclose(
@@ -238,7 +238,7 @@ def test_gradients_are_finite_differences(genotypes):
 
     @jax.jit
     def value(params):
-      states = hypernetwork_lib.embed(hypernetwork, params, wires)
+      states = hypernetwork.embed(params, wires)
       state = jnp.concatenate(
         [x.reshape(-1, x.shape[-1]) for x in states]
       ).mean(axis=0)
