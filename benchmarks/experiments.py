@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+import datetime
 import os
+import platform
 import sys
 from typing import Any
 
@@ -22,6 +24,7 @@ from ms_ranas_jax.runtime import metrics
 from ms_ranas_jax.studies import entries
 from ms_ranas_jax.studies import plan as plan_lib
 from ms_ranas_jax.studies import runner
+from ms_ranas_jax.version import __version__
 
 Config = Any
 
@@ -142,6 +145,42 @@ def accuracies(folder: str) -> dict[str, list[float]]:
     'held_out': [round(x, 6) for x in held_out],
     'test': [exit_['accuracy'] for exit_ in judged['exits']],
     'macs': [exit_['macs'] for exit_ in judged['exits']],
+  }
+
+
+def read_result(path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a result that was measured in the same way, {} where there is none.
+
+  Args:
+    path: of the JSON file.
+    settings: of what is measured, entries of the file.
+
+  Raises:
+    UsageError: what is in the file was measured in another way.
+  """
+  if not files.is_file(path):
+    return {}
+  result = files.read_json(path)
+  for name, value in settings.items():
+    if result[name] != value:
+      raise UsageError(
+        f'{path} is of {name} = {result[name]}, and not {value}; have the '
+        'result written elsewhere.'
+      )
+  return result
+
+
+def head(command: str) -> dict[str, Any]:
+  """Returns what every result says of how it was measured.
+
+  Args:
+    command: that measures it again.
+  """
+  return {
+    'command': command,
+    'date': datetime.date.today().isoformat(),
+    'machine': f'{os.cpu_count()} cores, {platform.machine()}',
+    'ms_ranas_jax': __version__,
   }
 
 

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-import datetime
 import json
-import os
-import platform
 import statistics
 from typing import Any
 
+import experiments
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +29,6 @@ from ms_ranas_jax import paths
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.training import augmentation
 from ms_ranas_jax.training import optimizers
-from ms_ranas_jax.version import __version__
 
 STARTS = ('made', 'random')
 _MOMENTUM, _WEIGHT_DECAY, _CLIP = 0.9, 3e-4, 5.0
@@ -169,12 +166,11 @@ def main() -> None:
       )
     records.append(record)
   result = {
-    'command': 'python benchmarks/made_params.py --search WORKDIR '
-    f'--dataset-dir DIR --json FILE --genotypes={args.genotypes} '
-    f'--seed={args.seed} --learning-rate={args.learning_rate:g}',
-    'date': datetime.date.today().isoformat(),
-    'machine': f'{os.cpu_count()} cores, {platform.machine()}',
-    'ms_ranas_jax': __version__,
+    **experiments.head(
+      'python benchmarks/made_params.py --search WORKDIR --dataset-dir DIR '
+      f'--json FILE --genotypes={args.genotypes} --seed={args.seed} '
+      f'--learning-rate={args.learning_rate:g}'
+    ),
     'dataset': args.dataset,
     'marks': args.marks,
     'records': records,

@@ -15,11 +15,9 @@ on. Names with a + between them are cases of several options.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-import datetime
 import itertools
 import json
 import os
-import platform
 import statistics
 from typing import Any
 
@@ -31,7 +29,6 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import interruption
 from ms_ranas_jax.space import operations
-from ms_ranas_jax.version import __version__
 
 PLAIN = 'plain'
 # Fields of config.train. Numbers are those of the publications, or usual.
@@ -116,28 +113,6 @@ def run_case(
     listener,
   )
   return {'case': case, 'seed': seed, **experiments.accuracies(folder)}
-
-
-def read_records(path: str, settings: Mapping[str, Any]) -> list[Any]:
-  """Returns the records of a result, of what is trained in the same way.
-
-  Args:
-    path: of the JSON file; there may be none yet.
-    settings: of the trainings, entries of the file.
-
-  Raises:
-    UsageError: those in the file were trained in another way.
-  """
-  if not files.is_file(path):
-    return []
-  result = files.read_json(path)
-  for name, value in settings.items():
-    if result[name] != value:
-      raise UsageError(
-        f'{path} is of {name} = {result[name]}, and not {value}; name another '
-        '--json.'
-      )
-  return result['records']
 
 
 def gains(
@@ -231,7 +206,7 @@ def main(listener: interruption.Interruption) -> None:
     'train': {name: fields[name] for name in fields if name != 'genotype'},
     'options': OPTIONS,
   }
-  records = read_records(args.json, settings)
+  records = experiments.read_result(args.json, settings).get('records', [])
   for case, seed in itertools.product(args.cases, args.seeds):
     if any((r['case'], r['seed']) == (case, seed) for r in records):
       continue
@@ -243,19 +218,15 @@ def main(listener: interruption.Interruption) -> None:
       {f'train.{field}': value for field, value in fields.items()}
     )
     records.append(run_case(config, case, args.workdir, listener))
-    result = {
-      'command': 'python benchmarks/options.py --dataset-dir DIR --workdir DIR '
+    command = (
+      'python benchmarks/options.py --dataset-dir DIR --workdir DIR '
       f'--json FILE --images={args.images} --holdout={args.holdout} '
       f'--train-epochs={args.train_epochs}'
       + ' --genotype=FILE'
-      * bool(args.genotype),
-      'date': datetime.date.today().isoformat(),
-      'machine': f'{os.cpu_count()} cores, {platform.machine()}',
-      'ms_ranas_jax': __version__,
-      **settings,
-      'records': records,
-    }
-    files.write_json(args.json, result)
+      * bool(args.genotype)
+    )
+    head = experiments.head(command)
+    files.write_json(args.json, {**head, **settings, 'records': records})
   for row in rows(records):
     print(f'| {" | ".join(row)} |')
 

@@ -22,10 +22,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import datetime
 import json
 import os
-import platform
 import statistics
 import time
 from typing import Any
@@ -47,7 +45,6 @@ from ms_ranas_jax.search import constrained
 from ms_ranas_jax.search import random_search
 from ms_ranas_jax.space import grid
 from ms_ranas_jax.space.genotype import Genotype
-from ms_ranas_jax.version import __version__
 
 TRAINED, SGD = 'trained', 'sgd'
 SEARCHES = ('bilevel', 'random', 'ghn')
@@ -209,39 +206,19 @@ class Study:
     return experiments.build_config(self.args, method, nodes=_NODES, **sizes)
 
   def read(self, part: str) -> dict[str, Any]:
-    """Returns the content of the file of a part.
-
-    Raises:
-      UsageError: it is of another study.
-    """
-    path = self.path(part)
-    if not files.is_file(path):
-      return {}
-    content = files.read_json(path)
-    for name, value in self.settings.items():
-      if content[name] != value:
-        raise UsageError(
-          f'{path} is of {name} = {content[name]}, and not {value}; name '
-          'another --results.'
-        )
-    return content
+    """Returns the content of the file of a part, {} where there is none."""
+    return experiments.read_result(self.path(part), self.settings)
 
   def write(self, part: str, records: Sequence[Any], **more: Any) -> None:
     """Writes the file of a part."""
     numbers = {name: self.settings[name] for name in ('images', 'epochs')}
-    content = {
-      'command': 'python benchmarks/ranking.py --dataset-dir DIR --workdir DIR '
+    head = experiments.head(
+      'python benchmarks/ranking.py --dataset-dir DIR --workdir DIR '
       f'--results DIR --images={numbers["images"]} '
-      f'--train-epochs={numbers["epochs"]} --seconds={self.args.seconds}',
-      'part': part,
-      'date': datetime.date.today().isoformat(),
-      'machine': f'{os.cpu_count()} cores, {platform.machine()}',
-      'ms_ranas_jax': __version__,
-      **self.settings,
-      **more,
-      'records': records,
-    }
-    files.write_json(self.path(part), content)
+      f'--train-epochs={numbers["epochs"]} --seconds={self.args.seconds:g}'
+    )
+    content = {**head, 'part': part, **self.settings, **more}
+    files.write_json(self.path(part), {**content, 'records': records})
 
 
 def _seconds_of_steps(folder: str) -> tuple[float, int]:

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
   config.dataset.crop_padding = 4
   config.dataset.flip = True
   for section in (config.search, config.train):
-    section.network.update(layers=6, nodes=2, scales=1, stem_multiplier=1)
+    section.network.update(layers=4, nodes=2, scales=1, stem_multiplier=1)
   config.search.network.channels = 8
   # What runs fast where small networks run, in 8 bits too.
   config.search.primitives = (

@@ -386,7 +386,7 @@ def test_options_are_trained_once(
   monkeypatch.setattr(options, 'run_case', None)
   options.main(interruption.Interruption())
   sys.argv[sys.argv.index('--train-epochs=1')] = '--train-epochs=2'
-  with pytest.raises(UsageError, match='is of epochs = 1, and not 2; name an'):
+  with pytest.raises(UsageError, match='is of epochs = 1, and not 2; have the'):
     options.main(interruption.Interruption())
   assert json.loads(path.read_text())['records'] == records
   assert '| plain | 1 | – | – | ' in capsys.readouterr().out
