@@ -8,6 +8,7 @@ they may be stands in `sections`, and with each family and search method.
 from ml_collections import ConfigDict
 
 from ms_ranas_jax import settings
+from ms_ranas_jax.model import start
 
 
 def get_config(family: str = 'grid', method: str = 'bilevel') -> ConfigDict:
@@ -89,4 +90,34 @@ def get_paper_config(dataset: str) -> ConfigDict:
   config.train.batch_size = 96
   config.train.cutout = 16
   config.train.drop_path = 0.2
+  return config
+
+
+def get_fine_tuning_config(model: str) -> ConfigDict:
+  """Returns a config that trains a model on other images, locked.
+
+  Args:
+    model: a model folder, the work directory of one, or the name of a network
+      of the package.
+
+  Raises:
+    UsageError: there is none.
+  """
+  _, description = start.description_of(model)
+  network = description.network
+  config = get_config(network['family'])
+  config.stages = ('describe', 'train', 'evaluate', 'report')
+  config.dataset.name = 'folder'
+  config.dataset.crop_padding = 4
+  config.dataset.flip = True
+  config.train.start_from = model
+  config.train.network.update(
+    {
+      name: tuple(value) if isinstance(value, list) else value
+      for name, value in network['sizes'].items()
+    }
+  )
+  config.train.epochs = 20
+  config.train.schedule = 'one_cycle'
+  config.train.learning_rate = 0.01
   return config

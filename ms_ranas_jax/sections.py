@@ -338,6 +338,22 @@ class TrainConfig(OptimisationConfig):
     'DARTS_V1, DARTS_V2; or the path of a genotype file, also of a text that '
     'DARTS prints',
   )
+  start_from: str = field(
+    '',
+    TEXT,
+    'a model folder, the work directory of one, or a network of the package, '
+    'with whose params the training starts; classifiers of other classes are '
+    "drawn; '' is random params",
+  )
+  freeze: tuple[str, ...] = field(
+    (),
+    Rule(
+      is_sequence_of(lambda name: isinstance(name, str) and bool(name)),
+      "a tuple of texts, such as ('stem',)",
+    ),
+    'what the names of modules begin with whose params stay as they are',
+    needs=('start_from', None),
+  )
   epochs: int = field(10, whole(1), 'passes over the training images')
   drop_path: float = field(
     0.0,

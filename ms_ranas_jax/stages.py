@@ -35,6 +35,7 @@ from ms_ranas_jax.kernels import lowering
 from ms_ranas_jax.model import description as description_lib
 from ms_ranas_jax.model import fingerprint
 from ms_ranas_jax.model import model as model_lib
+from ms_ranas_jax.model import start as start_lib
 from ms_ranas_jax.model import tensors
 from ms_ranas_jax.report import inputs
 from ms_ranas_jax.runtime import environment
@@ -258,11 +259,27 @@ class Run:
     ):
       # Of a release that wrote no model folder: what it began to train.
       path = begun
+    if not path and self.config.train.start_from:
+      _, found = start_lib.description_of(self.config.train.start_from)
+      return Genotype.from_json(json.dumps(found.network.get('genotype')))
     if not path:
       path = os.path.join(self.workdir, selection.GENOTYPE_FILE)
       if 'search' in self.again or not files.is_file(path):
         return None
     return load_genotype(path, ops.REAL)
+
+  @functools.cached_property
+  def start(self) -> start_lib.Start | None:
+    """What the training starts from, None where that is random params."""
+    train = self.config.train
+    if not train.start_from:
+      return None
+    return start_lib.read(
+      train.start_from,
+      self.train_network(),
+      train.network.family,
+      self.dataset.class_names,
+    )
 
   @functools.cached_property
   def search_network(self) -> network_lib.Network:
@@ -363,6 +380,8 @@ def _check_networks(run: Run) -> None:
       f'{run.model_folder} was not trained in this work directory; name '
       'another --workdir, or move that folder away.'
     )
+  if 'train' in chosen and config.train.start_from:
+    _check_start(run)
   if 'search' in chosen:
     _ = run.problem  # made here, and used by the search
   elif 'describe' in chosen and run.family.takes_genotype:
@@ -389,6 +408,31 @@ def _check_networks(run: Run) -> None:
   families.train_plan(config.train, run.image_format)
   if config.train.budget.limits or derived.channels == protocol.AUTO:
     families.check_budget(config.train, run.image_format, derived.nodes)
+
+
+def _check_start(run: Run) -> None:
+  """Refuses what a training cannot start from."""
+  train = run.config.train
+  if 'search' in run.config.stages:
+    raise UsageError(
+      f"config.stages has 'search', but config.train.start_from = "
+      f'{train.start_from!r} has its cells already; remove the stage.'
+    )
+  if run.description() is not None:
+    return  # it has begun
+  start = run.start
+  assert start is not None
+  modules = {name.split('/')[1] for name in (*start.arrays, *start.drawn)}
+  for name in train.freeze:
+    if not any(module.startswith(name) for module in modules):
+      raise UsageError(
+        f'config.train.freeze: no module begins with {name!r}; there are '
+        f'{", ".join(sorted(modules))}.'
+      )
+  if all(module.startswith(tuple(train.freeze)) for module in modules):
+    raise UsageError(
+      'config.train.freeze leaves nothing to train; name fewer modules.'
+    )
 
 
 def _check_export(run: Run) -> None:
@@ -674,8 +718,12 @@ def _train(run: Run) -> None:
   if description.tensors is not None:
     run.tell(f'train: {run.model_folder} holds the finished training')
     return
+
+  def start() -> Mapping[str, np.ndarray]:
+    return {} if run.start is None else run.start.arrays
+
   state = train_stage.run_training(
-    run.config, run.dataset, network, run.workdir, run.interruption
+    run.config, run.dataset, network, run.workdir, run.interruption, start
   )
   if processes.is_first():
     data, shapes = tensors.pack(state.variables)
@@ -707,7 +755,11 @@ def _begin_model(
       'images_per_class': _images_per_class(dataset).tolist(),
       **fingerprint.of_dataset(dataset, held_out),
     },
+    start=run.start.to_json() if run.start is not None else {},
   )
+  if run.start is not None:
+    drawn = ', with new classifiers' * bool(run.start.drawn)
+    run.tell(f'train: starts from {run.start.folder}{drawn}')
   if processes.is_first():
     description_lib.write(run.model_folder, description)
     genotype = families.genotype_of(network)

@@ -179,14 +179,18 @@ def _check(flat):
 
 def _bad_values(name):
   default = _DEFAULTS[name]
-  # A tuple is not of the wrong type for exits, though their default is a word.
+  # A tuple is not of the wrong type for exits, though their default is a word,
+  # and modules may have any name.
   words = name.endswith('.exits')
+  modules = name.endswith('.freeze')
   # And an exit may be counted from the end, a cap be off.
   last = name.endswith(('.exit', '.max_skips'))
   yield from (
     b
     for b in _BAD[type(default)]
-    if not (words and b == ('text',)) and not (last and b == -1)
+    if not (words and b == ('text',))
+    and not (modules and b == ('unknown',))
+    and not (last and b == -1)
   )
   yield from (value for field, value in _ALSO_BAD if field == name)
 
@@ -424,9 +428,13 @@ def test_every_shipped_config_is_possible(repo_root):
     argument = ('figure4.cpu',) if path.stem == 'study' else ()
     config = module.get_config(*argument)
     typed = settings.parse(config)
-    image_format = datasets.image_format(
-      config.dataset.name, config.dataset.dir
-    )
+    if config.dataset.name == 'folder':
+      # Of the user, in the sizes of the model that is started from.
+      image_format = (32, 32, 3), 10
+    else:
+      image_format = datasets.image_format(
+        config.dataset.name, config.dataset.dir
+      )
     family = families.named(config.train.network.family)
     plans = {'train': families.train_plan(typed.train, image_format)}
     if family.takes_genotype:

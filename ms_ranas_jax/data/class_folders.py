@@ -72,7 +72,7 @@ def image_format(
   Raises:
     UsageError: as `read`.
   """
-  found = _find(pathlib.Path(directory), options)
+  found = _find(_root(directory), options)
   _check_classes(found.files, found.class_names)
   return _shape(found, options), len(found.class_names)
 
@@ -88,7 +88,7 @@ def read(directory: str, options: Options) -> Pictures:
     UsageError: there are no class folders, or too few pictures in one, or what
       is no picture is not to be skipped, or sizes differ and none is given.
   """
-  found = _find(pathlib.Path(directory), options)
+  found = _find(_root(directory), options)
   _check_classes(found.files, found.class_names)
   shape = _shape(found, options)
   images, unreadable = pictures.read_all([f.path for f in found.files], shape)
@@ -124,7 +124,7 @@ def read_test(
   Raises:
     UsageError: there are no class folders, or a file in them is no picture.
   """
-  root = pathlib.Path(directory)
+  root = _root(directory)
   folder = root / 'test' if (root / 'test').is_dir() else root
   found = _find_in({'test': folder}, root, picture_options.DEFAULT)
   if not found.files:
@@ -136,6 +136,15 @@ def read_test(
     raise _refusal(list(unreadable.values()))
   labels = np.array([f.label for f in found.files], np.int32)
   return images, labels, found.class_names
+
+
+def _root(directory: str) -> pathlib.Path:
+  if not directory:  # which would be that of the process
+    raise UsageError(
+      'dataset.dir is not set; give a folder that holds a folder of pictures '
+      'for each class.'
+    )
+  return pathlib.Path(directory)
 
 
 def _find(root: pathlib.Path, options: Options) -> _Found:

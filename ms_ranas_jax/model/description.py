@@ -75,6 +75,8 @@ class Description:
       it was not trained by the program.
     tensors: of the params; None before the end of the training.
     evaluation: None before the first.
+    start: what its training started from, see `start.Start.to_json`; empty
+      where that was random params, or is not known.
   """
 
   network: Mapping[str, Any]
@@ -87,6 +89,7 @@ class Description:
   data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   tensors: Tensors | None = None
   evaluation: Evaluation | None = None
+  start: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def folder_of(path: str) -> str:
@@ -169,6 +172,8 @@ def _from_json(value: Mapping[str, Any]) -> Description:
     data=_mapping(value, 'data'),
     tensors=_optional(value, 'tensors', _tensors),
     evaluation=_optional(value, 'evaluation', _evaluation),
+    # Files of earlier versions lack it.
+    start=_mapping(value, 'start') if 'start' in value else {},
   )
   if not all(isinstance(name, str) for name in description.class_names):
     raise _Malformed('"class_names" is no list of texts')

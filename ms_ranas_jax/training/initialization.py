@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flax import traverse_util
 import jax
 from jax.extend import core
 import jax.numpy as jnp
+import numpy as np
 
 from ms_ranas_jax.space.network import Weights
 from ms_ranas_jax.space.protocol import AnytimeNetwork
@@ -41,6 +43,30 @@ def init_variables(
     'params': variables['params'],
     'batch_stats': variables.get('batch_stats', {}),
   }
+
+
+def with_arrays(
+  variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+  """Returns variables of which some have other values.
+
+  Args:
+    variables: {'params': ..., 'batch_stats': ...}.
+    arrays: name -> value, such as 'params/stem_0/kernel'.
+
+  Raises:
+    ValueError: there is no such variable, or one of another shape.
+  """
+  if not arrays:
+    return dict(variables)
+  flat: dict[str, Any] = traverse_util.flatten_dict(dict(variables), sep='/')
+  for name, array in arrays.items():
+    if name not in flat or flat[name].shape != array.shape:
+      there = flat[name].shape if name in flat else 'nothing'
+      raise ValueError(f'{name}: {array.shape} for {there}')
+  flat |= {name: jnp.asarray(array) for name, array in arrays.items()}
+  empty = {name: {} for name in variables}
+  return empty | traverse_util.unflatten_dict(flat, sep='/')
 
 
 def _without_dead_code(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -37,6 +37,8 @@ from ms_ranas_jax.training import optimizers
 from ms_ranas_jax.training import prediction
 
 PyTree = Any
+# Gives name -> value of the variables that a training starts from.
+Start = Callable[[], Mapping[str, np.ndarray]]
 _OBJECTIVE = 'train_objective'
 _OF_SEVERAL_EXITS = ('distillation', 'gradient_equilibrium', 'trunk_epochs')
 
@@ -74,6 +76,7 @@ def new_state(
   optimizer: optax.GradientTransformation,
   seed: int,
   averaged: bool = False,
+  start: Start = dict,
 ) -> TrainState:
   """Returns the state before the first step.
 
@@ -82,11 +85,13 @@ def new_state(
     optimizer: of its params.
     seed: of all randomness.
     averaged: whether it keeps an average of the variables.
+    start: the variables that are not drawn.
   """
   # Another stream than the search's, which has the same seed.
   key = jax.random.fold_in(jax.random.key(seed), 1)
   init_key, rng = jax.random.split(key)
   variables = initialization.init_variables(network, init_key)
+  variables = initialization.with_arrays(variables, start())
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],
@@ -108,6 +113,7 @@ def train_step(
   objective: objective_lib.Objective,
   ema_decay: float = 0.0,
   drop_path: jax.Array | float | None = None,
+  frozen: tuple[str, ...] = (),
   axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One update of all params on the loss of all exits, eq. (3).
@@ -121,6 +127,7 @@ def train_step(
     objective: what is minimised.
     ema_decay: of the average of the variables, where the state keeps one.
     drop_path: probability to drop an operation; None is never.
+    frozen: what the names of modules begin with whose params stay.
     axis_name: the device axis to average over.
 
   Returns:
@@ -157,8 +164,11 @@ def train_step(
   gradient, batch_stats, metrics = parallel.mean_over_devices(
     (gradient, batch_stats, {**metrics, minimised: value}), axis_name
   )
+  gradient = _without(gradient, frozen)
   metrics['train_gradient_norm'] = optimizers.global_norm(gradient)
   updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+  # Once more, as decay is added to the gradient.
+  updates = _without(updates, frozen)
   after = state.replace(
     step=state.step + 1,
     params=optax.apply_updates(state.params, updates),
@@ -170,6 +180,16 @@ def train_step(
     average = averaging.update(state.average, variables, after.step, ema_decay)
     after = after.replace(average=average)
   return after, metrics
+
+
+def _without(tree: PyTree, frozen: tuple[str, ...]) -> PyTree:
+  """Returns zeros in the place of some modules."""
+  return {
+    name: jax.tree.map(jnp.zeros_like, part)
+    if frozen and name.startswith(frozen)
+    else part
+    for name, part in tree.items()
+  }
 
 
 def split_training_images(
@@ -342,7 +362,10 @@ class Program:
 
 
 def build_program(
-  config: Config, dataset: Dataset, network: AnytimeNetwork
+  config: Config,
+  dataset: Dataset,
+  network: AnytimeNetwork,
+  start: Start = dict,
 ) -> Program:
   """Returns the program of a training.
 
@@ -350,6 +373,7 @@ def build_program(
     config: the whole config.
     dataset: trained on but for the held-out images.
     network: of any family; its `axis_name` is set here.
+    start: gives the variables that are not drawn.
 
   Raises:
     UsageError: the config does not fit the data or the machine.
@@ -398,6 +422,7 @@ def build_program(
       objective=objective,
       ema_decay=train.ema_decay,
       drop_path=drop_path,
+      frozen=tuple(train.freeze),
       axis_name=axis,
     )
 
@@ -409,7 +434,7 @@ def build_program(
     steps=num_steps,
     objective=objective,
     new_state=functools.partial(
-      new_state, network, optimizer, config.seed, bool(train.ema_decay)
+      new_state, network, optimizer, config.seed, bool(train.ema_decay), start
     ),
     step=step,
     metrics=_metrics(network, objective.is_plain),
@@ -433,6 +458,7 @@ def run_training(
   network: AnytimeNetwork,
   workdir: str,
   interruption: Interruption | None = None,
+  start: Start = dict,
 ) -> TrainState:
   """Trains, or goes on where an earlier call was interrupted.
 
@@ -444,6 +470,8 @@ def run_training(
     network: of any family; its `axis_name` is set here.
     workdir: the work directory.
     interruption: may ask to stop.
+    start: gives the variables that are not drawn; asked for before the first
+      step.
 
   Returns:
     The state after the last epoch.
@@ -453,7 +481,7 @@ def run_training(
     Interrupted: see `loop.run`.
   """
   train = config.train
-  program = build_program(config, dataset, network)
+  program = build_program(config, dataset, network, start)
   # One object for all epochs, so that prediction compiles once.
   apply = functools.partial(program.network.apply, train=False)
 

@@ -321,3 +321,14 @@ def test_sizes(text, size):
 def test_what_is_no_size_is_refused(text):
   with pytest.raises(UsageError, match=r"image_size is .*; give ''"):
     picture_options.parse_size(text)
+
+
+def test_a_folder_has_to_be_named():
+  """What is not set is not the current directory."""
+  for load in (
+    lambda: datasets.load_dataset('folder'),
+    lambda: datasets.image_format('folder', ''),
+    lambda: datasets.load_test_images('folder', '', (8, 8, 3)),
+  ):
+    with pytest.raises(UsageError, match='dataset.dir is not set; give a'):
+      load()
