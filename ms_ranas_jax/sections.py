@@ -418,6 +418,18 @@ class TrainConfig(OptimisationConfig):
     "of images in the loss; '' is equal, 'balanced' is images / (classes * "
     'images of the class), of the images trained on',
   )
+  sampling: str = field(
+    '',
+    one_of(*CLASS_WEIGHTS),
+    "'' goes over every image once an epoch; 'balanced' draws images of all "
+    'classes equally often',
+  )
+  accumulate: int = field(
+    1,
+    whole(1),
+    'parts of a batch of a device that are computed one after another, which '
+    'takes less memory; batch normalisation sees one part',
+  )
   network: protocol.NetworkConfig = section(
     protocol.NetworkConfig, 'the network to train'
   )

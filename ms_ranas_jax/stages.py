@@ -519,6 +519,7 @@ def check_images(run: Run) -> None:
     plans['search'] = run.search_network.plan
   if 'train' in config.stages:
     train_stage.plan_epochs(config, run.dataset)
+    train_stage.choose_devices(config)
     train_stage.class_weights(config, run.dataset)
     plans['train'] = families.train_plan(config.train, run.image_format)
     _check_holdout(len(held_out), len(plans['train'].exits))

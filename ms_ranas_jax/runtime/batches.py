@@ -44,3 +44,41 @@ def epoch_batches(
   order = np.random.default_rng(seed).permutation(len(indices))
   chosen = indices[order[: steps * batch_size]]
   return chosen.reshape(steps, batch_size).astype(np.int32)
+
+
+def balanced_batches(
+  indices: np.ndarray,
+  labels: np.ndarray,
+  batch_size: int,
+  steps: int,
+  seed: tuple[int, ...],
+) -> np.ndarray:
+  """Draws batches in which all classes come equally often.
+
+  Images of a class take turns: none comes a second time in an epoch before all
+  have come once.
+
+  Args:
+    indices: (examples,) int.
+    labels: (examples,) int, of the same examples.
+    batch_size: of all devices together.
+    steps: batches to draw.
+    seed: of this epoch.
+
+  Returns:
+    (steps, batch_size) int32.
+  """
+  random = np.random.default_rng(seed)
+  total = steps * batch_size
+  classes = random.permutation(np.unique(labels))
+  # Some come once more where the images cannot be shared out evenly.
+  counts = np.full(len(classes), total // len(classes))
+  counts[: total % len(classes)] += 1
+  chosen = []
+  for label, count in zip(classes, counts, strict=True):
+    own = indices[labels == label]
+    turns = -(-count // len(own))
+    order = [random.permutation(own) for _ in range(turns)]
+    chosen.append(np.concatenate(order)[:count] if turns else own[:0])
+  drawn = random.permutation(np.concatenate(chosen))
+  return drawn.reshape(steps, batch_size).astype(np.int32)

@@ -70,6 +70,23 @@ class Mixed:
 Labels = jax.Array | Mixed
 
 
+def part_of(labels: Labels, start: jax.Array | int, size: int) -> Labels:
+  """Returns the labels of a part of a batch.
+
+  Args:
+    labels: (batch,) int, or those of mixed images.
+    start: of the part.
+    size: images of it.
+  """
+
+  def part(x: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(x, start, size)
+
+  if isinstance(labels, Mixed):
+    return Mixed(part(labels.labels), part(labels.others), labels.share)
+  return part(labels)
+
+
 def loss(
   objective: Objective,
   logits: jax.Array,

@@ -21,6 +21,7 @@ from ms_ranas_jax.runtime import loop
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.sections import ADAMW
+from ms_ranas_jax.sections import BALANCED
 from ms_ranas_jax.sections import EQUAL
 from ms_ranas_jax.sections import ONE_CYCLE
 from ms_ranas_jax.sections import STEP
@@ -114,6 +115,7 @@ def train_step(
   ema_decay: float = 0.0,
   drop_path: jax.Array | float | None = None,
   frozen: tuple[str, ...] = (),
+  accumulate: int = 1,
   axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One update of all params on the loss of all exits, eq. (3).
@@ -128,6 +130,8 @@ def train_step(
     ema_decay: of the average of the variables, where the state keeps one.
     drop_path: probability to drop an operation; None is never.
     frozen: what the names of modules begin with whose params stay.
+    accumulate: parts of the batch that are computed one after another; BNs see
+      a part, and the gradient is the mean of theirs.
     axis_name: the device axis to average over.
 
   Returns:
@@ -140,9 +144,11 @@ def train_step(
   if axis_name is not None:
     key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
 
-  def loss(params):
+  minimised = 'train_loss' if objective.is_plain else _OBJECTIVE
+
+  def loss(params, batch_stats, images, labels, key):
     logits, updates = network.apply(
-      {'params': params, 'batch_stats': state.batch_stats},
+      {'params': params, 'batch_stats': batch_stats},
       images,
       train=True,
       drop_path=drop_path,
@@ -155,14 +161,32 @@ def train_step(
       metrics['train_loss'] = objective_lib.plain_loss(
         objective.weights, logits, labels
       )
-    return value, (updates['batch_stats'], metrics)
+    return value, (updates['batch_stats'], {**metrics, minimised: value})
 
-  (value, (batch_stats, metrics)), gradient = jax.value_and_grad(
-    loss, has_aux=True
-  )(state.params)
-  minimised = 'train_loss' if objective.is_plain else _OBJECTIVE
+  differentiate = jax.grad(loss, has_aux=True)
+
+  def part(batch_stats, index):
+    size = images.shape[0] // accumulate
+    start = index * size
+    gradient, (batch_stats, metrics) = differentiate(
+      state.params,
+      batch_stats,
+      jax.lax.dynamic_slice_in_dim(images, start, size),
+      objective_lib.part_of(labels, start, size),
+      jax.random.fold_in(key, index),
+    )
+    return batch_stats, (gradient, metrics)
+
+  if accumulate == 1:
+    gradient, (batch_stats, metrics) = differentiate(
+      state.params, state.batch_stats, images, labels, key
+    )
+  else:
+    gradient, batch_stats, metrics = _accumulated(
+      part, state.batch_stats, accumulate
+    )
   gradient, batch_stats, metrics = parallel.mean_over_devices(
-    (gradient, batch_stats, {**metrics, minimised: value}), axis_name
+    (gradient, batch_stats, metrics), axis_name
   )
   gradient = _without(gradient, frozen)
   metrics['train_gradient_norm'] = optimizers.global_norm(gradient)
@@ -180,6 +204,35 @@ def train_step(
     average = averaging.update(state.average, variables, after.step, ema_decay)
     after = after.replace(average=average)
   return after, metrics
+
+
+def _accumulated(
+  part: Callable[[PyTree, jax.Array], tuple[PyTree, tuple[PyTree, PyTree]]],
+  batch_stats: PyTree,
+  count: int,
+) -> tuple[PyTree, PyTree, PyTree]:
+  """Returns means over the parts of a batch, which take turns.
+
+  Args:
+    part: (batch_stats, index) -> batch_stats, (gradient, metrics).
+    batch_stats: before the first part.
+    count: of parts.
+
+  Returns:
+    The gradient, batch_stats after the last part, and the metrics.
+  """
+
+  def add(carried, index):
+    batch_stats, found = part(carried[0], index)
+    return (batch_stats, jax.tree.map(jnp.add, carried[1], found)), None
+
+  _, shapes = jax.eval_shape(part, batch_stats, jnp.int32(0))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  (batch_stats, total), _ = jax.lax.scan(
+    add, (batch_stats, zeros), jnp.arange(count)
+  )
+  gradient, metrics = jax.tree.map(lambda x: x / count, total)
+  return gradient, batch_stats, metrics
 
 
 def _without(tree: PyTree, frozen: tuple[str, ...]) -> PyTree:
@@ -239,6 +292,28 @@ def plan_epochs(
   return fitted, held_out, steps
 
 
+def choose_devices(config: Config) -> int:
+  """Returns how many devices train, those of all processes together.
+
+  Args:
+    config: the whole config.
+
+  Raises:
+    UsageError: there are fewer, or the batch cannot be split evenly.
+  """
+  train = config.train
+  devices = parallel.choose_devices(
+    config.num_devices, train.batch_size, 'train.batch_size'
+  )
+  if train.batch_size // devices % train.accumulate:
+    raise UsageError(
+      f'config.train.accumulate = {train.accumulate}, but the '
+      f'{train.batch_size // devices} images that a device has of a batch '
+      'cannot be split evenly in so many parts; give a divisor.'
+    )
+  return devices
+
+
 def class_weights(config: Config, dataset: Dataset) -> np.ndarray | None:
   """Returns the weights of the classes in the training loss.
 
@@ -254,6 +329,12 @@ def class_weights(config: Config, dataset: Dataset) -> np.ndarray | None:
   """
   if config.train.class_weights == EQUAL:
     return None
+  if config.train.sampling == BALANCED:
+    raise UsageError(
+      "config.train.class_weights and config.train.sampling are 'balanced': "
+      'each makes the classes count the same, and both together the rare ones '
+      'more; set one of them.'
+    )
   fitted, _ = split_training_images(config, dataset)
   return losses.balanced_weights(
     dataset.train_labels[fitted], dataset.class_names, 'train.class_weights'
@@ -379,9 +460,7 @@ def build_program(
     UsageError: the config does not fit the data or the machine.
   """
   train = config.train
-  devices = parallel.choose_devices(
-    config.num_devices, train.batch_size, 'train.batch_size'
-  )
+  devices = choose_devices(config)
   axis = parallel.axis_name(devices)
   network = network.clone(axis_name=axis)
   fitted, held_out, num_steps = plan_epochs(config, dataset)
@@ -423,6 +502,7 @@ def build_program(
       ema_decay=train.ema_decay,
       drop_path=drop_path,
       frozen=tuple(train.freeze),
+      accumulate=train.accumulate,
       axis_name=axis,
     )
 
@@ -487,9 +567,11 @@ def run_training(
 
   def batches(epoch: int) -> np.ndarray:
     seed = (config.seed, epoch, 2)
-    return batches_lib.epoch_batches(
-      program.fitted, train.batch_size, program.steps, seed
-    )
+    sizes = train.batch_size, program.steps, seed
+    if train.sampling == BALANCED:
+      labels = dataset.train_labels[program.fitted]
+      return batches_lib.balanced_batches(program.fitted, labels, *sizes)
+    return batches_lib.epoch_batches(program.fitted, *sizes)
 
   def end_line(done: int) -> dict[str, Any]:
     rate = _schedule(train, program.steps)(jnp.int32(done - 1))

@@ -42,3 +42,29 @@ def test_what_is_left_out_changes_from_epoch_to_epoch():
   for epoch in range(20):
     seen |= set(batches_lib.epoch_batches(INDICES, 5, 4, (0, epoch)).ravel())
   assert seen == set(INDICES)
+
+
+def test_balanced_batches_have_all_classes_as_often():
+  labels = np.array([0] * 17 + [3] * 5 + [7])
+  batches = batches_lib.balanced_batches(INDICES, labels, 5, 4, (0, 1))
+  assert batches.shape == (4, 5)
+  assert batches.dtype == np.int32
+  of = dict(zip(INDICES, labels, strict=True))
+  counts = np.bincount([of[index] for index in batches.ravel()], minlength=8)
+  # Twenty images of three classes.
+  assert sorted(counts[[0, 3, 7]]) == [6, 7, 7]
+  # None a second time before all of its class have come once.
+  times = np.bincount(batches.ravel(), minlength=INDICES[-1] + 1)[INDICES]
+  for label in 0, 3, 7:
+    own = times[labels == label]
+    assert own.max() - own.min() <= 1
+  again = batches_lib.balanced_batches(INDICES, labels, 5, 4, (0, 1))
+  np.testing.assert_array_equal(batches, again)
+  other = batches_lib.balanced_batches(INDICES, labels, 5, 4, (0, 2))
+  assert (batches != other).any()
+
+
+def test_fewer_images_than_classes_are_balanced_as_far_as_they_go():
+  labels = np.arange(len(INDICES))
+  batches = batches_lib.balanced_batches(INDICES, labels, 2, 3, (0, 1))
+  assert len(set(batches.ravel())) == 6

@@ -531,6 +531,96 @@ def test_class_weights_do_not_depend_on_the_devices():
       np.testing.assert_allclose(both[name][device], value, rtol=1e-5)
 
 
+@pytest.mark.parametrize('mixed', [False, True])
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(mixed):
+  """Where no batch normalisation tells them apart."""
+  state, (images, labels) = _fake_state(), _fake_batch()
+  if mixed:
+    labels = objective.Mixed(labels, labels[::-1], jnp.float32(0.7))
+  expected, found = jax.jit(lambda s, x: _fake_step(s, x, labels))(
+    state, images
+  )
+  for count in 2, 3:
+    after, of_parts = jax.jit(
+      lambda s, x, count=count: _fake_step(s, x, labels, accumulate=count)
+    )(state, images)
+    for one, other in zip(after.params['w'], expected.params['w'], strict=True):
+      np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    assert of_parts.keys() == found.keys()
+    for name, value in found.items():
+      np.testing.assert_allclose(of_parts[name], value, rtol=1e-5)
+    # Running averages go on from part to part.
+    mean = 1.0
+    for part in np.split(np.asarray(images), count):
+      mean = 0.9 * mean + 0.1 * part.mean()
+    np.testing.assert_allclose(after.batch_stats['mean'], mean, rtol=1e-6)
+
+
+def test_parts_of_a_batch_draw_drop_path_on_their_own():
+  state, (images, labels) = _fake_state(), _fake_batch()
+  twice = jnp.concatenate([images] * 8), jnp.tile(labels, 8)
+
+  def loss(count):
+    _, found = jax.jit(
+      lambda s: _fake_step(s, *twice, drop_path=0.5, accumulate=count)
+    )(state)
+    return float(found['train_loss'])
+
+  # Were their draws the same, two equal halves would have the loss of one.
+  _, half = jax.jit(
+    lambda s: _fake_step(s, twice[0][:24], twice[1][:24], drop_path=0.5)
+  )(state)
+  assert abs(loss(2) - float(half['train_loss'])) > 1e-4
+
+
+def test_frozen_modules_keep_their_params():
+  state, (images, labels) = _fake_state(), _fake_batch()
+  decaying = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1))
+  params = {**state.params, 'wide': jnp.ones(2), 'other': jnp.ones(2)}
+  state = state.replace(params=params, opt_state=decaying.init(params))
+
+  def step(frozen):
+    after, found = stage.train_step(
+      state,
+      images,
+      labels,
+      network=_FakeNetwork(),
+      optimizer=decaying,
+      objective=objective.Objective((1.0, 0.25)),
+      frozen=frozen,
+    )
+    return after.params, float(found['train_gradient_norm'])
+
+  (free, norm), (kept, none) = step(()), step(('w',))
+  for name in 'w', 'wide':
+    for one, other in zip(kept[name], params[name], strict=True):
+      np.testing.assert_array_equal(one, other)
+  assert norm > 0 and none == 0
+  np.testing.assert_array_equal(kept['other'], free['other'])
+  assert (free['other'] < 1).all()
+
+
+def test_balanced_sampling_draws_every_class_as_often(dataset, monkeypatch):
+  drawn = []
+
+  def run(spec, *_):
+    drawn.append(spec.batches(0))
+
+  monkeypatch.setattr(stage.loop, 'run', run)
+  for sampling in '', 'balanced':
+    stage.run_training(
+      _config(**{'train.sampling': sampling}), dataset, NETWORK, 'nowhere'
+    )
+  plain, balanced = (
+    np.bincount(dataset.train_labels[rows.ravel()], minlength=10)
+    for rows in drawn
+  )
+  assert set(balanced) == {STEPS * BATCH // 10}
+  assert len(set(plain)) > 1
+  _, held_out = stage.split_training_images(_config(), dataset)
+  assert not set(held_out) & set(drawn[1].ravel())
+
+
 MSDNET = msdnet.build_msdnet(
   msdnet_plan.MSDNetSpec(
     blocks=2, base=1, step=1, channels=4, image_shape=(8, 8, 1), num_classes=10
@@ -648,6 +738,14 @@ def test_devices_share_their_means():
     (
       {'num_devices': 2, 'train.batch_size': 5},
       'train.batch_size = 5 cannot be split',
+    ),
+    (
+      {'train.accumulate': 3},
+      f'train.accumulate = 3, but the {BATCH} images that a device',
+    ),
+    (
+      {'train.class_weights': 'balanced', 'train.sampling': 'balanced'},
+      "train.class_weights and config.train.sampling are 'balanced'",
     ),
   ],
 )
