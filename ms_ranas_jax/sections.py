@@ -355,6 +355,13 @@ class TrainConfig(OptimisationConfig):
     needs=('start_from', None),
   )
   epochs: int = field(10, whole(1), 'passes over the training images')
+  patience: int = field(
+    0,
+    whole(0),
+    'without a better held-out accuracy, the mean of all exits, after which '
+    'the training ends; the best epoch is then what is shipped; 0 is off',
+    unit='epochs',
+  )
   drop_path: float = field(
     0.0,
     _SHARE,

@@ -727,13 +727,14 @@ def _train(run: Run) -> None:
     run.config, run.dataset, network, run.workdir, run.interruption, start
   )
   if processes.is_first():
-    data, shapes = tensors.pack(state.variables)
+    variables = train_stage.shipped_variables(run.config, run.workdir, state)
+    data, shapes = tensors.pack(variables)
     tensors.write(run.model_folder, data)
     written = tensors.describe(data, shapes, description)
     description_lib.write(
       run.model_folder, dataclasses.replace(description, tensors=written)
     )
-  run.tell(f'train: finished {run.config.train.epochs} epochs')
+  run.tell(f'train: {train_stage.summary(run.config, run.workdir)}')
 
 
 def _begin_model(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import os
 from typing import Any
 
+from flax import serialization
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -17,8 +19,11 @@ from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.data.datasets import split_indices
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import batches as batches_lib
+from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import loop
+from ms_ranas_jax.runtime import metrics as metrics_lib
 from ms_ranas_jax.runtime import parallel
+from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.interruption import Interruption
 from ms_ranas_jax.sections import ADAMW
 from ms_ranas_jax.sections import BALANCED
@@ -40,7 +45,10 @@ from ms_ranas_jax.training import prediction
 PyTree = Any
 # Gives name -> value of the variables that a training starts from.
 Start = Callable[[], Mapping[str, np.ndarray]]
-_OBJECTIVE = 'train_objective'
+LABEL = 'train'
+_OBJECTIVE, _HOLDOUT_ACCURACY = 'train_objective', 'holdout_accuracy'
+# In the folder of the stage: the variables after the best epoch.
+_BEST = 'best.msgpack'
 _OF_SEVERAL_EXITS = ('distillation', 'gradient_equilibrium', 'trunk_epochs')
 
 
@@ -258,6 +266,11 @@ def split_training_images(
     UsageError: nothing would be left to train on.
   """
   count = len(dataset.train_images)
+  if config.train.patience and not config.dataset.holdout:
+    raise UsageError(
+      f'config.train.patience = {config.train.patience} follows the accuracy '
+      'on held-out images, and config.dataset.holdout = 0; hold out some.'
+    )
   if config.dataset.holdout >= count:
     raise UsageError(
       f'dataset.holdout = {config.dataset.holdout}, but there are {count} '
@@ -564,6 +577,8 @@ def run_training(
   program = build_program(config, dataset, network, start)
   # One object for all epochs, so that prediction compiles once.
   apply = functools.partial(program.network.apply, train=False)
+  folder = os.path.join(workdir, LABEL)
+  scores: list[float] = []
 
   def batches(epoch: int) -> np.ndarray:
     seed = (config.seed, epoch, 2)
@@ -577,17 +592,32 @@ def run_training(
     rate = _schedule(train, program.steps)(jnp.int32(done - 1))
     return {'learning_rate': float(jnp.asarray(rate))}
 
+  def begin(state: TrainState, epochs: int) -> None:
+    del state
+    scores[:] = _read_scores(folder)[:epochs]
+
   def end_epoch(state: TrainState, epoch: int) -> dict[str, Any]:
     del epoch
     if not len(program.held_out):
       return {}
-    return _holdout_metrics(
+    found = _holdout_metrics(
       config.evaluate.batch_size, dataset, apply, state, program
+    )
+    if train.patience:
+      scores.append(_score(found))
+      if scores[-1] > max(scores[:-1], default=-1.0) and processes.is_first():
+        best = serialization.to_bytes(jax.device_get(state.variables))
+        files.write_bytes(os.path.join(folder, _BEST), best)
+    return found
+
+  def finished() -> bool:
+    return bool(train.patience) and (
+      len(scores) - _best_epoch(scores) >= train.patience
     )
 
   return loop.run(
     loop.LoopSpec(
-      label='train',
+      label=LABEL,
       epochs=train.epochs,
       steps=program.steps,
       line_steps=train.chunk_steps,
@@ -601,10 +631,70 @@ def run_training(
       clip=train.clip,
       checkpoint_seconds=config.checkpoint_seconds,
     ),
-    loop.LoopHooks(lambda *_: None, end_line, end_epoch, _shown),
+    loop.LoopHooks(begin, end_line, end_epoch, _shown, finished),
     workdir,
     interruption or Interruption(),
   )
+
+
+def shipped_variables(
+  config: Config, workdir: str, state: TrainState
+) -> dict[str, PyTree]:
+  """Returns what is judged and shipped of a finished training.
+
+  Args:
+    config: the whole config.
+    workdir: the work directory.
+    state: after the last epoch.
+
+  Raises:
+    UsageError: the variables of the best epoch are not there any more.
+  """
+  if not config.train.patience:
+    return state.variables
+  path = os.path.join(workdir, LABEL, _BEST)
+  if not files.is_file(path):
+    raise UsageError(
+      f'{path} is missing, which has the variables of the best epoch; bring it '
+      'back, or train again.'
+    )
+  return serialization.from_bytes(state.variables, files.read_bytes(path))
+
+
+def summary(config: Config, workdir: str) -> str:
+  """Returns how a training has ended, in a line.
+
+  Args:
+    config: the whole config.
+    workdir: the work directory.
+  """
+  if not config.train.patience:
+    return f'finished {config.train.epochs} epochs'
+  scores = _read_scores(os.path.join(workdir, LABEL))
+  best = _best_epoch(scores)
+  return (
+    f'ended after {len(scores)} of {config.train.epochs} epochs; what ships is '
+    f'of epoch {best}, with a held-out accuracy of {max(scores):.2%} in the '
+    'mean of the exits'
+  )
+
+
+def _read_scores(folder: str) -> list[float]:
+  """Returns the scores of all epochs that are written down."""
+  path = os.path.join(folder, 'metrics.jsonl')
+  if not files.is_file(path):
+    return []
+  lines = metrics_lib.read_metrics(path)
+  return [_score(line) for line in lines if _HOLDOUT_ACCURACY in line]
+
+
+def _score(record: Mapping[str, Any]) -> float:
+  return float(np.mean(record[_HOLDOUT_ACCURACY]))
+
+
+def _best_epoch(scores: Sequence[float]) -> int:
+  """Returns the number of the best epoch, from 1; 0 where there was none."""
+  return int(np.argmax(scores)) + 1 if scores else 0
 
 
 def _holdout_metrics(
@@ -630,7 +720,7 @@ def _holdout_metrics(
     'holdout_loss': float(
       losses.weighted_loss(logits, labels, program.objective.weights)
     ),
-    'holdout_accuracy': losses.exit_accuracies(logits, labels).tolist(),
+    _HOLDOUT_ACCURACY: losses.exit_accuracies(logits, labels).tolist(),
   }
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -600,6 +601,67 @@ def test_frozen_modules_keep_their_params():
   assert (free['other'] < 1).all()
 
 
+def _with_scores(monkeypatch, scores):
+  """Has held-out accuracies come in this order, and keeps the variables."""
+  seen = []
+
+  def metrics(batch_size, images, apply, state, program):
+    seen.append(jax.device_get(state.variables))
+    score = scores[int(state.step) // STEPS - 1]
+    return {'holdout_loss': 1.0, 'holdout_accuracy': [score, score]}
+
+  monkeypatch.setattr(stage, '_holdout_metrics', metrics)
+  return seen
+
+
+def test_a_training_ends_when_nothing_gets_better(
+  dataset, tmp_path, monkeypatch
+):
+  changes = {'train.epochs': 6, 'train.patience': 2}
+  seen = _with_scores(monkeypatch, [0.1, 0.5, 0.5, 0.4, 0.9, 0.9])
+  state = _train(dataset, tmp_path, **changes)
+  # The second epoch is the best; two without a better one follow.
+  assert int(state.step) == 4 * STEPS
+  found = stage.shipped_variables(_config(**changes), str(tmp_path), state)
+  chex.assert_trees_all_equal(found, seen[1])
+  assert stage.summary(_config(**changes), str(tmp_path)) == (
+    'ended after 4 of 6 epochs; what ships is of epoch 2, with a held-out '
+    'accuracy of 50.00% in the mean of the exits'
+  )
+  with pytest.raises(AssertionError):
+    chex.assert_trees_all_equal(state.variables, seen[1])
+  # Started again it has ended, with the same.
+  again = _train(dataset, tmp_path, **changes)
+  assert int(again.step) == 4 * STEPS
+  found = stage.shipped_variables(_config(**changes), str(tmp_path), again)
+  chex.assert_trees_all_equal(found, seen[1])
+  (tmp_path / 'train/best.msgpack').unlink()
+  with pytest.raises(UsageError, match='best.msgpack is missing, which has'):
+    stage.shipped_variables(_config(**changes), str(tmp_path), again)
+
+
+def test_an_interrupted_training_keeps_its_patience(
+  dataset, tmp_path, monkeypatch, stop_at_call
+):
+  changes = {'train.epochs': 6, 'train.patience': 2}
+  scores = [0.1, 0.5, 0.5, 0.4, 0.9, 0.9]
+  seen = _with_scores(monkeypatch, scores)
+  for call in 5, 5:
+    try:
+      stage.run_training(
+        _config(**changes), dataset, NETWORK, str(tmp_path), stop_at_call(call)
+      )
+    except Interrupted:
+      pass
+  state = _train(dataset, tmp_path, **changes)
+  assert int(state.step) == 4 * STEPS
+  records = [r for r in _metrics(tmp_path) if 'holdout_accuracy' in r]
+  assert [r['holdout_accuracy'][0] for r in records] == scores[:4]
+  found = stage.shipped_variables(_config(**changes), str(tmp_path), state)
+  best = [v for v, s in zip(seen, scores, strict=False) if s == 0.5][0]
+  chex.assert_trees_all_equal(found, best)
+
+
 def test_balanced_sampling_draws_every_class_as_often(dataset, monkeypatch):
   drawn = []
 
@@ -738,6 +800,10 @@ def test_devices_share_their_means():
     (
       {'num_devices': 2, 'train.batch_size': 5},
       'train.batch_size = 5 cannot be split',
+    ),
+    (
+      {'train.patience': 1, 'dataset.holdout': 0},
+      'train.patience = 1 follows the accuracy on held-out images',
     ),
     (
       {'train.accumulate': 3},
