@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import itertools
 import json
 import os
 import statistics
@@ -127,33 +128,52 @@ def areas(part: Mapping[str, Any]) -> np.ndarray:
   )
 
 
+def last_accuracies(part: Mapping[str, Any]) -> np.ndarray:
+  """Returns the accuracy of the last exit of each genotype.
+
+  Args:
+    part: content of a file.
+  """
+  return np.asarray([record['accuracy'][-1] for record in part['records']])
+
+
+# What genotypes are ranked by. Areas hold the costs of exits, which are known.
+MEASURES: Mapping[str, Callable[[Mapping[str, Any]], np.ndarray]] = {
+  'area': areas,
+  'last exit': last_accuracies,
+}
+
+
 def rows(parts: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
   """Returns the rows of the table, its heads first.
 
   Args:
     parts: name -> content of its file; those that are not there are left out.
   """
-  found = [['score', 'genotypes', *COEFFICIENTS, 'seconds in steps']]
+  found = [['score', 'of', 'genotypes', *COEFFICIENTS, 'seconds in steps']]
   if TRAINED not in parts:
     return found
-  truth = areas(parts[TRAINED])
-  half = better_half(truth)
-  for name, label in SCORES.items():
+  for name, measure in itertools.product(SCORES, MEASURES):
     if name not in parts:
       continue
-    scores = areas(parts[name])
-    for which, rows_ in (('all', np.full(half.shape, True)), ('half', half)):
+    scores = MEASURES[measure](parts[name])
+    truth = MEASURES[measure](parts[TRAINED])
+    # As far as both have come.
+    count = min(len(scores), len(truth))
+    scores, truth = scores[:count], truth[:count]
+    half = better_half(truth)
+    for which, chosen in (('all', np.full(count, True)), ('better', half)):
       cells = []
       for coefficient in COEFFICIENTS:
-        pair = scores[rows_], truth[rows_]
+        pair = scores[chosen], truth[chosen]
         low, high = interval(coefficient, *pair)
         cells.append(
           f'{correlation(coefficient, *pair):.2f} ({low:.2f} to {high:.2f})'
         )
-      which = {'all': f'all {rows_.sum()}', 'half': f'better {rows_.sum()}'}[
-        which
-      ]
-      found.append([label, which, *cells, f'{parts[name]["step_seconds"]:.0f}'])
+      seconds = f'{parts[name]["step_seconds"]:.0f}'
+      found.append(
+        [SCORES[name], measure, f'{which} {chosen.sum()}', *cells, seconds]
+      )
   return found
 
 
@@ -163,7 +183,7 @@ def last_exits(part: Mapping[str, Any]) -> tuple[float, float, float]:
   Args:
     part: content of a file.
   """
-  last = sorted(record['accuracy'][-1] for record in part['records'])
+  last = sorted(last_accuracies(part).tolist())
   better = last[len(last) // 2 :]
   return statistics.fmean(last), statistics.fmean(better), last[-1]
 

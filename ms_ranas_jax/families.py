@@ -141,7 +141,9 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
 # Of the sizes, these are facts of the images and not of the network.
 _OF_IMAGES = ('image_shape', 'num_classes')
 # Sizes that model folders of before have not, and what they were.
-_NEWER_SIZES = types.MappingProxyType({'boosting': 0.0, 'links': grid.DENSE})
+_NEWER_SIZES = types.MappingProxyType(
+  {'boosting': 0.0, 'links': grid.DENSE, 'stem': grid.CIFAR}
+)
 
 
 def named(name: str) -> Family:

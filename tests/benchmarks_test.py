@@ -243,13 +243,12 @@ def test_ranking_compares_scores_with_trainings(repo_root, tmp_path):
     *(f'--results={results}', '--parts', 'trained', 'random', 'sgd'),
   )
   text = _run_experiment(repo_root, 'ranking.py', tmp_path, *args)
-  table = [line.strip('| ').split(' | ') for line in text.splitlines()[-5:]]
-  assert [row[:2] for row in table[1:]] == [
-    ['shared params of random search', 'all 2'],
-    ['shared params of random search', 'better 1'],
-    ['few steps of SGD', 'all 2'],
-    ['few steps of SGD', 'better 1'],
+  table = [line.strip('| ').split(' | ') for line in text.splitlines()[-9:]]
+  assert [row[0] for row in table[1:]] == [
+    *['shared params of random search'] * 4,
+    *['few steps of SGD'] * 4,
   ]
+  assert [row[1] for row in table[1::2]] == ['area', 'last exit'] * 2
   files = {path.stem: path.read_text() for path in results.iterdir()}
   parts = {name: json.loads(content) for name, content in files.items()}
   assert parts.keys() == {'trained', 'random', 'sgd'}
@@ -264,7 +263,7 @@ def test_ranking_compares_scores_with_trainings(repo_root, tmp_path):
   assert parts['trained']['steps'] == 4  # of 64 images, 300 in all
   # Nothing is run again.
   again = _run_experiment(repo_root, 'ranking.py', tmp_path / 'new', *args)
-  assert again.splitlines() == text.splitlines()[-5:]
+  assert again.splitlines() == text.splitlines()[-9:]
   assert {p.stem: p.read_text() for p in results.iterdir()} == files
 
 
@@ -412,19 +411,27 @@ def test_ranking_tells_coefficients_of_all_and_of_the_better_half(ranking):
   truth, scores = rng.uniform(size=(2, 11))
   scores += truth
   parts = {'trained': _part(truth), 'sgd': _part(scores)}
-  heads, all_, better = ranking.rows(parts)
-  assert heads[2:5] == ['Pearson', 'Spearman', 'Kendall']
-  assert all_[:2] == ['few steps of SGD', 'all 11']
-  assert (better[1], better[-1]) == ('better 6', '7')
+  heads, *rows = ranking.rows(parts)
+  assert heads[3:6] == ['Pearson', 'Spearman', 'Kendall']
+  # One exit at no cost: the area is its accuracy.
+  assert [row[:3] for row in rows] == [
+    ['few steps of SGD', measure, which]
+    for measure in ('area', 'last exit')
+    for which in ('all 11', 'better 6')
+  ]
   best = np.argsort(truth)[-6:]
-  for row, which in ((all_, slice(None)), (better, best)):
+  for row, which in zip(rows, (slice(None), best) * 2, strict=True):
+    assert row[-1] == '7'
     for cell, statistic in zip(
-      row[2:5],
+      row[3:6],
       (scipy.stats.pearsonr, scipy.stats.spearmanr, scipy.stats.kendalltau),
       strict=True,
     ):
       expected = statistic(truth[which], scores[which]).statistic
       assert float(cell.split()[0]) == pytest.approx(expected, abs=0.0051)
+  # What is still being trained is compared as far as it is.
+  some = {'trained': _part(truth[:7]), 'sgd': _part(scores)}
+  assert [row[2] for row in ranking.rows(some)[1:3]] == ['all 7', 'better 4']
   # Without trainings there is nothing to compare with.
   assert len(ranking.rows({'sgd': _part(scores)})) == 1
 

@@ -243,7 +243,7 @@ def test_a_step_schedule_has_no_end_of_a_cosine():
 @pytest.mark.parametrize(
   ('family', 'name', 'value'),
   [
-    ('grid', 'stem', 'imagenet'),
+    ('resnet8', 'stem', 'imagenet'),
     ('grid', 'blocks', 5),
     ('grid', 'prune', 'min'),
     ('grid', 'growth', 7),

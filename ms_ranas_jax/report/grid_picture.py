@@ -63,6 +63,7 @@ class _Picture:
 
 
 def _stems(plan: grid.Plan | msdnet_plan.Plan) -> list[_Square]:
+  """Returns those before the first layer; earlier ones are one with them."""
   return [
     _Square(
       stem.output,
@@ -70,13 +71,19 @@ def _stems(plan: grid.Plan | msdnet_plan.Plan) -> list[_Square]:
       ((grid.STEM_LAYER, stem.output.scale - 1),) if stem.output.scale else (),
     )
     for stem in plan.stems
+    if stem.output.layer == grid.STEM_LAYER
   ]
 
 
 def _places(
   features: set[grid.Feature | msdnet_plan.Feature | None],
 ) -> tuple[Place, ...]:
-  return tuple(sorted((f.layer, f.scale) for f in features if f is not None))
+  places = {
+    (max(feature.layer, grid.STEM_LAYER), feature.scale)
+    for feature in features
+    if feature is not None
+  }
+  return tuple(sorted(places))
 
 
 def _picture(plan: AnyPlan) -> _Picture:

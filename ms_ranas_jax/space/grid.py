@@ -8,7 +8,7 @@ and every piece knows the step of computation (the exit) that first needs it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Any
 
@@ -23,6 +23,9 @@ from ms_ranas_jax.space import protocol
 
 STEM_LAYER = -1
 _STEM_OF_ONE_SCALE = 3
+STEMS = CIFAR, STRIDE2, IMAGENET = 'cifar', 'stride2', 'imagenet'
+# What the layers of DARTS's stem for ImageNet are called, the first two.
+_EARLY_NAMES = {-2: 'early', -3: 'first'}
 ALL_BUT_FIRST = 'all_but_first'
 LAST = 'last'
 LINKS = DENSE, SEPARABLE = 'dense', 'separable'
@@ -58,7 +61,13 @@ class _GridSizes:
     0,
     whole(0),
     'channels of the stem over those of its scale; 0 is 3 with one scale, as '
-    'in DARTS, and 1 with more',
+    'in DARTS, and 1 with more, or with the stem for ImageNet',
+  )
+  stem: str = field(
+    CIFAR,
+    one_of(*STEMS),
+    "a 3x3 convolution; 'stride2', of stride 2, for images of 64 pixels and "
+    "more; 'imagenet', three of them as in DARTS, for 128 and more",
   )
   links: str = field(
     DENSE,
@@ -118,7 +127,12 @@ class NetworkSpec:
     image_shape: (height, width, channels) of the input.
     num_classes: classes of the classifiers.
     stem_multiplier: the stem has `stem_multiplier` times the scale's channels;
-      0 is 3 with one scale, as in DARTS, and 1 with more.
+      0 is 3 with one scale, as in DARTS, and 1 with more, or with the stem for
+      ImageNet.
+    stem: 'cifar', a 3x3 convolution of the image; 'stride2', of stride 2; or
+      'imagenet', three of stride 2 as in DARTS's network for ImageNet: the
+      first has half of the channels, and the second is what the first cell
+      reads beside the third, at twice its size.
     links: the diagonal and vertical convolutions are 'dense', or 'separable':
       ReLU, depthwise, 1x1.
     boosting: see `protocol.SteppedNetwork`; 0 is off.
@@ -135,6 +149,7 @@ class NetworkSpec:
   stem_multiplier: int = 0
   links: str = DENSE
   boosting: float = 0.0
+  stem: str = CIFAR
 
 
 def network_spec(
@@ -159,6 +174,7 @@ def network_spec(
     image_shape=image_shape,
     num_classes=num_classes,
     stem_multiplier=config.stem_multiplier,
+    stem=config.stem,
     links=config.links,
     boosting=(
       config.boosting if isinstance(config, DerivedGridConfig) else 0.0
@@ -168,7 +184,7 @@ def network_spec(
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-  """A feature map: the output of the stem (layer -1) or of a cell."""
+  """A feature map: the output of a stem (layers below 0) or of a cell."""
 
   layer: int
   scale: int
@@ -181,19 +197,36 @@ class Feature:
     """The name of the module that computes it, also its key in `params`."""
     if self.layer == STEM_LAYER:
       return f'stem_{self.scale}'
+    if self.layer < STEM_LAYER:
+      return f'stem_{self.scale}_{_EARLY_NAMES[self.layer]}'
     return f'cell_{self.layer}_{self.scale}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Stem:
-  """A 3x3 convolution with BN: of the image, or of the next finer stem.
+  """A 3x3 convolution with BN: of the image, or of another stem.
 
-  The latter is the paper's vertical convolution, stride 2, and may be separable
-  as the diagonal ones.
+  That of the next finer scale is the paper's vertical convolution, stride 2,
+  and may be separable as the diagonal ones.
+
+  Attributes:
+    output: the feature that it computes.
+    source: what it reads; None is the image.
+    stride: of the convolution.
+    rectify: whether a ReLU stands first.
+    step: the first exit that needs it.
   """
 
   output: Feature
+  source: Feature | None
+  stride: int
+  rectify: bool
   step: int
+
+  @property
+  def is_link(self) -> bool:
+    """Whether it leads from a scale to the next."""
+    return self.output.scale > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +278,7 @@ class Plan:
 
   Attributes:
     spec: the sizes that it was made from; `stem_multiplier` is never 0.
-    stems: finest first.
+    stems: in an order in which they can be computed.
     cells: in an order in which they can be computed, step after step.
     exits: in the order of their layers.
   """
@@ -303,9 +336,16 @@ def _check_spec(spec: NetworkSpec, field: str) -> None:
   sizes = ('channels', 'layers', 'nodes', 'scales', 'scale_growth')
   protocol.check_sizes(spec, (*sizes, 'num_classes'), field)
   protocol.check_sizes(spec, ('stem_multiplier',), field, least=0)
-  if spec.links not in LINKS:
+  for name, choices in ('links', LINKS), ('stem', STEMS):
+    value = getattr(spec, name)
+    if value not in choices:
+      raise UsageError(
+        f'{field}.{name} = {value!r}: give one of {", ".join(choices)}.'
+      )
+  if spec.stem == IMAGENET and spec.channels % 2:
     raise UsageError(
-      f'{field}.links = {spec.links!r}: give one of {", ".join(LINKS)}.'
+      f"{field}.channels = {spec.channels} with {field}.stem = 'imagenet', "
+      'whose first convolution has half of them; make it even.'
     )
   # Coarser scales put a diagonal and a horizontal half together. Reductions
   # double the channels before a factorized reduce splits them.
@@ -344,37 +384,29 @@ def build_plan(
   """
   _check_spec(spec, field)
   if not spec.stem_multiplier:
-    default = _STEM_OF_ONE_SCALE if spec.scales == 1 else 1
+    one = spec.scales == 1 and spec.stem != IMAGENET
+    default = _STEM_OF_ONE_SCALE if one else 1
     spec = dataclasses.replace(spec, stem_multiplier=default)
   reductions = reduction_layers(spec.layers)
   outputs = {
     False: normal_outputs or spec.nodes,
     True: reduction_outputs or spec.nodes,
   }
-  features: dict[tuple[int, int], Feature] = {}
-  height, width, _ = spec.image_shape
-  channels = spec.channels
-  for scale in range(spec.scales):
-    if scale:
-      if min(height, width) < 2:
-        raise UsageError(
-          f'{field}.scales = {spec.scales}: scale {scale} of a '
-          f'{spec.image_shape[0]}x{spec.image_shape[1]} image would fall below '
-          f'1x1; give at most {scale} scales.'
-        )
-      height, width = _halved(height), _halved(width)
-      channels *= spec.scale_growth
-    features[STEM_LAYER, scale] = Feature(
-      STEM_LAYER, scale, height, width, spec.stem_multiplier * channels
-    )
+  stems = {
+    (stem.output.layer, stem.output.scale): stem for stem in _stems(spec, field)
+  }
+  features = {place: stem.output for place, stem in stems.items()}
+  # Such stems bring a map of twice the size, as if a reduction had been.
+  has_early = spec.stem == IMAGENET
+  first_layer = STEM_LAYER - has_early
 
   cells: dict[tuple[int, int], Cell] = {}
   multiplier = 1
   for layer in range(spec.layers):
     reduction = layer in reductions
-    halve_first = layer - 1 in reductions
+    halve_first = layer - 1 in reductions or (has_early and not layer)
     multiplier *= 2 if reduction else 1
-    before = (max(layer - 2, STEM_LAYER), max(layer - 1, STEM_LAYER))
+    before = (max(layer - 2, first_layer), max(layer - 1, STEM_LAYER))
     for scale in range(spec.scales):
       channels = spec.channels * spec.scale_growth**scale * multiplier
       previous = features[before[1], scale]
@@ -422,9 +454,10 @@ def build_plan(
     if key in steps:
       return
     steps[key] = step
-    if feature.layer == STEM_LAYER:
-      if feature.scale:
-        need(features[STEM_LAYER, feature.scale - 1], step)
+    if key in stems:
+      source = stems[key].source
+      if source is not None:
+        need(source, step)
       return
     for cell_input in cells[key].inputs:
       need(cell_input.horizontal, step)
@@ -436,8 +469,9 @@ def build_plan(
   return Plan(
     spec=spec,
     stems=tuple(
-      Stem(features[STEM_LAYER, scale], steps[STEM_LAYER, scale])
-      for scale in range(spec.scales)
+      dataclasses.replace(stem, step=steps[place])
+      for place, stem in stems.items()
+      if place in steps
     ),
     cells=tuple(
       dataclasses.replace(cells[key], step=steps[key])
@@ -448,6 +482,54 @@ def build_plan(
   )
 
 
+def _stems(spec: NetworkSpec, field: str) -> Iterator[Stem]:
+  """Yields the stems, finest first at each scale; their step is not known."""
+  height, width, _ = spec.image_shape
+  layers = range(-3, 0) if spec.stem == IMAGENET else range(STEM_LAYER, 0)
+  stride = 1 if spec.stem == CIFAR else 2
+  finer: dict[int, Feature] = {}
+  for layer in layers:
+    if stride == 2:
+      height, width = _smaller(
+        spec,
+        height,
+        width,
+        f'{field}.stem = {spec.stem!r}: what it makes',
+        "choose 'cifar', or give larger images",
+      )
+    channels = spec.stem_multiplier * spec.channels
+    source = finer.get(layer - 1)
+    finer[layer] = Feature(
+      layer, 0, height, width, channels // 2 if layer == -3 else channels
+    )
+    yield Stem(finer[layer], source, stride, source is not None, -1)
+  for scale in range(1, spec.scales):
+    for layer in (layer for layer in layers if layer > -3):
+      source = finer[layer]
+      height, width = _smaller(
+        spec,
+        source.height,
+        source.width,
+        f'{field}.scales = {spec.scales}: scale {scale}',
+        f'give at most {scale} scales',
+      )
+      channels = source.channels * spec.scale_growth
+      finer[layer] = Feature(layer, scale, height, width, channels)
+      yield Stem(finer[layer], source, 2, False, -1)
+
+
+def _smaller(
+  spec: NetworkSpec, height: int, width: int, what: str, mend: str
+) -> tuple[int, int]:
+  """Returns half of a size, rounded up; refuses to halve 1, in words."""
+  if min(height, width) < 2:
+    rows, columns, _ = spec.image_shape
+    raise UsageError(
+      f'{what} of a {rows}x{columns} image would fall below 1x1; {mend}.'
+    )
+  return _halved(height), _halved(width)
+
+
 def carried_features(plan: Plan, step: int) -> tuple[str, ...]:
   """Returns the names of the features that steps after this one read.
 
@@ -456,9 +538,7 @@ def carried_features(plan: Plan, step: int) -> tuple[str, ...]:
     step: index of the exit that was come to.
   """
   read: set[Feature | None] = {
-    plan.stems[stem.output.scale - 1].output
-    for stem in plan.stems
-    if stem.step > step and stem.output.scale
+    stem.source for stem in plan.stems if stem.step > step
   }
   for cell in plan.cells:
     if cell.step > step:

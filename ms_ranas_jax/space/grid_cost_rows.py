@@ -169,17 +169,23 @@ def cost_rows(
   rows = []
   links = plan.spec.links
   for stem in plan.stems:
-    output = stem.output
-    if output.scale:
-      source = plan.stems[output.scale - 1].output
-      name = source.name
+    output, source = stem.output, stem.source
+    if source is not None and stem.is_link:
       layers = _link_layers(links, source, output.channels, True, False)
     else:
       height, width, channels = plan.spec.image_shape
-      name = protocol.IMAGES
+      if source is not None:
+        height, width, channels = source.height, source.width, source.channels
       layers = layers_lib.conv_norm_layers(
-        channels, output.channels, height, width, kernel=3, rectify=False
+        channels,
+        output.channels,
+        height,
+        width,
+        kernel=3,
+        stride=stem.stride,
+        rectify=stem.rectify,
       )
+    name = protocol.IMAGES if source is None else source.name
     rows.append(
       CostRow(
         (name,),

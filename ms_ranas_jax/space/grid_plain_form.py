@@ -68,17 +68,16 @@ def _stem(
   stem: grid.Stem,
   module: Module,
 ) -> None:
-  scale = stem.output.scale
-  source = plan.stems[scale - 1].output.name if scale else protocol.IMAGES
-  if scale and plan.spec.links == grid.SEPARABLE:
+  source = protocol.IMAGES if stem.source is None else stem.source.name
+  if stem.is_link and plan.spec.links == grid.SEPARABLE:
     _separable_norm(builder, source, module, stem.output.name)
     return
   builder.convolution(
-    source,
+    builder.relu(source) if stem.rectify else source,
     module.params['kernel'],
     module.norm_of_one(),
     stem.output.name,
-    stride=(2, 2) if scale else (1, 1),
+    stride=(stem.stride, stem.stride),
   )
 
 

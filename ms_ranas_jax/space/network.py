@@ -187,22 +187,25 @@ class Network(protocol.SteppedNetwork):
       protocol.check_images(self.plan, images)
       images = images.astype(jnp.dtype(self.dtype))
     for stem in (s for s in self.plan.stems if s.step == step):
-      scale, name = stem.output.scale, stem.output.name
-      finer = self.plan.stems[scale - 1].output.name
-      if scale and self.plan.spec.links == grid.SEPARABLE:
+      name, source = stem.output.name, stem.source
+      if stem.is_link and self.plan.spec.links == grid.SEPARABLE:
         module = layers.SeparableNorm(
-          stem.output.channels, stride=2, axis_name=self.axis_name, name=name
+          stem.output.channels,
+          stride=stem.stride,
+          axis_name=self.axis_name,
+          name=name,
         )
       else:
         module = layers.ConvNorm(
           stem.output.channels,
           kernel=3,
-          stride=2 if scale else 1,
-          rectify=False,
+          stride=stem.stride,
+          rectify=stem.rectify,
           axis_name=self.axis_name,
           name=name,
         )
-      features[name] = module(features[finer] if scale else images, train)
+      x = images if source is None else features[source.name]
+      features[name] = module(x, train)
     for plan in (c for c in self.plan.cells if c.step == step):
       features[plan.output.name] = self._cell(
         plan, features, weights, train, drop_path

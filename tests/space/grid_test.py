@@ -4,8 +4,11 @@ import dataclasses
 
 import pytest
 
+from ms_ranas_jax.baselines import cells as published_cells
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import network as network_lib
 
 STEM = grid.STEM_LAYER
 SPECS = {
@@ -217,6 +220,76 @@ def test_one_scale_with_the_last_exit_is_the_darts_network():
   assert (exit_.layer, exit_.feature.channels) == (7, 256)
 
 
+def test_the_stem_for_imagenet_is_that_of_darts():
+  spec = grid.NetworkSpec(
+    *(48, 14, 4),
+    exits='last',
+    image_shape=(224, 224, 3),
+    num_classes=1000,
+    stem='imagenet',
+  )
+  plan = grid.build_plan(spec)
+  assert [
+    (s.output.name, s.output.height, s.output.channels, s.stride, s.rectify)
+    for s in plan.stems
+  ] == [
+    ('stem_0_first', 112, 24, 2, False),
+    ('stem_0_early', 56, 48, 2, True),
+    ('stem_0', 28, 48, 2, True),
+  ]
+  assert [s.source and s.source.name for s in plan.stems] == [
+    None,
+    'stem_0_first',
+    'stem_0_early',
+  ]
+  first, second = plan.cells[:2]
+  assert [i.horizontal.name for i in first.inputs] == ['stem_0_early', 'stem_0']
+  assert [i.halve for i in first.inputs] == [True, False]
+  assert [i.horizontal.name for i in second.inputs] == ['stem_0', 'cell_0_0']
+  assert [i.halve for i in second.inputs] == [False, False]
+  assert (first.height, first.channels) == (28, 48)
+  network = network_lib.derived_network(
+    spec, published_cells.PUBLISHED['DARTS_V2']
+  )
+  # Of the published network, as its public code prints it.
+  assert cost.network_cost(network).params == 4_718_752
+
+
+def test_a_stem_of_stride_2_halves_the_image():
+  spec = grid.NetworkSpec(4, 4, 2, scales=2, stem='stride2')
+  plan = grid.build_plan(spec)
+  assert [(s.output.name, s.output.height, s.stride) for s in plan.stems] == [
+    ('stem_0', 16, 2),
+    ('stem_1', 8, 2),
+  ]
+  assert plan.cells[0].height == 16
+
+
+def test_stems_for_imagenet_at_several_scales():
+  spec = grid.NetworkSpec(
+    4, 3, 2, scales=2, stem='imagenet', image_shape=(64, 64, 3)
+  )
+  plan = grid.build_plan(spec)
+  sizes = {
+    s.output.name: (s.output.height, s.output.channels) for s in plan.stems
+  }
+  assert sizes == {
+    'stem_0_first': (32, 2),
+    'stem_0_early': (16, 4),
+    'stem_0': (8, 4),
+    'stem_1_early': (8, 8),
+    'stem_1': (4, 8),
+  }
+  (cell,) = (c for c in plan.cells if c.output.name == 'cell_0_1')
+  early, late = cell.inputs
+  assert (early.horizontal.name, early.diagonal.name) == (
+    'stem_1_early',
+    'stem_0_early',
+  )
+  assert (late.horizontal.name, late.diagonal.name) == ('stem_1', 'stem_0')
+  assert (early.halve, late.halve) == (True, False)
+
+
 def test_cells_may_concatenate_some_of_their_nodes():
   plan = grid.build_plan(grid.NetworkSpec(4, 3, 5), 3, 2)
   assert [cell.output.channels for cell in plan.cells] == [3 * 4, 2 * 8, 2 * 16]
@@ -282,6 +355,15 @@ GOOD = grid.NetworkSpec(8, 6, 2, scales=2)
     ),
     ({'stem_multiplier': -1}, ['some.stem_multiplier = -1']),
     ({'links': 'thin'}, ["some.links = 'thin'", 'separable']),
+    ({'stem': 'wide'}, ["some.stem = 'wide'", 'stride2']),
+    (
+      {'stem': 'imagenet', 'image_shape': (4, 40, 1)},
+      ["some.stem = 'imagenet'", '4x40 image', "'cifar'"],
+    ),
+    (
+      {'stem': 'imagenet', 'channels': 5, 'scales': 1},
+      ['some.channels = 5', "some.stem = 'imagenet'"],
+    ),
     ({'boosting': 2}, ['some.boosting = 2']),
     ({'num_classes': 0}, ['some.num_classes = 0']),
   ],

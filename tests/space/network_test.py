@@ -74,6 +74,15 @@ def derived(fill):
 
 
 @pytest.fixture(scope='module')
+def for_imagenet(fill):
+  """Its first cell has one input of the second stem, twice as large."""
+  spec = dataclasses.replace(
+    SPEC, layers=3, stem='imagenet', image_shape=(33, 36, 2)
+  )
+  return _compile(network_lib.derived_network(spec, CELLS), fill)
+
+
+@pytest.fixture(scope='module')
 def searched(fill, mixing):
   weights = {
     'normal': jnp.asarray(mixing(2, len(FEW), seed=1)),
@@ -125,18 +134,27 @@ def _reference_forward(reference, compiled, train):
 
   features = {}
   x = compiled.images.astype(np.float64)
-  for scale in range(spec.scales):
-    x = conv(x, 2 if scale else 1, f'stem_{scale}')
-    features[-1, scale] = x
+  first = -1
+  if spec.stem == 'imagenet':
+    first = -2
+    x = conv(x, 2, 'stem_0_first')
+    features[-2, 0] = x = conv(reference.relu(x), 2, 'stem_0_early')
+    features[-1, 0] = conv(reference.relu(x), 2, 'stem_0')
+  else:
+    features[-1, 0] = conv(x, 2 if spec.stem == 'stride2' else 1, 'stem_0')
+  for scale in range(1, spec.scales):
+    for layer in range(first, 0):
+      name = f'stem_{scale}' + '_early' * (layer == -2)
+      features[layer, scale] = conv(features[layer, scale - 1], 2, name)
 
   wanted = {(c.output.layer, c.output.scale) for c in network.plan.cells}
   for layer, scale in sorted(wanted):
     name = f'cell_{layer}_{scale}'
     states = []
     for position, source in enumerate((layer - 2, layer - 1)):
-      source = max(source, -1)
+      source = max(source, -1 if layer else first)
       path = f'{name}_input_{position}'
-      halve = position == 0 and layer - 1 in reductions
+      halve = position == 0 and (layer - 1 in reductions or source == -2)
       level = features[source, scale]
       if halve:
         horizontal = reduce(level, path, 'horizontal')
@@ -172,7 +190,7 @@ def _reference_forward(reference, compiled, train):
   return np.stack(logits)
 
 
-@pytest.mark.parametrize('which', ['derived', 'searched'])
+@pytest.mark.parametrize('which', ['derived', 'searched', 'for_imagenet'])
 def test_a_whole_network_equals_the_reference(which, request, reference):
   compiled = request.getfixturevalue(which)
   wide = dataclasses.replace(
@@ -186,7 +204,8 @@ def test_a_whole_network_equals_the_reference(which, request, reference):
   in_float32 = compiled.forward(compiled.variables)
   for train, logits, rounded in zip((True, False), outputs, in_float32):
     expected = _reference_forward(reference, wide, train)
-    assert logits.shape == expected.shape == (3, 2, 3)
+    exits = compiled.network.num_exits
+    assert logits.shape == expected.shape == (exits, 2, 3)
     np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-9)
     assert rounded.dtype == np.float32
     # A change of the variables by one rounding moves the last logits by 1e-4:

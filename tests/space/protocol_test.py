@@ -49,6 +49,8 @@ NETWORKS = {
   'one exit': _grid(exits='last', scales=2),
   'two scales that add up': _grid(scales=2, boosting=0.5),
   'separable links': _grid(scales=2, links='separable'),
+  'a stem of stride 2': _grid(stem='stride2'),
+  'imagenet stem': _grid(scales=2, stem='imagenet', image_shape=(64, 48, 2)),
   'msdnet': _msdnet(),
   'msdnet that adds up': _msdnet(boosting=0.25),
   'msdnet, pruned from the start': _msdnet(prune='min', base=3),
