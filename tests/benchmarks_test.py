@@ -602,7 +602,9 @@ def test_a_row_is_that_of_its_result_or_not_yet_measured(tables, tmp_path):
   marks += '<!-- exported -->\nold\n<!-- end -->\n'
   marks += '<!-- gpu_first -->\nold\n<!-- end -->\n'
   marks += '<!-- gpu_second -->\nold\n<!-- end -->\n'
-  marks += '<!-- options -->\nold\n<!-- end -->\nrest\n'
+  marks += '<!-- made_params -->\nold\n<!-- end -->\n'
+  marks += '<!-- options -->\nold\n<!-- end -->\n'
+  marks += '<!-- ranking -->\nold\n<!-- end -->\nrest\n'
   lines = tables.filled(marks, tmp_path).splitlines()
   assert f'| {name} | 2.00 ms (1.00 to 3.50) | 33.2 s | 1.20 GB |' in lines
   why = 'not yet measured (skipped: no time was left)'

@@ -159,6 +159,7 @@ def test_the_paper(load, name):
     'scale_growth': 2,
     'exits': 'all_but_first',
     'stem_multiplier': 0,
+    'stem': 'cifar',
     'links': 'dense',
   }
   # Section 4.2: "only three scales and seven layers", two nodes.
@@ -172,6 +173,7 @@ def test_the_paper(load, name):
     'scale_growth': 2,
     'exits': 'all_but_first',
     'stem_multiplier': 0,
+    'stem': 'cifar',
     'links': 'dense',
     'boosting': 0.0,
   }.items() <= config.train.network.to_dict().items()

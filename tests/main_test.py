@@ -303,19 +303,34 @@ _CASES = {
   ),
   'no_config_file': (
     ('--config={missing}.py', '--workdir={fresh}'),
-    ['--config', '{missing}.py', 'the name of one', 'digits, msdnet_cifar10'],
+    [
+      '--config',
+      '{missing}.py',
+      'the name of one',
+      'digits, fine_tune, msdnet_cifar10',
+    ],
   ),
   'no_config_file_but_a_field': (
     ('--config={missing}.py', '--config.seed=1'),
-    ['--config', '{missing}.py', 'the name of one', 'digits, msdnet_cifar10'],
+    [
+      '--config',
+      '{missing}.py',
+      'the name of one',
+      'digits, fine_tune, msdnet_cifar10',
+    ],
   ),
   'a_config_that_is_a_folder': (
     ('--config={empty}',),
-    ['--config', '{empty}', 'the name of one', 'digits, msdnet_cifar10'],
+    [
+      '--config',
+      '{empty}',
+      'the name of one',
+      'digits, fine_tune, msdnet_cifar10',
+    ],
   ),
   'a_config_without_a_name': (
     ('--config=',),
-    ['--config', 'the name of one', 'digits, msdnet_cifar10'],
+    ['--config', 'the name of one', 'digits, fine_tune, msdnet_cifar10'],
   ),
   'a_config_with_an_argument': (
     ('--config={configs}/digits.py:large',),

@@ -182,6 +182,7 @@ def test_two_processes_train_one_hypernetwork(repo_root, tmp_path):
   more = (
     '--config.stages=("search",)',
     '--config.search.method=ghn',
+    '--config.search.alphas_learning_rate=3e-4',
     '--config.search.ghn.rounds=1',
     '--config.search.ghn.width=4',
     '--config.search.ghn.hidden=4',
