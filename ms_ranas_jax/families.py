@@ -14,16 +14,16 @@ from typing import Any
 from ms_ranas_jax import importing
 from ms_ranas_jax import plain_form as plain_form_lib
 from ms_ranas_jax.baselines import msdnet
-from ms_ranas_jax.baselines import msdnet_plain_form
 from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.baselines import resnet8
-from ms_ranas_jax.baselines import resnet8_plain_form
 from ms_ranas_jax.costs import width
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.plain_forms import grid as grid_form
+from ms_ranas_jax.plain_forms import msdnet as msdnet_form
+from ms_ranas_jax.plain_forms import resnet8 as resnet8_form
 from ms_ranas_jax.sections import TrainConfig
 from ms_ranas_jax.space import edges as edges_lib
 from ms_ranas_jax.space import grid
-from ms_ranas_jax.space import grid_plain_form
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
 from ms_ranas_jax.space.genotype import Genotype
@@ -114,7 +114,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       takes_genotype=True,
       options=('remat', 'gradient_equilibrium'),
       has_not=(),
-      plain_form=grid_plain_form.build,
+      plain_form=grid_form.build,
     ),
     MSDNET: Family(
       config=msdnet_plan.MSDNetConfig,
@@ -124,7 +124,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       build=_build_msdnet,
       options=('gradient_equilibrium',),
       has_not=_OF_CELLS,
-      plain_form=msdnet_plain_form.build,
+      plain_form=msdnet_form.build,
     ),
     RESNET8: Family(
       config=resnet8.ResNet8Config,
@@ -134,7 +134,7 @@ FAMILIES: Mapping[str, Family] = types.MappingProxyType(
       build=_build_resnet8,
       options=('gradient_equilibrium',),
       has_not=_OF_CELLS,
-      plain_form=resnet8_plain_form.build,
+      plain_form=resnet8_form.build,
     ),
   }
 )

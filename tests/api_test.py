@@ -66,6 +66,7 @@ _FLOORS = (
   ('space',),
   ('costs', 'hypernetwork'),
   ('baselines',),
+  ('plain_forms',),
   ('runtime',),
   ('data',),
   ('sections',),

@@ -14,9 +14,9 @@ from ms_ranas_jax.baselines import msdnet_plan
 from ms_ranas_jax.baselines import resnet8
 from ms_ranas_jax.costs import cost
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.plain_forms import grid as grid_form
 from ms_ranas_jax.space import genotype
 from ms_ranas_jax.space import grid
-from ms_ranas_jax.space import grid_plain_form
 from ms_ranas_jax.space import layers
 from ms_ranas_jax.space import network as network_lib
 from ms_ranas_jax.space import operations as ops
@@ -71,7 +71,7 @@ def variables(network, fill):
 def test_an_operation_of_one_s_own(network, variables):
   images = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype('float32')
   expected = jax.jit(lambda x: network.apply(variables, x, train=False))(images)
-  form = grid_plain_form.build(network, variables)
+  form = grid_form.build(network, variables)
 
   @jax.jit
   def run(images):
@@ -131,7 +131,7 @@ def test_params_deployed_are_what_the_plain_form_holds(name, fill):
 
 
 def test_steps_carry_what_later_ones_read(network, variables):
-  form = grid_plain_form.build(network, variables)
+  form = grid_form.build(network, variables)
   assert form.steps[0].inputs == (plain_form.IMAGES,)
   for step, after in zip(form.steps, form.steps[1:], strict=False):
     assert set(after.inputs) <= set(step.carried)
@@ -161,10 +161,10 @@ def test_a_batch_norm_is_an_affine_map():
 def test_what_has_no_plain_form_is_refused(variables):
   without = _network(dataclasses.replace(MINE, plain=None))
   with pytest.raises(UsageError, match='operation "mine" has no plain form'):
-    grid_plain_form.build(without, variables)
+    grid_form.build(without, variables)
   searched = network_lib.search_network(without.plan.spec)
   with pytest.raises(UsageError, match='derive a genotype from its alphas'):
-    grid_plain_form.build(searched, variables)
+    grid_form.build(searched, variables)
 
 
 def test_a_family_without_a_plain_form_is_refused(monkeypatch, network):

@@ -1,0 +1,1 @@
+"""Trained networks of each family as plain layers, for exports."""
