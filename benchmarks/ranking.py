@@ -384,10 +384,11 @@ def sgd(study: Study) -> None:
         f'{study.path(TRAINED)} is not there yet, which tells what a step '
         f'takes; run --parts {TRAINED} {SGD}.'
       )
-    mean = statistics.fmean(
+    # Not the mean: a training may have waited for other work.
+    typical = statistics.median(
       record['step_seconds'] / trained['steps'] for record in trained['records']
     )
-    steps = round(study.args.seconds / (mean * len(study.genotypes)))
+    steps = round(study.args.seconds / (typical * len(study.genotypes)))
   config = study.config()
   config.train.epochs = 1
   config.train.chunk_steps = max(1, steps // 4)

@@ -338,9 +338,9 @@ def ranking(results: pathlib.Path) -> list[str]:
     f'{trained["date"]}, {trained["machine"]}: {len(trained["records"])} '
     f'genotypes, {sizes["layers"]} layers, {sizes["channels"]} channels, '
     f'{sizes["scales"]} scales, seed {trained["seed"]}; each trained for '
-    f'{trained["epochs"]} epochs of {trained["images"]:,} images, '
-    f'{trained["step_seconds"]:,.0f} s of steps in all: {mean:.1%} at the last '
-    f'exit, {better:.1%} for the better half, {best:.1%} for the best.',
+    f'{trained["epochs"]} epochs of {trained["images"]:,} images: {mean:.1%} '
+    f'at the last exit, {better:.1%} for the better half, {best:.1%} for the '
+    'best.',
     '',
   ]
   heads, *rows = rank.rows(parts)
