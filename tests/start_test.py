@@ -16,6 +16,7 @@ from ms_ranas_jax import stages
 from ms_ranas_jax.data import datasets
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.model import start as start_lib
+from ms_ranas_jax.runtime.interruption import Interrupted
 from ms_ranas_jax.training import initialization
 
 COUNT, HELD_OUT = 120, 20
@@ -127,14 +128,37 @@ def test_the_same_classes_start_where_the_other_training_ended(
       np.testing.assert_allclose(before[name], after[name], atol=1e-6)
 
 
-def test_what_has_begun_goes_on_without_it(finished, tmp_path):
+def test_what_has_begun_goes_on_without_it(finished, tmp_path, stop_at_call):
+  """Interrupted after some steps, and the model is gone."""
   source = tmp_path / 'source'
   shutil.copytree(finished / 'run', source)
-  config = _start_config(finished, 'ten', **{'train.start_from': str(source)})
-  _run(config, tmp_path / 'run')
+  changes = {'train.start_from': str(source), 'train.epochs': 2}
+  config = _start_config(finished, 'ten', **changes)
+  whole = tmp_path / 'whole'
+  _run(config, whole)
+  with pytest.raises(Interrupted):
+    stages.run_stages(
+      config, str(tmp_path / 'run'), lambda _: None, stop_at_call(3)
+    )
   shutil.rmtree(source)
   _run(config, tmp_path / 'run')
-  assert (tmp_path / 'run/evaluate/anytime.json').exists()
+  found, expected = _variables(tmp_path / 'run'), _variables(whole)
+  for name, array in expected.items():
+    np.testing.assert_array_equal(found[name], array)
+  # Another one begins, and says what it lacks.
+  with pytest.raises(UsageError, match='config.train.start_from'):
+    _run(config, tmp_path / 'other')
+
+
+def test_an_average_starts_there_as_well(finished, tmp_path):
+  config = _start_config(
+    finished, 'ten', **{'train.learning_rate': 1e-9, 'train.ema_decay': 0.99}
+  )
+  _run(config, tmp_path / 'run')
+  before, after = _variables(finished / 'run'), _variables(tmp_path / 'run')
+  for name in before:
+    if name.startswith('params'):
+      np.testing.assert_allclose(before[name], after[name], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,8 @@ class LoopSpec:
       besides after every epoch; 0 is after epochs only.
     seeds: see `parallel.compile_chunk`; with several, `new_state` and `batches`
       have their axis.
+    begin_from: state of `new_state` -> where the first step begins, of the same
+      shapes; not asked where there is a checkpoint.
   """
 
   label: str
@@ -76,6 +78,7 @@ class LoopSpec:
   clip: float
   checkpoint_seconds: float
   seeds: parallel.Seeds | None = None
+  begin_from: Callable[[PyTree], PyTree] = lambda state: state
 
 
 def never() -> bool:
@@ -274,7 +277,8 @@ class Loop:
     )
     self._resumed = restored is not None
     if restored is None:
-      saved = Checkpoint(spec.new_state(), self._zeros, np.float32(0))
+      state = spec.begin_from(spec.new_state())
+      saved = Checkpoint(state, self._zeros, np.float32(0))
     else:
       saved = restored[1]
     self.state, self.sums = saved.state, saved.sums

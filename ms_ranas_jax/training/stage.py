@@ -85,7 +85,6 @@ def new_state(
   optimizer: optax.GradientTransformation,
   seed: int,
   averaged: bool = False,
-  start: Start = dict,
 ) -> TrainState:
   """Returns the state before the first step.
 
@@ -94,13 +93,11 @@ def new_state(
     optimizer: of its params.
     seed: of all randomness.
     averaged: whether it keeps an average of the variables.
-    start: the variables that are not drawn.
   """
   # Another stream than the search's, which has the same seed.
   key = jax.random.fold_in(jax.random.key(seed), 1)
   init_key, rng = jax.random.split(key)
   variables = initialization.init_variables(network, init_key)
-  variables = initialization.with_arrays(variables, start())
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],
@@ -110,6 +107,24 @@ def new_state(
     rng=rng,
     average=jax.tree.map(jnp.copy, variables) if averaged else None,
   )
+
+
+def begin_from(
+  state: TrainState, arrays: Mapping[str, np.ndarray]
+) -> TrainState:
+  """Returns the state before the first step, with other variables.
+
+  Args:
+    state: of `new_state`; no optimizer keeps anything of the params there.
+    arrays: name -> value of the variables that are not those that were drawn,
+      see `initialization.with_arrays`.
+  """
+  drawn = {'params': state.params, 'batch_stats': state.batch_stats}
+  variables = initialization.with_arrays(drawn, arrays)
+  average = state.average
+  if average is not None:
+    average = jax.tree.map(jnp.copy, variables)
+  return state.replace(**variables, average=average)
 
 
 def train_step(
@@ -459,7 +474,6 @@ def build_program(
   config: Config,
   dataset: Dataset,
   network: AnytimeNetwork,
-  start: Start = dict,
 ) -> Program:
   """Returns the program of a training.
 
@@ -467,7 +481,6 @@ def build_program(
     config: the whole config.
     dataset: trained on but for the held-out images.
     network: of any family; its `axis_name` is set here.
-    start: gives the variables that are not drawn.
 
   Raises:
     UsageError: the config does not fit the data or the machine.
@@ -527,7 +540,7 @@ def build_program(
     steps=num_steps,
     objective=objective,
     new_state=functools.partial(
-      new_state, network, optimizer, config.seed, bool(train.ema_decay), start
+      new_state, network, optimizer, config.seed, bool(train.ema_decay)
     ),
     step=step,
     metrics=_metrics(network, objective.is_plain),
@@ -563,8 +576,8 @@ def run_training(
     network: of any family; its `axis_name` is set here.
     workdir: the work directory.
     interruption: may ask to stop.
-    start: gives the variables that are not drawn; asked for before the first
-      step.
+    start: gives the variables that are not drawn; asked where there is no
+      checkpoint.
 
   Returns:
     The state after the last epoch.
@@ -574,7 +587,7 @@ def run_training(
     Interrupted: see `loop.run`.
   """
   train = config.train
-  program = build_program(config, dataset, network, start)
+  program = build_program(config, dataset, network)
   # One object for all epochs, so that prediction compiles once.
   apply = functools.partial(program.network.apply, train=False)
   folder = os.path.join(workdir, LABEL)
@@ -630,6 +643,7 @@ def run_training(
       on_nonfinite=train.on_nonfinite,
       clip=train.clip,
       checkpoint_seconds=config.checkpoint_seconds,
+      begin_from=lambda state: begin_from(state, start()),
     ),
     loop.LoopHooks(begin, end_line, end_epoch, _shown, finished),
     workdir,
