@@ -244,7 +244,8 @@ class Study:
 def _seconds_of_steps(folder: str) -> tuple[float, int]:
   """Returns the seconds of a step, from what a loop has written, and steps.
 
-  What compiles is in the first line, so the others count.
+  What compiles is in the first line, so the others count, and of those the
+  median, as the machine may have had other work for a while.
   """
   lines = metrics.read_metrics(os.path.join(folder, 'metrics.jsonl'))
   steps = [line['step'] for line in lines]
@@ -253,7 +254,10 @@ def _seconds_of_steps(folder: str) -> tuple[float, int]:
       f'{folder}: one line of metrics does not tell the time of a step; give '
       'more images, or more epochs.'
     )
-  each = sum(line['seconds'] for line in lines[1:]) / (steps[-1] - steps[0])
+  each = statistics.median(
+    line['seconds'] / (line['step'] - before)
+    for before, line in zip(steps, lines[1:])
+  )
   return each, steps[-1]
 
 
@@ -289,7 +293,6 @@ def train_each(study: Study, part: str, config: Any) -> None:
   for index in range(len(records), len(study.genotypes)):
     path = study.folder('genotypes', f'{index}.json')
     files.write_text(path, study.genotypes[index].to_json())
-    began = time.monotonic()
     folder = experiments.run_training(
       config,
       str(index),
@@ -304,7 +307,6 @@ def train_each(study: Study, part: str, config: Any) -> None:
         'accuracy': found[judged_on],
         'macs': found['macs'],
         'step_seconds': each * steps,
-        'seconds': time.monotonic() - began,
       }
     )
     study.write(
@@ -384,7 +386,6 @@ def sgd(study: Study) -> None:
         f'{study.path(TRAINED)} is not there yet, which tells what a step '
         f'takes; run --parts {TRAINED} {SGD}.'
       )
-    # Not the mean: a training may have waited for other work.
     typical = statistics.median(
       record['step_seconds'] / trained['steps'] for record in trained['records']
     )

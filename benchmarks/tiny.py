@@ -1,13 +1,13 @@
 """The tiny network beside ResNet8 of MLPerf Tiny, at one recipe and data.
 
-python benchmarks/tiny.py --dataset-dir DIR --workdir DIR --json FILE
+python benchmarks/tiny.py --dataset-dir DIR --genotype FILE --json FILE
 
-Both are the networks of configs/cifar10_tiny.py, with the cell that its search
-has found (benchmarks/tiny_cell.json), and of configs/resnet8.py, as published
-and with exits after the other stacks. They cost as much. Every one is trained
-with every seed, by the recipe of both configs, for as many epochs, and judged
-on the test images. What stands in the JSON file is not run again; an
-interrupted run goes on.
+They are the networks of configs/cifar10_tiny.py, with a cell that its search
+has found (search/genotype.json of its work directory), and of
+configs/resnet8.py, as published and with exits after the other stacks. They may
+cost as much. Every one is trained with every seed, by the recipe of both
+configs, for as many epochs, and judged on the test images. What stands in the
+JSON file is not run again; an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 import importlib.util
 import itertools
+import json
 import os
 import pathlib
 import statistics
@@ -24,16 +25,17 @@ from typing import Any
 import experiments
 
 from ms_ranas_jax import paths
+from ms_ranas_jax.baselines.cells import load_genotype
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import interruption
+from ms_ranas_jax.space import operations
 
 _HERE = pathlib.Path(__file__).resolve().parent
 TINY, RESNET8 = 'tiny', 'resnet8'
-CELL = str(_HERE / 'tiny_cell.json')
 # Case -> its config, and what is changed there.
 CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-  TINY: ('cifar10_tiny', {'train.genotype': CELL}),
+  TINY: ('cifar10_tiny', {}),
   RESNET8: ('resnet8', {}),
   'resnet8 with exits': ('resnet8', {'train.network.exits': '0,1'}),
 }
@@ -85,12 +87,17 @@ def main(listener: interruption.Interruption) -> None:
   parser.add_argument('--holdout', type=int, default=2000, help='images')
   parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
   parser.add_argument('--cases', nargs='+', default=list(CASES))
+  parser.add_argument(
+    '--genotype', type=paths.expand, required=True, help='file, of the tiny one'
+  )
   parser.add_argument('--json', type=paths.expand, required=True)
   args = parser.parse_args()
-  settings = {
+  genotype = load_genotype(args.genotype, operations.REAL)
+  settings: dict[str, Any] = {
     name: getattr(args, name)
     for name in ('dataset', 'epochs', 'images', 'holdout')
   }
+  settings['genotype'] = json.loads(genotype.to_json())
   records = experiments.read_result(args.json, settings).get('records', [])
   for case, seed in itertools.product(args.cases, args.seeds):
     if case not in CASES:
@@ -99,6 +106,8 @@ def main(listener: interruption.Interruption) -> None:
       continue
     name, changes = CASES[case]
     config = load_config(name)
+    if case == TINY:
+      changes = {'train.genotype': args.genotype}
     config.stages = ('search', 'train', 'evaluate')
     config.dataset.update(
       name=args.dataset,
@@ -120,7 +129,7 @@ def main(listener: interruption.Interruption) -> None:
     )
     head = experiments.head(
       'python benchmarks/tiny.py --dataset-dir DIR --workdir DIR --json FILE '
-      f'--epochs={args.epochs}'
+      f'--genotype GENOTYPE --epochs={args.epochs}'
     )
     files.write_json(args.json, {**head, **settings, 'records': records})
   for row in rows(records):

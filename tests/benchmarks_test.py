@@ -268,6 +268,32 @@ def test_ranking_compares_scores_with_trainings(repo_root, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_tiny_network_is_trained_beside_resnet8(repo_root, tmp_path):
+  out, work = tmp_path / 'result.json', tmp_path / 'work'
+  args = (
+    *('--dataset=digits', '--images=120', '--holdout=20', '--epochs=1'),
+    *('--seeds=0', '--cases', 'tiny', 'resnet8'),
+    f'--genotype={repo_root}/benchmarks/searched_cell.json',
+    *(f'--json={out}', f'--workdir={work}'),
+  )
+  result = _run_script(repo_root, 'tiny.py', *args)
+  assert result.returncode == 0, result.stderr
+  tiny, resnet8 = json.loads(out.read_text())['records']
+  assert (tiny['case'], resnet8['case']) == ('tiny', 'resnet8')
+  assert (len(tiny['test']), len(resnet8['test'])) == (3, 1)
+  rows = [line for line in result.stdout.splitlines() if line[:2] == '| ']
+  assert [row.split(' | ')[0] for row in rows[1:]] == (
+    ['| tiny'] * 3 + ['| resnet8']
+  )
+  # Nothing is run again, and what is unknown is refused.
+  again = _run_script(repo_root, 'tiny.py', *args, f'--workdir={tmp_path}/new')
+  assert again.stdout.splitlines() == rows
+  unknown = _run_script(repo_root, 'tiny.py', *args, '--cases', 'tinier')
+  assert unknown.returncode == 1
+  assert unknown.stderr.startswith('--cases tinier: give some of tiny, resnet8')
+
+
+@pytest.mark.slow
 def test_made_params_are_trained_beside_random_ones(repo_root, tmp_path):
   primitives = {
     name: ms_ranas_jax.PRIMITIVES[name]

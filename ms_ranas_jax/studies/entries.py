@@ -196,9 +196,8 @@ _DARTS: Mapping[tuple[str, str], Mapping[str, Any]] = types.MappingProxyType(
   }
 )
 # The search of Zhang, Ren and Urtasun (2019): 1,000 candidates, of which the
-# best ten are trained. A step of it takes less than half of the time of one of
-# the differentiable search, and a sixth where that looks ahead, so it does as
-# many more.
+# best ten are trained. It does more steps than the differentiable search, since
+# one of them takes less time; more still beside one that looks ahead.
 _GHN: Mapping[str, Mapping[str, Any]] = types.MappingProxyType(
   {
     PAPER: {
