@@ -260,8 +260,7 @@ class Run:
       # Of a release that wrote no model folder: what it began to train.
       path = begun
     if not path and self.config.train.start_from:
-      _, found = start_lib.description_of(self.config.train.start_from)
-      return Genotype.from_json(json.dumps(found.network.get('genotype')))
+      return start_lib.genotype_of(self.config.train.start_from)
     if not path:
       path = os.path.join(self.workdir, selection.GENOTYPE_FILE)
       if 'search' in self.again or not files.is_file(path):

@@ -13,6 +13,7 @@ import pytest
 import ms_ranas_jax
 from ms_ranas_jax import default_config
 from ms_ranas_jax import stages
+from ms_ranas_jax.baselines import resnet8
 from ms_ranas_jax.data import datasets
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.model import start as start_lib
@@ -193,6 +194,24 @@ def test_what_it_cannot_start_from_is_refused(
   with pytest.raises(UsageError, match=message):
     _run(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_model_without_cells_is_no_start_of_a_grid(finished, tmp_path):
+  network = resnet8.build_resnet8(
+    resnet8.ResNet8Spec(channels=2, image_shape=(8, 8, 1), num_classes=5)
+  )
+  variables = ms_ranas_jax.init_variables(network, jax.random.key(0))
+  folder = tmp_path / 'model'
+  ms_ranas_jax.build_model(network, variables, (0.5,), (1.0,)).save(folder)
+  changes = {'train.start_from': str(folder)}
+  with pytest.raises(UsageError, match="family 'resnet8', which has no cells"):
+    _run(_start_config(finished, 'five', **changes), tmp_path / 'run')
+  # Its own family starts from it.
+  config = default_config.get_fine_tuning_config(str(folder))
+  config.dataset.name = 'tests.start_test:_grouped'
+  config.dataset.dir = str(finished / 'five')
+  start = stages.project(config).start
+  assert start is not None and start.drawn  # classes of other names
 
 
 def test_the_config_of_a_model_starts_from_it(finished):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
 from typing import Any
 
 from flax import traverse_util
@@ -20,6 +21,7 @@ from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.model import description as description_lib
 from ms_ranas_jax.model import model as model_lib
 from ms_ranas_jax.model import tensors
+from ms_ranas_jax.space.genotype import Genotype
 from ms_ranas_jax.space.protocol import AnytimeNetwork
 from ms_ranas_jax.training import initialization
 
@@ -65,6 +67,31 @@ def description_of(path: str) -> tuple[str, description_lib.Description]:
     return folder, description_lib.read(folder)
   except UsageError as error:
     raise UsageError(f'{_FIELD}: {error}') from error
+
+
+def genotype_of(path: str) -> Genotype:
+  """Returns the cells of the network that a training starts from.
+
+  Args:
+    path: as `model.find_folder` takes it.
+
+  Raises:
+    UsageError: there is no model, or its family has no cells.
+  """
+  folder, description = description_of(path)
+  value = description.network.get('genotype')
+  if value is None:
+    raise UsageError(
+      f'{_FIELD}: the network of {folder} is of the family '
+      f'{description.network["family"]!r}, which has no cells; set '
+      f'config.train.network.family, or take {_config(folder)}.'
+    )
+  return Genotype.from_json(json.dumps(value))
+
+
+def _config(folder: str) -> str:
+  """Returns the flag of the config that has the sizes of a model."""
+  return f'--config=configs/fine_tune.py:{folder}'
 
 
 def read(
@@ -128,8 +155,7 @@ def _check_network(
     ]
   raise UsageError(
     f'{_FIELD}: the network of {folder} is another one: '
-    f'{errors.listed(listed)}; --config=configs/fine_tune.py:{folder} has its '
-    'sizes.'
+    f'{errors.listed(listed)}; {_config(folder)} has its sizes.'
   )
 
 

@@ -39,6 +39,11 @@ _CALL_SECONDS = 3.0
 _KEPT_CHECKPOINTS = 3
 
 
+def unchanged(state: PyTree) -> PyTree:
+  """Returns a state as it is."""
+  return state
+
+
 @dataclasses.dataclass(frozen=True)
 class LoopSpec:
   """The steps of a stage, and how they are run.
@@ -78,7 +83,7 @@ class LoopSpec:
   clip: float
   checkpoint_seconds: float
   seeds: parallel.Seeds | None = None
-  begin_from: Callable[[PyTree], PyTree] = lambda state: state
+  begin_from: Callable[[PyTree], PyTree] = unchanged
 
 
 def never() -> bool:

@@ -471,9 +471,7 @@ class Program:
 
 
 def build_program(
-  config: Config,
-  dataset: Dataset,
-  network: AnytimeNetwork,
+  config: Config, dataset: Dataset, network: AnytimeNetwork
 ) -> Program:
   """Returns the program of a training.
 

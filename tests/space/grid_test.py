@@ -251,7 +251,7 @@ def test_the_stem_for_imagenet_is_that_of_darts():
   network = network_lib.derived_network(
     spec, published_cells.PUBLISHED['DARTS_V2']
   )
-  # Of the published network, as its public code prints it.
+  # As cnn/model.py of quark0/darts has, its auxiliary head apart.
   assert cost.network_cost(network).params == 4_718_752
 
 

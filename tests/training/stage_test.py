@@ -574,6 +574,27 @@ def test_parts_of_a_batch_draw_drop_path_on_their_own():
   assert abs(loss(2) - float(half['train_loss'])) > 1e-4
 
 
+@pytest.mark.usefixtures('as_users_compile')
+def test_parts_of_a_batch_take_less_memory():
+  optimizer = optax.sgd(0.1)
+  state = jax.eval_shape(lambda: stage.new_state(NETWORK, optimizer, 0))
+  images = jax.ShapeDtypeStruct((256, 8, 8, 1), jnp.float32)
+  labels = jax.ShapeDtypeStruct((256,), jnp.int32)
+
+  def taken(count):
+    step = functools.partial(
+      stage.train_step,
+      network=NETWORK,
+      optimizer=optimizer,
+      objective=objective.Objective((1.0, 1.0)),
+      accumulate=count,
+    )
+    compiled = jax.jit(step).lower(state, images, labels).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert taken(4) < 0.5 * taken(1)
+
+
 def test_frozen_modules_keep_their_params():
   state, (images, labels) = _fake_state(), _fake_batch()
   decaying = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1))
