@@ -11,6 +11,7 @@ import dataclasses
 
 from ms_ranas_jax.costs import linear_cost
 from ms_ranas_jax.costs import width
+from ms_ranas_jax.data import image_store
 from ms_ranas_jax.data import picture_options
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.fields import FLAG
@@ -111,6 +112,20 @@ class DatasetConfig:
     'what happens to files that are no pictures',
     needs=('name', picture_options.FOLDER),
   )
+  resident_bytes: int = field(
+    image_store.RESIDENT_BYTES,
+    whole(0),
+    'of training images that may lie in memory and on a device; more are '
+    'decoded to a file and brought batch by batch',
+    unit='bytes',
+    free=True,
+  )
+  cache_dir: str = field(
+    '',
+    TEXT,
+    "a local folder for such files; '' is ~/.cache/ms_ranas_jax",
+    free=True,
+  )
   holdout: int = field(
     200,
     whole(0),
@@ -141,6 +156,11 @@ class DatasetConfig:
       self.test_fraction,
       self.unreadable,
     )
+
+  @property
+  def storage(self) -> image_store.Storage:
+    """Where images lie."""
+    return image_store.Storage(self.resident_bytes, self.cache_dir)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -199,13 +199,16 @@ class Run:
       dataset.dir,
       dataset.train_images,
       dataset.picture_options,
+      dataset.storage,
     )
 
   @functools.cached_property
   def image_format(self) -> tuple[tuple[int, int, int], int]:
     """What a network has to know of the images; CIFAR is not read for it."""
     dataset = self.config.dataset
-    return image_format(dataset.name, dataset.dir, dataset.picture_options)
+    return image_format(
+      dataset.name, dataset.dir, dataset.picture_options, dataset.storage
+    )
 
   @property
   def family(self) -> families.Family:

@@ -437,6 +437,26 @@ def test_the_same_seed_finds_the_same_cell(finished, tmp_path):
     assert again == (finished / 'search' / name).read_bytes()
 
 
+@pytest.mark.slow
+def test_where_images_lie_changes_no_bit(tmp_path):
+  """Of the search, of the training, and of what a choice by area judges."""
+  fields = {'search.select': 'area', 'search.candidates.random': 2}
+  runs = {'all': 2**31, 'few': 20_000}
+  for name, resident_bytes in runs.items():
+    config = _config(stages=('search', 'train'), **fields)
+    config.dataset.resident_bytes = resident_bytes
+    _run(config, tmp_path / name)
+  for name in 'search/alphas.npz', 'search/genotype.json':
+    there = (tmp_path / 'few' / name).read_bytes()
+    assert there == (tmp_path / 'all' / name).read_bytes()
+  judged = [_json(tmp_path / name / 'search/candidates.json') for name in runs]
+  assert judged[0] == judged[1]
+  params = [
+    (tmp_path / name / 'model/params.safetensors').read_bytes() for name in runs
+  ]
+  assert params[0] == params[1]
+
+
 def test_a_published_cell_is_trained_without_a_search(tmp_path):
   """Only what its stages need is looked at."""
   config = _config(stages=('describe',))

@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 import pathlib
+import sys
 
 import numpy as np
 
 from ms_ranas_jax import errors
+from ms_ranas_jax.data import image_store
 from ms_ranas_jax.data import picture_options
 from ms_ranas_jax.data import pictures
 from ms_ranas_jax.data.picture_options import Options
@@ -77,12 +79,17 @@ def image_format(
   return _shape(found, options), len(found.class_names)
 
 
-def read(directory: str, options: Options) -> Pictures:
+def read(
+  directory: str,
+  options: Options,
+  storage: image_store.Storage = image_store.DEFAULT,
+) -> Pictures:
   """Reads all pictures of a folder of classes.
 
   Args:
     directory: see the module.
     options: how to read it.
+    storage: where the images are to lie.
 
   Raises:
     UsageError: there are no class folders, or too few pictures in one, or what
@@ -91,19 +98,29 @@ def read(directory: str, options: Options) -> Pictures:
   found = _find(_root(directory), options)
   _check_classes(found.files, found.class_names)
   shape = _shape(found, options)
-  images, unreadable = pictures.read_all([f.path for f in found.files], shape)
-  problems = [*found.problems, *unreadable.values()]
-  if unreadable and options.unreadable == picture_options.REFUSE:
-    raise _refusal(list(unreadable.values()))
-  kept = np.array(
-    [n for n in range(len(found.files)) if n not in unreadable], np.int64
-  )
-  files = [found.files[n] for n in kept]
-  labels = np.array([f.label for f in files], np.int32)
-  parts = _rows_of_parts(files, labels, found.class_names, options)
+  files, problems = found.files, found.problems
+  while True:
+    rows = _rows_of_parts(files, found.class_names, options)
+    # Part by part, so that each is one piece of the array.
+    ordered = [files[n] for part in _PARTS for n in rows[part]]
+    names = [f.path for f in ordered]
+    images, unreadable = image_store.read(
+      pictures.source(names, shape), storage
+    )
+    if not unreadable:
+      break
+    why = list(unreadable.values())
+    if options.unreadable == picture_options.REFUSE:
+      raise _refusal(why)
+    # Without them other images may be for testing.
+    problems = problems + why
+    broken = {names[number] for number in unreadable}
+    files = [f for f in files if f.path not in broken]
+  labels = np.array([f.label for f in ordered], np.int32)
+  count = len(rows['train'])
   return Pictures(
-    {part: images[kept[rows]] for part, rows in parts.items()},
-    {part: labels[rows] for part, rows in parts.items()},
+    dict(zip(_PARTS, (images[:count], images[count:]), strict=True)),
+    dict(zip(_PARTS, (labels[:count], labels[count:]), strict=True)),
     found.class_names,
     tuple(_notes(files, shape, problems)),
   )
@@ -129,8 +146,9 @@ def read_test(
   found = _find_in({'test': folder}, root, picture_options.DEFAULT)
   if not found.files:
     raise UsageError(f'{folder} holds no picture; give another folder.')
-  images, unreadable = pictures.read_all(
-    [f.path for f in found.files], image_shape
+  images, unreadable = image_store.read(
+    pictures.source([f.path for f in found.files], image_shape),
+    image_store.Storage(sys.maxsize),  # whoever judges reads them all at once
   )
   if unreadable:
     raise _refusal(list(unreadable.values()))
@@ -335,7 +353,6 @@ def _shape(found: _Found, options: Options) -> tuple[int, int, int]:
 
 def _rows_of_parts(
   files: Sequence[_File],
-  labels: np.ndarray,
   names: Sequence[str],
   options: Options,
 ) -> dict[str, np.ndarray]:
@@ -347,6 +364,7 @@ def _rows_of_parts(
     if not rows['test'].size:
       raise UsageError('the folder test holds no picture; add some.')
     return rows
+  labels = np.array([f.label for f in files])
   generator = np.random.default_rng(_SPLIT_SEED)
   is_test = np.zeros(len(files), bool)
   for label in range(len(names)):

@@ -18,6 +18,7 @@ from ms_ranas_jax import paths
 from ms_ranas_jax.data import cifar_files
 from ms_ranas_jax.data import class_folders
 from ms_ranas_jax.data import image_layout
+from ms_ranas_jax.data import image_store
 from ms_ranas_jax.data import npz_file
 from ms_ranas_jax.data import picture_options
 from ms_ranas_jax.data import tfds_source
@@ -62,6 +63,8 @@ class Dataset:
     std: per channel, of images / 255; positive.
     class_names: one per class, by default their numbers.
     notes: what was done to the images before, in sentences.
+    resident_bytes: of the training images that may lie on a device; more are
+      brought there batch by batch. They may be a memory-mapped array.
 
   Raises:
     UsageError: an array has another shape, dtype or range, or the constants
@@ -78,6 +81,7 @@ class Dataset:
   std: tuple[float, ...]
   class_names: tuple[str, ...] = ()
   notes: tuple[str, ...] = ()
+  resident_bytes: int = image_store.RESIDENT_BYTES
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -141,8 +145,9 @@ def load_dataset(
   directory: str = '',
   train_images: int = 0,
   options: picture_options.Options = picture_options.DEFAULT,
+  storage: image_store.Storage = image_store.DEFAULT,
 ) -> Dataset:
-  """Loads a dataset into memory; downloads nothing.
+  """Loads a dataset; downloads nothing.
 
   Args:
     name: one of
@@ -164,6 +169,8 @@ def load_dataset(
     train_images: how many training images to keep, drawn at random but always
       the same ones; 0 is all.
     options: how folders of pictures are read.
+    storage: where the images of folders and npz files lie, in memory or on
+      disk, and how many bytes of training images may lie on a device.
 
   Returns:
     The dataset. The normalisation of digits, npz and folders is that of all
@@ -185,12 +192,14 @@ def load_dataset(
           f'dataset.name = {name!r} returned a {type(dataset).__name__}: '
           'return an ms_ranas_jax.Dataset.'
         )
-      dataset = dataclasses.replace(dataset, name=name)
+      dataset = dataclasses.replace(
+        dataset, name=name, resident_bytes=storage.resident_bytes
+      )
       _refuse_empty_classes(dataset)
     elif name == picture_options.FOLDER:
-      dataset = _load_folder(directory, options)
+      dataset = _load_folder(directory, options, storage)
     else:
-      dataset = loader(name, directory)
+      dataset = loader(name, directory, storage)
   return _part(dataset, train_images) if train_images else dataset
 
 
@@ -290,6 +299,7 @@ def image_format(
   name: str,
   directory: str = '',
   options: picture_options.Options = picture_options.DEFAULT,
+  storage: image_store.Storage = image_store.DEFAULT,
 ) -> tuple[tuple[int, int, int], int]:
   """Returns what a network has to know of a dataset.
 
@@ -297,6 +307,7 @@ def image_format(
     name: as for `load_dataset`.
     directory: the same; only 'npz' has to read it, and the heads of pictures.
     options: the same.
+    storage: the same.
 
   Returns:
     ((height, width, channels), number of classes).
@@ -310,7 +321,7 @@ def image_format(
   if name == picture_options.FOLDER:
     with _failures_in_words():
       return class_folders.image_format(paths.expand(directory), options)
-  dataset = load_dataset(name, directory, options=options)
+  dataset = load_dataset(name, directory, options=options, storage=storage)
   return dataset.image_shape, dataset.num_classes
 
 
@@ -365,7 +376,9 @@ def split_indices(
   )
 
 
-def _load_cifar(name: str, directory: str) -> Dataset:
+def _load_cifar(
+  name: str, directory: str, storage: image_store.Storage
+) -> Dataset:
   """Loads CIFAR-10 or CIFAR-100 from wherever it is."""
   if directory:
     path = pathlib.Path(directory)
@@ -376,7 +389,7 @@ def _load_cifar(name: str, directory: str) -> Dataset:
     path = tfds_source.default_data_dir()
     arrays = None
   if arrays is None:
-    arrays = tfds_source.read(name, path)
+    arrays = tfds_source.read(name, path, storage)
   if arrays is None:
     raise errors.UsageError(_missing_cifar(name, directory, path))
   return Dataset(
@@ -386,6 +399,7 @@ def _load_cifar(name: str, directory: str) -> Dataset:
     mean=_CIFAR_MEAN[name],
     std=_CIFAR_STD[name],
     class_names=cifar_files.CLASS_NAMES[name],
+    resident_bytes=storage.resident_bytes,
   )
 
 
@@ -435,7 +449,9 @@ def _missing_cifar(name: str, directory: str, path: pathlib.Path) -> str:
   )
 
 
-def _load_digits(name: str, directory: str) -> Dataset:
+def _load_digits(
+  name: str, directory: str, storage: image_store.Storage
+) -> Dataset:
   """Loads scikit-learn's handwritten digits."""
   if directory:
     raise errors.UsageError(
@@ -462,6 +478,7 @@ def _load_digits(name: str, directory: str) -> Dataset:
     10,
     mean,
     std,
+    resident_bytes=storage.resident_bytes,
   )
 
 
@@ -475,16 +492,30 @@ def _read_digits() -> tuple[np.ndarray, np.ndarray]:
   return images, digits.target.astype(np.int32)
 
 
-def _load_npz(name: str, directory: str) -> Dataset:
+def _load_npz(
+  name: str, directory: str, storage: image_store.Storage
+) -> Dataset:
   """Loads a user's own .npz file."""
-  arrays, names = npz_file.read(directory)
+  arrays, names = npz_file.read(directory, storage)
   mean, std = _statistics(arrays.x_train)
-  return Dataset(name, *arrays, len(names), mean, std, names)
+  return Dataset(
+    name,
+    *arrays,
+    len(names),
+    mean,
+    std,
+    names,
+    resident_bytes=storage.resident_bytes,
+  )
 
 
-def _load_folder(directory: str, options: picture_options.Options) -> Dataset:
+def _load_folder(
+  directory: str,
+  options: picture_options.Options,
+  storage: image_store.Storage,
+) -> Dataset:
   """Loads a folder of pictures for each class."""
-  found = class_folders.read(directory, options)
+  found = class_folders.read(directory, options, storage)
   mean, std = _statistics(found.images['train'])
   return Dataset(
     picture_options.FOLDER,
@@ -497,6 +528,7 @@ def _load_folder(directory: str, options: picture_options.Options) -> Dataset:
     std,
     found.class_names,
     found.notes,
+    storage.resident_bytes,
   )
 
 

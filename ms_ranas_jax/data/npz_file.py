@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 import tarfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import zipfile
 import zlib
 
@@ -12,6 +13,9 @@ import numpy as np
 
 from ms_ranas_jax import errors
 from ms_ranas_jax.data import image_layout
+from ms_ranas_jax.data import image_store
+
+_BYTES_PER_READ = 2**20
 
 
 class Arrays(NamedTuple):
@@ -30,7 +34,9 @@ class Arrays(NamedTuple):
   y_test: np.ndarray
 
 
-def read(path: str) -> tuple[Arrays, tuple[str, ...]]:
+def read(
+  path: str, storage: image_store.Storage = image_store.DEFAULT
+) -> tuple[Arrays, tuple[str, ...]]:
   """Reads and checks a .npz file of labelled images.
 
   Args:
@@ -38,6 +44,7 @@ def read(path: str) -> tuple[Arrays, tuple[str, ...]]:
       y_train and y_test, integers of at least 0, (N,) or (N, 1). The classes
       are the labels that y_train has, in their order: 1 to 10 are ten classes,
       and so are ten numbers up to 999. Nothing pickled is read.
+    storage: where images are to lie.
 
   Returns:
     The arrays, images with a channel axis and labels as the numbers of their
@@ -53,7 +60,7 @@ def read(path: str) -> tuple[Arrays, tuple[str, ...]]:
       f'dataset.dir is {path!r}, not a file; for npz give the path of a .npz '
       f'file with {", ".join(Arrays._fields)}.'
     )
-  raw = _load(file)
+  raw = _load(file, storage)
   x_train = _images(file, 'x_train', raw['x_train'], len(raw['y_train']))
   x_test = _images(file, 'x_test', raw['x_test'], len(raw['y_test']))
   train, test = (
@@ -82,7 +89,9 @@ def read(path: str) -> tuple[Arrays, tuple[str, ...]]:
   return arrays, tuple(map(str, ids))
 
 
-def _load(file: pathlib.Path) -> dict[str, np.ndarray]:
+def _load(
+  file: pathlib.Path, storage: image_store.Storage
+) -> dict[str, np.ndarray]:
   """Returns the four arrays as they are in the file."""
   names = Arrays._fields
   if tarfile.is_tarfile(file):
@@ -107,7 +116,12 @@ def _load(file: pathlib.Path) -> dict[str, np.ndarray]:
             f'{file} has no array {name!r} (it has '
             f'{", ".join(content.files)}); it needs {", ".join(names)}.'
           )
-      return {name: content[name] for name in names}
+      return {
+        name: _stored(file, name, storage)
+        if name.startswith('x_')
+        else content[name]
+        for name in names
+      }
   except errors.UsageError:
     raise
   except (
@@ -122,6 +136,44 @@ def _load(file: pathlib.Path) -> dict[str, np.ndarray]:
       f'{file} cannot be read ({error}); write it anew with numpy.savez, as '
       f'arrays of numbers.'
     ) from error
+
+
+def _stored(
+  file: pathlib.Path, name: str, storage: image_store.Storage
+) -> np.ndarray:
+  """Returns an array, in memory or unpacked on disk, see `image_store`."""
+  with zipfile.ZipFile(file) as archive, archive.open(f'{name}.npy') as member:
+    version = np.lib.format.read_magic(member)
+    header = {
+      (1, 0): np.lib.format.read_array_header_1_0,
+      (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    shape, fortran_order, dtype = header(member) if header else ((), True, None)
+    if fortran_order or dtype != np.uint8 or len(shape) not in (3, 4):
+      member.seek(0)  # to be refused, or turned around in memory
+      return np.lib.format.read_array(member, allow_pickle=False)
+    begin, example = member.tell(), math.prod(shape[1:])
+
+    def fill(first: int, images: np.ndarray) -> dict[int, str]:
+      member.seek(begin + first * example)
+      flat, done = images.reshape(-1), 0
+      while done < flat.size:
+        read = member.read(min(flat.size - done, _BYTES_PER_READ))
+        if not read:
+          raise ValueError(f'{name} ends too early')
+        flat[done : done + len(read)] = np.frombuffer(read, np.uint8)
+        done += len(read)
+      return {}
+
+    def facts() -> list[Any]:
+      status = file.stat()
+      return [str(file.resolve()), status.st_size, status.st_mtime_ns, name]
+
+    channels = (*shape, 1) if len(shape) == 3 else shape
+    images, _ = image_store.read(
+      image_store.Source(channels, fill, facts, 'image'), storage
+    )
+    return images.reshape(shape)
 
 
 def _images(

@@ -20,10 +20,9 @@ from PIL import Image
 from PIL import ImageOps
 
 from ms_ranas_jax import paths
+from ms_ranas_jax.data import image_store
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
-from ms_ranas_jax.runtime import processes
-from ms_ranas_jax.runtime import progress
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.tif', '.tiff')
 _MODES = {1: 'L', 3: 'RGB'}
@@ -152,39 +151,57 @@ def read_head(path: pathlib.Path) -> Head:
     return Head((height, width), image.mode in _GREY)
 
 
-def read_all(
-  names: Sequence[pathlib.Path], image_shape: tuple[int, int, int]
-) -> tuple[np.ndarray, dict[int, str]]:
-  """Reads pictures, several at a time, and shows how far it is.
+def fill(names: Sequence[pathlib.Path], images: np.ndarray) -> dict[int, str]:
+  """Reads pictures, several at a time.
 
   Args:
     names: of the files.
-    image_shape: (height, width, channels) that all are brought to.
+    images: uint8 (files, height, width, channels), to be filled; what cannot be
+      read is left as it is.
 
   Returns:
-    uint8 (files, height, width, channels), zero where a picture could not be
-    read, and why not, by its number.
+    Why pictures could not be read, by their numbers.
   """
-  images = np.zeros((len(names), *image_shape), np.uint8)
   unreadable = {}
 
   def one(number: int) -> tuple[int, str]:
     try:
-      images[number] = _read(names[number], image_shape).pixels
+      images[number] = _read(names[number], images.shape[1:]).pixels
     except UsageError as error:
       return number, str(error)
     return number, ''
 
-  shown = progress.Progress(
-    'dataset', len(names), disable=not processes.is_first(), unit='picture'
-  )
   # Pillow works outside of Python's lock.
-  with _no_bombs(), shown, futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+  with _no_bombs(), futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     for number, why in pool.map(one, range(len(names))):
       if why:
         unreadable[number] = why
-      shown.update()
-  return images, unreadable
+  return unreadable
+
+
+def source(
+  names: Sequence[pathlib.Path], image_shape: tuple[int, int, int]
+) -> image_store.Source:
+  """Returns pictures as what an `image_store` reads.
+
+  Args:
+    names: of the files.
+    image_shape: (height, width, channels) that all are brought to.
+  """
+
+  def fill_from(first: int, images: np.ndarray) -> dict[int, str]:
+    found = fill(names[first : first + len(images)], images)
+    return {first + number: why for number, why in found.items()}
+
+  def facts() -> list[tuple[str, int, int]]:
+    return [
+      (os.path.abspath(name), status.st_size, status.st_mtime_ns)
+      for name in names
+      for status in (name.stat(),)
+    ]
+
+  shape = (len(names), *image_shape)
+  return image_store.Source(shape, fill_from, facts)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ import numpy as np
 
 from ms_ranas_jax import errors
 from ms_ranas_jax.data import cifar_files
+from ms_ranas_jax.data import image_store
 from ms_ranas_jax.runtime import files
 
 FORMAT = 'array_record'
@@ -60,16 +61,20 @@ def find_prepared(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
   )
 
 
-def read(name: str, data_dir: pathlib.Path) -> cifar_files.Arrays | None:
+def read(
+  name: str,
+  data_dir: pathlib.Path,
+  storage: image_store.Storage = image_store.DEFAULT,
+) -> cifar_files.Arrays | None:
   """Reads a prepared dataset; downloads nothing.
 
-  A slow read leaves a copy of the arrays in the user's cache folder
-  (XDG_CACHE_HOME or ~/.cache), which serves the next run for as long as the
-  prepared files stay as they are.
+  A slow read leaves a copy of the arrays in a cache folder, which serves the
+  next run for as long as the prepared files stay as they are.
 
   Args:
     name: 'cifar10' or 'cifar100' (fine labels).
     data_dir: the data directory of tensorflow-datasets.
+    storage: says which cache folder.
 
   Returns:
     The arrays, in the order of the records; None where none is prepared.
@@ -82,7 +87,7 @@ def read(name: str, data_dir: pathlib.Path) -> cifar_files.Arrays | None:
   if folder is None:
     return None
   check_format(name, folder)
-  cache, fingerprint = _cache_path(folder), _fingerprint(folder)
+  cache, fingerprint = _cache_path(folder, storage), _fingerprint(folder)
   cached = _read_cache(cache, fingerprint)
   if cached is not None:
     return cached
@@ -181,12 +186,12 @@ def _fingerprint(folder: pathlib.Path) -> str:
   return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _cache_path(folder: pathlib.Path) -> pathlib.Path:
+def _cache_path(
+  folder: pathlib.Path, storage: image_store.Storage
+) -> pathlib.Path:
   """Returns where the arrays of a prepared folder are cached."""
-  root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-  name = f'{folder.parent.name}-{key}.npz'
-  return pathlib.Path(root).expanduser() / 'ms_ranas_jax' / name
+  return storage.root / f'{folder.parent.name}-{key}.npz'
 
 
 def _read_cache(

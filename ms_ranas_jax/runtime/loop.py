@@ -23,6 +23,7 @@ import numpy as np
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import checkpoint
+from ms_ranas_jax.runtime import feeding
 from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime.interruption import Interrupted
@@ -59,6 +60,8 @@ class LoopSpec:
     metrics: name -> shape of what the step returns, of one seed.
     data: what the steps read, on the host.
     batches: epoch -> indices (steps, ..., batch).
+    resident_bytes: of `data` that may lie on a device, see
+      `feeding.open_feed`.
     on_nonfinite: see `parallel.compile_chunk`.
     clip: largest gradient norm, 0 is off; for advice.
     checkpoint_seconds: save when so much time has passed since the last save,
@@ -79,6 +82,7 @@ class LoopSpec:
   metrics: Mapping[str, tuple[int, ...]]
   data: Mapping[str, np.ndarray]
   batches: Callable[[int], np.ndarray]
+  resident_bytes: int
   on_nonfinite: str
   clip: float
   checkpoint_seconds: float
@@ -150,14 +154,16 @@ class Call(NamedTuple):
 
   Attributes:
     epoch: that they are of.
-    batches: indices (steps, ..., batch).
+    start: number of the first one in the epoch.
+    stop: one more than that of the last one.
     line_steps: steps of the whole line.
     ends_line: whether they are the last of the line.
     ends_epoch: whether they are the last of the epoch.
   """
 
   epoch: int
-  batches: np.ndarray
+  start: int
+  stop: int
   line_steps: int
   ends_line: bool
   ends_epoch: bool
@@ -261,7 +267,6 @@ class Loop:
     self._interruption = interruption
     self._stack = stack
     self._writer: MetricsWriter | None = None
-    self._epoch, self._batches = -1, np.empty(0)
     # Calls of one step until the time of one is known; the first one compiles.
     # What is asked for is agreed on by all processes, and done one call later.
     self._length = self._wanted = 1
@@ -307,7 +312,13 @@ class Loop:
     self._chunk = parallel.compile_chunk(
       spec.step, spec.devices, spec.line_steps, spec.on_nonfinite, spec.seeds
     )
-    self._data = parallel.replicate(dict(spec.data), spec.devices)
+    self._feed = feeding.open_feed(
+      spec.data,
+      feeding.Plan(spec.epochs, spec.steps, spec.batches, spec.line_steps),
+      spec.devices,
+      spec.resident_bytes,
+      self._stack,
+    )
     self.state = parallel.replicate(self.state, spec.devices)
     self.sums = parallel.replicate(dict(self.sums), spec.devices)
     self._saved_at = time.monotonic()
@@ -316,14 +327,15 @@ class Loop:
     """Returns the steps to do next; they end with their line at the latest."""
     spec = self._spec
     epoch, start = divmod(self.done, spec.steps)
-    if epoch != self._epoch:
-      self._epoch, self._batches = epoch, spec.batches(epoch)
     line_start = start - start % spec.line_steps
     line_end = min(line_start + spec.line_steps, spec.steps)
-    end = min(start + self._length, line_end)
+    window = self._feed.window
+    window_end = start - start % window + window
+    end = min(start + self._length, line_end, window_end)
     return Call(
       epoch,
-      self._batches[start:end],
+      start,
+      end,
       line_end - line_start,
       ends_line=end == line_end,
       ends_epoch=end == spec.steps,
@@ -332,11 +344,13 @@ class Loop:
   def run_call(self, call: Call) -> Flags:
     """Does steps, and returns what all processes have to do after them."""
     spec = self._spec
+    count = call.stop - call.start
     began = time.monotonic()
+    fed = self._feed(call.epoch, call.start, call.stop)
     is_due = 0 < spec.checkpoint_seconds < began - self._saved_at
     asked = Flags(self._interruption.requested, is_due, self._wanted)
     outcome = self._chunk(
-      self.state, self.sums, self._data, call.batches, asked.to_array()
+      self.state, self.sums, fed.data, fed.indices, asked.to_array()
     )
     took = time.monotonic() - began
     if not self._deferring:  # while it compiles there is nothing to save
@@ -346,7 +360,7 @@ class Loop:
     if jax.process_count() == 1:
       flags = flags._replace(stop=self._interruption.requested)
     self._length = flags.length
-    self._wanted = _call_length(took / len(call.batches), spec.line_steps)
+    self._wanted = _call_length(took / count, spec.line_steps)
     self.state, self.sums = outcome.state, outcome.sums
     self.done += outcome.done
     self.seconds += took
@@ -371,7 +385,7 @@ class Loop:
     if self._writer is not None and record:
       self._writer.write({'step': self.done, 'epoch': call.epoch, **record})
     shown = self._hooks.shown(record) if record else None
-    self._progress.update(len(call.batches), shown)
+    self._progress.update(call.stop - call.start, shown)
 
   def save(self) -> None:
     """Saves a checkpoint; what it is of may be donated afterwards."""

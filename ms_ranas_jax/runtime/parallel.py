@@ -92,6 +92,20 @@ def _local_places(num_devices: int) -> list[int]:
   ]
 
 
+def local_parts(indices: np.ndarray, num_devices: int) -> np.ndarray:
+  """Returns the indices of the examples that this process's devices work on.
+
+  Args:
+    indices: (steps, ..., batch), of all devices together.
+    num_devices: of all processes together.
+
+  Returns:
+    (local devices, steps, ..., batch of a device).
+  """
+  parts = indices.reshape(*indices.shape[:-1], num_devices, -1)
+  return np.moveaxis(parts, -2, 0)[_local_places(num_devices)]
+
+
 def replicate(tree: PyTree, num_devices: int) -> PyTree:
   """Copies a tree to all devices; on one device returns it there."""
   if num_devices == 1:
@@ -269,9 +283,10 @@ def compile_chunk(
 
   Returns:
     (state, sums, data, indices (steps, ..., batch), flags) -> `Outcome`. State
-    and data are replicated by `replicate`; state and sums are donated. `sums`
-    are those of an earlier outcome or `zero_sums`. `flags` is any array of
-    int32, of the same shape in every process.
+    and data are replicated by `replicate`, or data are of the local devices
+    along a leading axis; state and sums are donated. `sums` are those of an
+    earlier outcome or `zero_sums`. `flags` is any array of int32, of the same
+    shape in every process.
   """
 
   # Traced once for all that it is used in; tracing a search takes seconds. What
@@ -328,11 +343,9 @@ def compile_chunk(
     padding = [(0, chunk_steps - count)] + [(0, 0)] * (indices.ndim - 1)
     indices = np.pad(indices, padding).astype(np.int32)
     if num_devices > 1:
-      places = _local_places(num_devices)
-      parts = indices.reshape(*indices.shape[:-1], num_devices, -1)
-      indices = np.moveaxis(parts, -2, 0)[places]
+      indices = local_parts(indices, num_devices)
       sums = {
-        name: np.broadcast_to(value, (len(places), *value.shape))
+        name: np.broadcast_to(value, (len(indices), *value.shape))
         if isinstance(value, np.ndarray)
         else value
         for name, value in sums.items()

@@ -22,6 +22,7 @@ are of a nominal one, see `grid.network_spec`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 from typing import Any
@@ -36,7 +37,9 @@ from ms_ranas_jax.costs import cost
 from ms_ranas_jax.costs import linear_cost
 from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.errors import UsageError
+from ms_ranas_jax.runtime import feeding
 from ms_ranas_jax.runtime import files
+from ms_ranas_jax.runtime import parallel
 from ms_ranas_jax.runtime import processes
 from ms_ranas_jax.runtime import progress
 from ms_ranas_jax.search import alphas as alphas_lib
@@ -286,7 +289,9 @@ def build_score(
   logits: Callable[[Any, alphas_lib.Alphas, jax.Array], jax.Array],
   dataset: Dataset,
 ) -> Score:
-  """Returns the function that judges a genotype; it compiles once.
+  """Returns the function that judges a genotype.
+
+  It compiles once, or twice where images are brought to the device in pieces.
 
   Args:
     logits: (state, one-hot weights, normalised images) -> logits of all exits,
@@ -296,12 +301,14 @@ def build_score(
   Returns:
     See `Score`; the images are given as indices (batches, batch).
   """
-  data = jax.tree.map(jnp.asarray, (dataset.train_images, dataset.train_labels))
+  data = {'images': dataset.train_images, 'labels': dataset.train_labels}
+  if feeding.fits(data, dataset.resident_bytes):
+    data = parallel.replicate(data, 1)  # once for all genotypes
 
   @jax.jit
   def score(state, weights, data, batches):
     def one(rows):
-      images, labels = data[0][rows], data[1][rows]
+      images, labels = data['images'][rows], data['labels'][rows]
       images = augmentation.normalize(images, dataset.mean, dataset.std)
       found = logits(state, weights, images)
       return (
@@ -309,11 +316,22 @@ def build_score(
         losses.exit_losses(found, labels),
       )
 
-    return jax.tree.map(lambda x: x.mean(axis=0), lax.map(one, batches))
+    return lax.map(one, batches)
 
-  return lambda state, weights, batches: jax.device_get(
-    score(state, weights, data, batches)
-  )
+  def mean_score(state, weights, batches):
+    count = len(batches)
+    plan = feeding.Plan(1, count, lambda _: batches, count)
+    with contextlib.ExitStack() as stack:
+      feed = feeding.open_feed(data, plan, 1, dataset.resident_bytes, stack)
+      parts = [
+        score(state, weights, *feed(0, first, min(first + feed.window, count)))
+        for first in range(0, count, feed.window)
+      ]
+    return jax.tree.map(
+      lambda *x: np.asarray(jnp.concatenate(x).mean(axis=0)), *parts
+    )
+
+  return mean_score
 
 
 def validation_batches(search: SearchConfig, half: np.ndarray) -> np.ndarray:

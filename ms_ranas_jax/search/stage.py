@@ -328,6 +328,7 @@ def run_search(
       metrics=program.metrics,
       data={'images': dataset.train_images, 'labels': dataset.train_labels},
       batches=batches,
+      resident_bytes=dataset.resident_bytes,
       on_nonfinite=search.on_nonfinite,
       clip=search.clip,
       checkpoint_seconds=config.checkpoint_seconds,

@@ -638,6 +638,7 @@ def run_training(
       metrics=program.metrics,
       data={'images': dataset.train_images, 'labels': dataset.train_labels},
       batches=batches,
+      resident_bytes=dataset.resident_bytes,
       on_nonfinite=train.on_nonfinite,
       clip=train.clip,
       checkpoint_seconds=config.checkpoint_seconds,

@@ -8,6 +8,7 @@ import pytest
 
 from ms_ranas_jax.data import class_folders
 from ms_ranas_jax.data import datasets
+from ms_ranas_jax.data import image_store
 from ms_ranas_jax.data import picture_options
 from ms_ranas_jax.data import pictures
 from ms_ranas_jax.data.picture_options import Options
@@ -71,6 +72,30 @@ def test_the_split_is_always_the_same_and_of_its_fraction(flat):
   assert tested(0.4) == tested(0.4) and len(set(tested(0.4))) == 6
   # At least one of a class is tested, and one is trained on.
   assert len(tested(0.01)) == 2 and len(tested(0.99)) == 13
+
+
+@pytest.mark.parametrize('broken', [False, True])
+def test_large_images_are_read_from_a_file(flat, tmp_path, broken):
+  """The same ones, also where some cannot be read."""
+  for n, path in enumerate(sorted(flat.rglob('*.png'))):
+    _save(path, colour=(n, 0, 0))
+  if broken:
+    path = flat / 'red' / '3.png'
+    path.write_bytes(path.read_bytes()[:45])
+  options = Options(unreadable='skip')
+  expected = class_folders.read(str(flat), options)
+  storage = image_store.Storage(0, str(tmp_path / 'cache'))
+  for _ in range(2):
+    found = class_folders.read(str(flat), options, storage)
+    assert found.notes == expected.notes and len(found.notes) == broken
+    for part in 'train', 'test':
+      assert not found.images[part].flags.writeable
+      np.testing.assert_array_equal(found.images[part], expected.images[part])
+      np.testing.assert_array_equal(found.labels[part], expected.labels[part])
+  # Another size is other images.
+  options = Options((8, 8), unreadable='skip')
+  found = class_folders.read(str(flat), options, storage)
+  assert found.images['train'].shape[1:] == (8, 8, 3)
 
 
 def test_folders_of_the_parts_are_taken_as_they_are(parts):

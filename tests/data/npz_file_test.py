@@ -4,6 +4,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from ms_ranas_jax.data import image_store
 from ms_ranas_jax.data import npz_file
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import files
@@ -45,6 +46,31 @@ def test_adds_a_channel_and_drops_the_axis_of_labels(tmp_path):
   assert arrays.x_train.shape == (5, 4, 6, 1)
   assert arrays.x_test.shape == (2, 4, 6, 1)
   assert arrays.y_train.tolist() == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize('write', [np.savez, np.savez_compressed])
+@pytest.mark.parametrize('order', ['C', 'F'])
+def test_large_images_are_read_from_a_file(tmp_path, write, order, monkeypatch):
+  """Which is unpacked once, in blocks, and is read alone."""
+  monkeypatch.setattr(image_store, '_BLOCK_BYTES', 2 * 4 * 6 * 3)
+  monkeypatch.setattr(npz_file, '_BYTES_PER_READ', 50)
+  path = tmp_path / 'mine.npz'
+  grey = np.random.default_rng(1).integers(0, 256, (2, 4, 6), dtype=np.uint8)
+  colours = np.asarray(_arrays()['x_train'], order=order)
+  write(path, **_arrays(x_train=colours))
+  storage = image_store.Storage(0, str(tmp_path / 'cache'))
+  for _ in range(2):
+    arrays, names = npz_file.read(str(path), storage)
+    assert names == ('0', '1', '2')
+    for name, expected in _arrays().items():
+      np.testing.assert_array_equal(getattr(arrays, name), expected)
+    assert not arrays.x_test.flags.writeable
+    # Columns first, it would have to be turned around: that is in memory.
+    assert arrays.x_train.flags.writeable == (order == 'F')
+  write(path, **_arrays(x_test=grey, x_train=colours[..., 0]))
+  arrays, _ = npz_file.read(str(path), storage)
+  np.testing.assert_array_equal(arrays.x_test, grey[..., None])
+  np.testing.assert_array_equal(arrays.x_train, colours[..., :1])
 
 
 @pytest.mark.parametrize(

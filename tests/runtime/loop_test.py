@@ -68,6 +68,7 @@ def _spec(**changes):
     batches=lambda epoch: np.random.default_rng(epoch).integers(
       0, len(DATA), (STEPS, 4)
     ),
+    resident_bytes=DATA.nbytes,
     on_nonfinite='stop',
     clip=5.0,
     checkpoint_seconds=0,
@@ -154,6 +155,20 @@ def test_lines_are_means_over_their_steps(finished):
     assert ('norm' in record) == (record['step'] % STEPS == 0)
   assert stage.began == [(0, 0)]
   assert stage.ended == [(7, 0), (14, 1), (21, 2)]
+
+
+@pytest.mark.parametrize('resident_bytes', [0, 12 * 4 * 5])
+def test_where_data_lie_changes_no_bit(
+  resident_bytes, finished, tmp_path, stop_at_call
+):
+  """Also where it is interrupted in the middle of an epoch."""
+  spec = _spec(resident_bytes=resident_bytes)
+  with pytest.raises(Interrupted):
+    _run(tmp_path, spec, stop_at_call(4))
+  assert _saved(tmp_path)[-1] % STEPS
+  state, _ = _run(tmp_path, spec)
+  _assert_same(state, finished[1])
+  assert _records(tmp_path) == _records(finished[0])
 
 
 def test_the_last_checkpoints_are_kept(finished):
