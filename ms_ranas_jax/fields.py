@@ -58,7 +58,8 @@ class Field:
     free: whether it may change from one call to the next in a work directory,
       since nothing that is kept depends on it.
     needs: another field of its section, and the value which that must have for
-      this one to do anything; None is any value that is not 0, False or ''.
+      this one to do anything, or the rule of it; None is any value that is not
+      0, False or ''.
   """
 
   rule: Rule
@@ -97,8 +98,8 @@ def field(
     unit: of a number.
     stages: that depend on it; None is those of its section.
     free: whether it may change in a work directory.
-    needs: (another field of the section, its value or None) without which it
-      does nothing, and is refused.
+    needs: (another field of the section, its value, rule or None) without which
+      it does nothing, and is refused.
   """
   entry = Field(rule, meaning, unit, stages, free, needs)
   # pylint: disable-next=invalid-field-call; for the body of a dataclass
@@ -358,8 +359,13 @@ def check_needs(flat: Mapping[str, Any], known: Mapping[str, Entry]) -> None:
     other, wanted = entry.field.needs
     other = '.'.join([*name.split('.')[:-1], other])
     found = flat[other]
-    if not (found if wanted is None else found == wanted):
-      mend = f'set {other}' if wanted is None else f'set {other} = {wanted!r}'
+    if isinstance(wanted, Rule):
+      holds, mend = wanted.holds(found), f'set {other} to {wanted.expected}'
+    elif wanted is None:
+      holds, mend = bool(found), f'set {other}'
+    else:
+      holds, mend = found == wanted, f'set {other} = {wanted!r}'
+    if not holds:
       raise UsageError(
         f'config.{name} = {flat[name]!r} does nothing while config.{other} = '
         f'{found!r}; {mend}, or leave it at {entry.default!r}.'

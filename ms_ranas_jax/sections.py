@@ -64,6 +64,10 @@ _IMAGE_SIZE = Rule(
   "'', or pixels such as '96' or '96x128' (height x width), at most "
   f'{picture_options.LARGEST_SIDE}',
 )
+_OF_PICTURES = Rule(
+  picture_options.reads_pictures,
+  f"'{picture_options.FOLDER}' or '{picture_options.TFDS}NAME'",
+)
 _SHARE = Rule(
   lambda v: is_number(v) and 0 <= v < 1, 'a number of at least 0 and below 1'
 )
@@ -84,7 +88,7 @@ class DatasetConfig:
   name: str = field(
     'digits',
     TEXT,
-    'digits, cifar10, cifar100, npz, folder, or my_module:my_images',
+    'digits, cifar10, cifar100, npz, folder, tfds:NAME, or my_module:my_images',
   )
   dir: str = field(
     '', TEXT, "a local folder (npz: the file); '' is the default", free=True
@@ -98,19 +102,19 @@ class DatasetConfig:
     "what pictures are brought to, '96' or '96x128' (height x width); '' is "
     'the size that all of them have',
     unit='pixels',
-    needs=('name', picture_options.FOLDER),
+    needs=('name', _OF_PICTURES),
   )
   test_fraction: float = field(
     picture_options.TEST_FRACTION,
     Rule(lambda v: _SHARE.holds(v) and v > 0, 'a number above 0 and below 1'),
-    'of the pictures of every class, where there are no folders train and test',
-    needs=('name', picture_options.FOLDER),
+    'of the pictures of every class, where there are no parts train and test',
+    needs=('name', _OF_PICTURES),
   )
   unreadable: str = field(
     picture_options.REFUSE,
     one_of(*picture_options.UNREADABLE),
     'what happens to files that are no pictures',
-    needs=('name', picture_options.FOLDER),
+    needs=('name', _OF_PICTURES),
   )
   resident_bytes: int = field(
     image_store.RESIDENT_BYTES,

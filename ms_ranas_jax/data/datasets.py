@@ -19,8 +19,10 @@ from ms_ranas_jax.data import cifar_files
 from ms_ranas_jax.data import class_folders
 from ms_ranas_jax.data import image_layout
 from ms_ranas_jax.data import image_store
+from ms_ranas_jax.data import labelled_pictures
 from ms_ranas_jax.data import npz_file
 from ms_ranas_jax.data import picture_options
+from ms_ranas_jax.data import tfds_pictures
 from ms_ranas_jax.data import tfds_source
 from ms_ranas_jax.runtime import files
 
@@ -163,13 +165,16 @@ def load_dataset(
         The classes are the labels that there are in y_train, in their order.
       'folder': `directory` has a folder of pictures for each class, or
         folders train and test that have; see `data.class_folders`.
+      'tfds:NAME': images with a class each that tensorflow-datasets has
+        prepared as array_record in its data directory `directory`, or in the
+        default one; see `data.tfds_pictures`.
       'my_module:my_images': a function of your own, of `directory`, that
         returns a `Dataset`.
     directory: where the data are; must be empty for 'digits'.
     train_images: how many training images to keep, drawn at random but always
       the same ones; 0 is all.
-    options: how folders of pictures are read.
-    storage: where the images of folders and npz files lie, in memory or on
+    options: how pictures are read, of folders and of tensorflow-datasets.
+    storage: where the images of these and of npz files lie, in memory or on
       disk, and how many bytes of training images may lie on a device.
 
   Returns:
@@ -181,10 +186,13 @@ def load_dataset(
     UsageError: the name is not known, the data are missing or malformed, or
       there are fewer training images.
   """
-  loader = importing.find(name, _LOADERS, 'dataset.name')
   _refuse_unused(name, options)
   directory = paths.expand(directory)
   with _failures_in_words():
+    if picture_options.reads_pictures(name):
+      dataset = _load_pictures(name, directory, options, storage)
+      return _part(dataset, train_images)
+    loader = importing.find(name, _KNOWN, 'dataset.name')
     if ':' in name:
       dataset = loader(directory)
       if not isinstance(dataset, Dataset):
@@ -196,11 +204,9 @@ def load_dataset(
         dataset, name=name, resident_bytes=storage.resident_bytes
       )
       _refuse_empty_classes(dataset)
-    elif name == picture_options.FOLDER:
-      dataset = _load_folder(directory, options, storage)
     else:
       dataset = loader(name, directory, storage)
-  return _part(dataset, train_images) if train_images else dataset
+  return _part(dataset, train_images)
 
 
 @contextlib.contextmanager
@@ -216,10 +222,12 @@ def _failures_in_words() -> Iterator[None]:
 
 def _refuse_unused(name: str, options: picture_options.Options) -> None:
   """Refuses what is said of pictures where none are read."""
-  if name != picture_options.FOLDER and options != picture_options.DEFAULT:
+  if not picture_options.reads_pictures(name) and (
+    options != picture_options.DEFAULT
+  ):
     raise errors.UsageError(
-      f'{options} says how folders of pictures are read, and of {name!r} there '
-      'are none; leave it out.'
+      f'{options} says how pictures are read, and of {name!r} there are none; '
+      'leave it out.'
     )
 
 
@@ -253,10 +261,14 @@ def load_test_images(
   Raises:
     UsageError: as `load_dataset`.
   """
-  if name == picture_options.FOLDER:
+  if picture_options.reads_pictures(name):
+    directory = paths.expand(directory)
     with _failures_in_words():
-      found = class_folders.read_test(paths.expand(directory), image_shape)
-    return TestImages(name, *found)
+      if name == picture_options.FOLDER:
+        found = class_folders.find_test(directory)
+      else:
+        found = tfds_pictures.find_test(name, directory)
+      return TestImages(name, *labelled_pictures.read_all(found, image_shape))
   dataset = load_dataset(name, directory)
   return TestImages(
     dataset.name,
@@ -280,7 +292,9 @@ def _refuse_empty_classes(dataset: Dataset) -> None:
 
 
 def _part(dataset: Dataset, train_images: int) -> Dataset:
-  """Returns the dataset with that many of its training images."""
+  """Returns the dataset with that many of its training images; 0 is all."""
+  if not train_images:
+    return dataset
   count = len(dataset.train_images)
   if train_images > count:
     raise errors.UsageError(
@@ -318,9 +332,10 @@ def image_format(
   if name in cifar_files.NUM_CLASSES:
     _refuse_unused(name, options)
     return (32, 32, 3), cifar_files.NUM_CLASSES[name]
-  if name == picture_options.FOLDER:
+  if picture_options.reads_pictures(name):
     with _failures_in_words():
-      return class_folders.image_format(paths.expand(directory), options)
+      found = _find_pictures(name, paths.expand(directory), options, storage)
+      return labelled_pictures.image_format(found, options)
   dataset = load_dataset(name, directory, options=options, storage=storage)
   return dataset.image_shape, dataset.num_classes
 
@@ -509,16 +524,30 @@ def _load_npz(
   )
 
 
-def _load_folder(
+def _find_pictures(
+  name: str,
+  directory: str,
+  options: picture_options.Options,
+  storage: image_store.Storage,
+) -> labelled_pictures.Found:
+  if name == picture_options.FOLDER:
+    return class_folders.find(directory, options)
+  return tfds_pictures.find(name, directory, options, storage)
+
+
+def _load_pictures(
+  name: str,
   directory: str,
   options: picture_options.Options,
   storage: image_store.Storage,
 ) -> Dataset:
-  """Loads a folder of pictures for each class."""
-  found = class_folders.read(directory, options, storage)
+  """Loads pictures with a class each."""
+  found = labelled_pictures.read(
+    _find_pictures(name, directory, options, storage), options, storage
+  )
   mean, std = _statistics(found.images['train'])
   return Dataset(
-    picture_options.FOLDER,
+    name,
     found.images['train'],
     found.labels['train'],
     found.images['test'],
@@ -564,7 +593,16 @@ _LOADERS: types.MappingProxyType[str, Callable[..., Dataset]] = (
       'cifar100': _load_cifar,
       'digits': _load_digits,
       'npz': _load_npz,
-      picture_options.FOLDER: _load_folder,
+    }
+  )
+)
+# Also those that a message names.
+_KNOWN: types.MappingProxyType[str, Callable[..., Dataset]] = (
+  types.MappingProxyType(
+    {
+      **_LOADERS,
+      picture_options.FOLDER: _load_pictures,
+      f'{picture_options.TFDS}NAME': _load_pictures,
     }
   )
 )

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import pathlib
+import sys
 import time
 from typing import Any
 
@@ -58,6 +59,7 @@ class Storage:
 
 
 DEFAULT = Storage()
+IN_MEMORY = Storage(sys.maxsize)  # whoever reads it wants it all at once
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ import re
 
 from ms_ranas_jax.errors import UsageError
 
-FOLDER = 'folder'  # the name of the dataset
+# Names of datasets of pictures; the second goes on with a name.
+FOLDER, TFDS = 'folder', 'tfds:'
 TEST_FRACTION = 0.2
 UNREADABLE = REFUSE, SKIP = 'refuse', 'skip'
 LARGEST_SIDE = 4096
@@ -16,12 +17,12 @@ _SIZE = re.compile(r'([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?')
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How class folders are read.
+  """How pictures with classes are read.
 
   Attributes:
     image_size: (height, width) that all pictures are brought to; None is the
       size that all of them have.
-    test_fraction: of every class, where there are no folders train and test.
+    test_fraction: of every class, where there are no parts train and test.
     unreadable: 'refuse' what is no picture, or 'skip' it.
   """
 
@@ -31,6 +32,15 @@ class Options:
 
 
 DEFAULT = Options()
+
+
+def reads_pictures(name: str) -> bool:
+  """Returns whether a dataset is read as its user says.
+
+  Args:
+    name: as in `dataset.name` of a config.
+  """
+  return name == FOLDER or name.startswith(TFDS)
 
 
 def parse_size(text: str) -> tuple[int, int] | None:

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent import futures
 import contextlib
 import dataclasses
+import io
 import os
 import pathlib
+from typing import NamedTuple
 import warnings
 
 import numpy as np
@@ -48,6 +50,25 @@ class Picture:
   path: pathlib.Path
   pixels: np.ndarray
   changes: str
+
+
+class Encoded(NamedTuple):
+  """The content of a picture file that lies within another file.
+
+  Attributes:
+    name: what a message calls it.
+    content: the bytes of the file.
+  """
+
+  name: str
+  content: bytes
+
+  def __str__(self) -> str:
+    return self.name
+
+
+# What a picture is read from.
+File = pathlib.Path | Encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,18 +132,21 @@ def read(path: pathlib.Path, image_shape: tuple[int, int, int]) -> Picture:
     UsageError: it is no whole picture, or the network takes no pictures.
   """
   with _no_bombs():
-    return _read(path, image_shape)
+    return Picture(path, *_read(path, image_shape))
 
 
-def _read(path: pathlib.Path, image_shape: tuple[int, int, int]) -> Picture:
+def _read(
+  file: File, image_shape: tuple[int, int, int]
+) -> tuple[np.ndarray, str]:
+  """Returns the pixels, and what was done to them."""
   height, width, channels = image_shape
   if channels not in _MODES:
     raise UsageError(
       f'the network takes images of {channels} channels, and pictures have 1 '
       'or 3; call Model.predict with arrays instead.'
     )
-  with _refused(path):
-    upright, turned = _upright(path)
+  with _refused(file):
+    upright, turned = _upright(file)
     changes = ['turned upright'] * turned
     plain = _plain_colours(upright, _MODES[channels], changes)
   if plain.size != (width, height):
@@ -132,30 +156,30 @@ def _read(path: pathlib.Path, image_shape: tuple[int, int, int]) -> Picture:
     plain = ImageOps.fit(plain, (width, height), Image.Resampling.BICUBIC)
     changes.append(f'{before} scaled to {width}x{height} (bicubic)')
   pixels = np.asarray(plain, np.uint8).reshape(image_shape)
-  return Picture(path, pixels, ', '.join(changes))
+  return pixels, ', '.join(changes)
 
 
-def read_head(path: pathlib.Path) -> Head:
+def read_head(file: File) -> Head:
   """Returns the size and the colours of a picture, without its pixels.
 
   Args:
-    path: of a file of any format that Pillow reads.
+    file: of any format that Pillow reads.
 
   Raises:
     UsageError: it is no picture.
   """
-  with _refused(path), _no_bombs(), Image.open(path) as image:
+  with _refused(file), _no_bombs(), _opened(file) as image:
     width, height = image.size
     if image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS:
       width, height = height, width
     return Head((height, width), image.mode in _GREY)
 
 
-def fill(names: Sequence[pathlib.Path], images: np.ndarray) -> dict[int, str]:
+def fill(found: Sequence[File], images: np.ndarray) -> dict[int, str]:
   """Reads pictures, several at a time.
 
   Args:
-    names: of the files.
+    found: the files.
     images: uint8 (files, height, width, channels), to be filled; what cannot be
       read is left as it is.
 
@@ -166,14 +190,14 @@ def fill(names: Sequence[pathlib.Path], images: np.ndarray) -> dict[int, str]:
 
   def one(number: int) -> tuple[int, str]:
     try:
-      images[number] = _read(names[number], images.shape[1:]).pixels
+      images[number], _ = _read(found[number], images.shape[1:])
     except UsageError as error:
       return number, str(error)
     return number, ''
 
   # Pillow works outside of Python's lock.
   with _no_bombs(), futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    for number, why in pool.map(one, range(len(names))):
+    for number, why in pool.map(one, range(len(found))):
       if why:
         unreadable[number] = why
   return unreadable
@@ -216,7 +240,7 @@ def _no_bombs() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _refused(path: pathlib.Path) -> Iterator[None]:
+def _refused(file: File) -> Iterator[None]:
   """Says of what goes wrong which file it was."""
   try:
     yield
@@ -228,14 +252,20 @@ def _refused(path: pathlib.Path) -> Iterator[None]:
     Image.DecompressionBombWarning,
   ) as error:
     raise UsageError(
-      f'{path} is no picture that can be read ({error}); save it again as PNG '
+      f'{file} is no picture that can be read ({error}); save it again as PNG '
       'or JPEG, with 8 bits a channel.'
     ) from error
 
 
-def _upright(path: pathlib.Path) -> tuple[Image.Image, bool]:
+def _opened(file: File) -> Image.Image:
+  if isinstance(file, Encoded):
+    return Image.open(io.BytesIO(file.content))
+  return Image.open(file)
+
+
+def _upright(file: File) -> tuple[Image.Image, bool]:
   """Returns a picture as its EXIF data say, and whether it was turned."""
-  with Image.open(path) as image:
+  with _opened(file) as image:
     image.load()
     turned = image.getexif().get(_ORIENTATION, 1) != 1
     return ImageOps.exif_transpose(image), turned

@@ -53,7 +53,7 @@ def prepare(
     )
   folder = tfds_source.find_prepared(name, data_dir)
   if folder is not None:
-    tfds_source.check_format(name, folder)
+    tfds_source.check_format(folder, tfds_source.prepare_words(name))
     return folder
   if archive is not None and not archive.is_file():
     raise errors.UsageError(

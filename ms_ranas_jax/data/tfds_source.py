@@ -6,6 +6,8 @@ TensorFlow; `tfds_prepare` prepares one so.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
 import hashlib
 import json
 import os
@@ -86,15 +88,15 @@ def read(
   folder = find_prepared(name, data_dir)
   if folder is None:
     return None
-  check_format(name, folder)
-  cache, fingerprint = _cache_path(folder, storage), _fingerprint(folder)
-  cached = _read_cache(cache, fingerprint)
+  check_format(folder, prepare_words(name))
+  cache, found = _cache_path(folder, storage), fingerprint(folder)
+  cached = _read_cache(cache, found)
   if cached is not None:
     return cached
   start = time.monotonic()
   arrays = _read_records(name, folder)
   if time.monotonic() - start > _CACHE_AFTER_S:
-    _write_cache(cache, fingerprint, arrays)
+    _write_cache(cache, found, arrays)
   return arrays
 
 
@@ -118,12 +120,12 @@ def import_tfds() -> Any:
   return tfds
 
 
-def check_format(name: str, folder: pathlib.Path) -> None:
+def check_format(folder: pathlib.Path, prepare: str) -> None:
   """Refuses a prepared version that only TensorFlow can read.
 
   Args:
-    name: 'cifar10' or 'cifar100'.
     folder: as from `find_prepared`.
+    prepare: says how one that can be read is prepared.
 
   Raises:
     UsageError: the folder is not an array_record build.
@@ -134,21 +136,57 @@ def check_format(name: str, folder: pathlib.Path) -> None:
     file_format = info.get('fileFormat', 'tfrecord')
   except (OSError, ValueError, AttributeError) as error:
     raise errors.UsageError(
-      f'{path} cannot be read ({error}); remove {folder} and run '
-      f'{prepare_command(name, folder.parent.parent)}.'
+      f'{path} cannot be read ({error}); remove {folder}, and {prepare}.'
     ) from error
   if file_format != FORMAT:
     raise errors.UsageError(
       f'{folder} was prepared as {file_format}, which only TensorFlow reads; '
-      f'prepare an array_record copy in a folder DIR of its own with '
-      f'{prepare_command(name)} --dir=DIR and set dataset.dir to it.'
+      f'name a folder DIR of its own as dataset.dir, and {prepare}.'
     )
+
+
+def prepare_words(name: str) -> str:
+  """Returns how CIFAR is prepared in a folder DIR, after "and".
+
+  Args:
+    name: 'cifar10' or 'cifar100'.
+  """
+  return f'prepare it there with {prepare_command(name)} --dir=DIR'
+
+
+@contextlib.contextmanager
+def failures_in_words(folder: pathlib.Path, prepare: str) -> Iterator[None]:
+  """Says of what goes wrong with prepared files where they are.
+
+  Args:
+    folder: of a prepared version.
+    prepare: says how it is prepared.
+
+  Raises:
+    UsageError: instead of what its readers raise, which their file formats
+      happen to raise.
+  """
+  try:
+    yield
+  except errors.UsageError:
+    raise
+  except (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    AttributeError,
+    TypeError,
+  ) as error:
+    raise errors.UsageError(
+      f'{folder} cannot be read ({error}); remove it, and {prepare}.'
+    ) from error
 
 
 def _read_records(name: str, folder: pathlib.Path) -> cifar_files.Arrays:
   """Returns the arrays of a prepared version."""
   tfds = import_tfds()
-  try:
+  with failures_in_words(folder, prepare_words(name)):
     builder = tfds.builder_from_directory(str(folder))
     parts = []
     for split in ('train', 'test'):
@@ -161,24 +199,15 @@ def _read_records(name: str, folder: pathlib.Path) -> cifar_files.Arrays:
           images.append(record['image'])
           labels.append(record['label'])
       parts += [np.stack(images), np.asarray(labels, np.int32)]
-  # The readers below raise what their file formats happen to raise.
-  except (
-    OSError,
-    ValueError,
-    RuntimeError,
-    LookupError,
-    AttributeError,
-    TypeError,
-  ) as error:
-    raise errors.UsageError(
-      f'{folder} cannot be read ({error}); remove it and run '
-      f'{prepare_command(name, folder.parent.parent)}.'
-    ) from error
   return cifar_files.Arrays(*parts)
 
 
-def _fingerprint(folder: pathlib.Path) -> str:
-  """Returns a digest that changes when the prepared files do."""
+def fingerprint(folder: pathlib.Path) -> str:
+  """Returns a digest that changes when the prepared files do.
+
+  Args:
+    folder: of a prepared version.
+  """
   facts = [
     (path.name, path.stat().st_size, path.stat().st_mtime_ns)
     for path in sorted(folder.iterdir())

@@ -9,6 +9,7 @@ import pytest
 from ms_ranas_jax.data import class_folders
 from ms_ranas_jax.data import datasets
 from ms_ranas_jax.data import image_store
+from ms_ranas_jax.data import labelled_pictures
 from ms_ranas_jax.data import picture_options
 from ms_ranas_jax.data import pictures
 from ms_ranas_jax.data.picture_options import Options
@@ -45,6 +46,11 @@ def parts(tmp_path):
   return root
 
 
+def _read(folder, options, storage=image_store.DEFAULT):
+  found = class_folders.find(str(folder), options)
+  return labelled_pictures.read(found, options, storage)
+
+
 def test_a_part_of_every_class_is_for_testing(flat):
   dataset = datasets.load_dataset('folder', str(flat))
   assert dataset.class_names == ('blue', 'red')
@@ -66,7 +72,7 @@ def test_the_split_is_always_the_same_and_of_its_fraction(flat):
     _save(path, colour=(n, 0, 0))
 
   def tested(fraction):
-    found = class_folders.read(str(flat), Options(test_fraction=fraction))
+    found = _read(flat, Options(test_fraction=fraction))
     return found.images['test'][:, 0, 0, 0].tolist()
 
   assert tested(0.4) == tested(0.4) and len(set(tested(0.4))) == 6
@@ -83,10 +89,10 @@ def test_large_images_are_read_from_a_file(flat, tmp_path, broken):
     path = flat / 'red' / '3.png'
     path.write_bytes(path.read_bytes()[:45])
   options = Options(unreadable='skip')
-  expected = class_folders.read(str(flat), options)
+  expected = _read(flat, options)
   storage = image_store.Storage(0, str(tmp_path / 'cache'))
   for _ in range(2):
-    found = class_folders.read(str(flat), options, storage)
+    found = _read(flat, options, storage)
     assert found.notes == expected.notes and len(found.notes) == broken
     for part in 'train', 'test':
       assert not found.images[part].flags.writeable
@@ -94,7 +100,7 @@ def test_large_images_are_read_from_a_file(flat, tmp_path, broken):
       np.testing.assert_array_equal(found.labels[part], expected.labels[part])
   # Another size is other images.
   options = Options((8, 8), unreadable='skip')
-  found = class_folders.read(str(flat), options, storage)
+  found = _read(flat, options, storage)
   assert found.images['train'].shape[1:] == (8, 8, 3)
 
 
@@ -111,7 +117,7 @@ def test_what_systems_leave_is_passed_over(flat):
   for name in '.DS_Store', 'Thumbs.db', 'red/.DS_Store', 'red/desktop.ini':
     (flat / name).write_text('x')
   (flat / '.cache').mkdir()
-  assert len(class_folders.read(str(flat), Options()).labels['train']) == 12
+  assert len(_read(flat, Options()).labels['train']) == 12
 
 
 def test_pictures_are_read_as_predict_reads_them(flat):
@@ -126,7 +132,7 @@ def test_pictures_are_read_as_predict_reads_them(flat):
   noise.convert('L').save(flat / 'red' / 'd.bmp')
   deep = rng.integers(65536, size=(9, 20), dtype=np.uint16)
   Image.fromarray(deep).save(flat / 'red' / 'e.png')
-  found = class_folders.read(str(flat), Options(image_size=(5, 7)))
+  found = _read(flat, Options(image_size=(5, 7)))
   read = np.concatenate([found.images['train'], found.images['test']])
   for path in sorted(flat.rglob('*.*')):
     expected = pictures.read(path, (5, 7, 3)).pixels
@@ -207,9 +213,9 @@ def test_what_is_no_picture_is_named_or_left_out(flat, spoil, why):
   with pytest.raises(
     UsageError, match=rf'bad\S* ({why}).*unreadable'
   ) as caught:
-    class_folders.read(str(flat), Options())
+    _read(flat, Options())
   assert '\n' not in str(caught.value)
-  found = class_folders.read(str(flat), Options(unreadable='skip'))
+  found = _read(flat, Options(unreadable='skip'))
   assert sum(map(len, found.labels.values())) == 15
   (note,) = found.notes
   assert note.startswith('1 files were left out: ') and 'bad' in note
@@ -220,7 +226,7 @@ def test_how_many_are_unreadable_is_said(flat):
   _broken(flat)
   _text(flat)
   with pytest.raises(UsageError, match=r'\(and 1 more like it\); mend or'):
-    class_folders.read(str(flat), Options())
+    _read(flat, Options())
 
 
 def _two_sizes(flat):
@@ -291,15 +297,15 @@ def test_folders_that_are_no_classes_are_refused(flat, spoil, why):
 
 def test_parts_that_do_not_fit_are_refused(parts):
   with pytest.raises(UsageError, match='test_fraction = 0.3 does nothing'):
-    class_folders.read(str(parts), Options(test_fraction=0.3))
+    _read(parts, Options(test_fraction=0.3))
   _save(parts / 'test' / 'green' / '1.png')
   with pytest.raises(UsageError, match='the classes green, of which .*train'):
-    class_folders.read(str(parts), Options())
+    _read(parts, Options())
   shutil.rmtree(parts / 'test' / 'green')
   for path in (parts / 'test').rglob('*.png'):
     path.unlink()
-  with pytest.raises(UsageError, match='test holds no picture'):
-    class_folders.read(str(parts), Options())
+  with pytest.raises(UsageError, match='no picture for testing'):
+    _read(parts, Options())
 
 
 def test_test_images_are_brought_to_the_size_of_the_training(flat, parts):
