@@ -151,6 +151,31 @@ class DatasetConfig:
     'mirror half of the training images',
     stages=('search', 'train'),
   )
+  crop_scale: float = field(
+    1.0,
+    Rule(lambda v: is_number(v) and 0 < v <= 1, 'a number above 0, at most 1'),
+    'smallest share of an image that a random resized crop keeps; 1 is off',
+    stages=('search', 'train'),
+  )
+  colour_jitter: float = field(
+    0.0,
+    number(0, 1),
+    'of brightness, contrast, saturation and, half of it, hue; 0 is off',
+    stages=('search', 'train'),
+  )
+  random_operations: int = field(
+    0,
+    whole(0),
+    'so many of RandAugment on an image; 0 is off',
+    stages=('search', 'train'),
+  )
+  random_magnitude: float = field(
+    9.0,
+    number(0, 30),
+    'of these operations, of 30',
+    stages=('search', 'train'),
+    needs=('random_operations', None),
+  )
 
   @property
   def picture_options(self) -> picture_options.Options:

@@ -528,10 +528,7 @@ def check_images(run: Run) -> None:
   for stage, plan in plans.items():
     section = getattr(config, stage)
     augmentation.check(
-      run.dataset.image_shape[:2],
-      config.dataset.crop_padding,
-      section.cutout,
-      stage,
+      run.dataset.image_shape[:2], config.dataset, section.cutout, stage
     )
     parallel.choose_devices(
       config.num_devices, section.batch_size, f'{stage}.batch_size'

@@ -196,12 +196,8 @@ def build_program(
   )
   augment = functools.partial(
     augmentation.augment,
-    settings=augmentation.Augmentation(
-      dataset.mean,
-      dataset.std,
-      config.dataset.crop_padding,
-      config.dataset.flip,
-      search.cutout,
+    settings=augmentation.of_config(
+      config.dataset, search.cutout, dataset.mean, dataset.std
     ),
   )
 

@@ -490,12 +490,8 @@ def build_program(
   fitted, held_out, num_steps = plan_epochs(config, dataset)
   optimizer = build_optimizer(train, num_steps)
   objective = build_objective(config, dataset, network.num_exits, num_steps)
-  settings = augmentation.Augmentation(
-    dataset.mean,
-    dataset.std,
-    config.dataset.crop_padding,
-    config.dataset.flip,
-    train.cutout,
+  settings = augmentation.of_config(
+    config.dataset, train.cutout, dataset.mean, dataset.std
   )
 
   def step(state, data, indices):

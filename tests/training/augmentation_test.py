@@ -9,7 +9,9 @@ import pytest
 
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.runtime import parallel
+from ms_ranas_jax.sections import DatasetConfig
 from ms_ranas_jax.training import augmentation
+from ms_ranas_jax.training import photographs
 
 HEIGHT, WIDTH = 6, 5
 MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 1.0)
@@ -198,16 +200,76 @@ def test_a_crop_shows_black_beyond_the_border():
   ],
 )
 def test_what_would_leave_nothing_is_refused(size, padding, cutout, words):
+  config = DatasetConfig(crop_padding=padding)
   with pytest.raises(UsageError, match=words):
-    augmentation.check(size, padding, cutout, 'train')
+    augmentation.check(size, config, cutout, 'train')
+
+
+def test_two_kinds_of_crops_are_refused():
+  config = DatasetConfig(crop_padding=1, crop_scale=0.5)
+  with pytest.raises(UsageError, match='two kinds of crops'):
+    augmentation.check((8, 8), config, 0, 'train')
 
 
 def test_what_leaves_something_of_every_image_is_done():
-  augmentation.check((32, 32), 4, 16, 'train')
-  augmentation.check((6, 5), 4, 4, 'train')
+  augmentation.check((32, 32), DatasetConfig(crop_padding=4), 16, 'train')
+  augmentation.check((6, 5), DatasetConfig(crop_padding=4), 4, 'train')
   # At the most that is allowed, every image still shows something.
   images = _augment(_settings(crop_padding=4))
   dark = (0 - np.array(MEAN)) / np.array(STD)
   assert (np.abs(images - dark) > 1e-6).any(axis=(1, 2, 3)).all()
   images = _augment(_settings(cutout=4))
   assert images.any(axis=(1, 2, 3)).all()
+
+
+_PHOTOGRAPHS = _settings(
+  flip=True,
+  cutout=2,
+  crop_scale=0.3,
+  colour_jitter=0.4,
+  random_operations=2,
+  random_magnitude=12.0,
+)
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'crop_scale': 0.3},
+    {'colour_jitter': 0.4},
+    {'random_operations': 2, 'random_magnitude': 12.0},
+  ],
+)
+def test_each_option_for_photographs_alone(fields):
+  """With the draws of its own, and those of the flip as ever."""
+  settings = _settings(flip=True, **fields)
+  found = _augment(settings)
+  doing = {
+    'crop_scale': photographs.random_resized_crop,
+    'colour_jitter': photographs.colour_jitter,
+    'random_operations': photographs.random_operations,
+  }[next(iter(fields))]
+  for position in range(8):
+    image = IMAGES[position] / np.float32(255)
+    if _decisions(position)[2] % 2:
+      image = image[:, ::-1]
+    own = jax.random.fold_in(jax.random.fold_in(KEY, position), 1)
+    draws = jax.random.uniform(own, (settings.draws,))
+    done = doing(jnp.asarray(image), draws, list(fields.values())[-1])
+    expected = np.asarray(done)
+    np.testing.assert_allclose(
+      found[position], (expected - np.array(MEAN)) / np.array(STD), atol=1e-4
+    )
+
+
+def test_photographs_stay_within_their_range():
+  found = _augment(_PHOTOGRAPHS)
+  low = (0 - np.array(MEAN)) / np.array(STD)
+  high = (1 - np.array(MEAN)) / np.array(STD)
+  assert (found >= low - 1e-5).all() and (found <= high + 1e-5).all()
+  assert np.isfinite(found).all()
+  # By the example's place in the whole batch, whichever device has it.
+  half = _augment(
+    _PHOTOGRAPHS, IMAGES[32:], positions=np.arange(32, 64, dtype=np.int32)
+  )
+  np.testing.assert_allclose(half, found[32:], atol=1e-5)
