@@ -25,6 +25,7 @@ from ms_ranas_jax.anytime.early_exit import CompiledSteps
 from ms_ranas_jax.baselines.cells import load_genotype
 from ms_ranas_jax.costs import cost
 from ms_ranas_jax.costs import width
+from ms_ranas_jax.data import summary
 from ms_ranas_jax.data.datasets import Dataset
 from ms_ranas_jax.data.datasets import TestImages
 from ms_ranas_jax.data.datasets import image_format
@@ -115,6 +116,8 @@ def run_stages(
       if aside is not None:
         run.tell(f'kept aside, since it is of another config: {aside}')
       same_run.write_config(values, workdir)
+      if _IMAGE_STAGES & set(typed.stages):
+        summary.write(run.dataset, workdir)
     _check_shared(workdir)
     run = run.as_it_is_now()
     run.tell(f'work directory: {workdir}')
@@ -131,17 +134,13 @@ def run_stages(
 
 def _summary(dataset: Dataset) -> str:
   """Returns how many images and classes there are, in a line or more."""
-  counts = _images_per_class(dataset)
+  counts = summary.counts(dataset.train_labels, dataset.num_classes)
   counted = (
     f'{dataset.name}: {len(dataset.train_images)} training and '
     f'{len(dataset.test_images)} test images of {dataset.num_classes} classes, '
     f'{counts.min()} to {counts.max()} training images each'
   )
   return '\n'.join([counted, *dataset.notes])
-
-
-def _images_per_class(dataset: Dataset) -> np.ndarray:
-  return np.bincount(dataset.train_labels, minlength=dataset.num_classes)
 
 
 def _run_stage(stage: str, run: Run) -> None:
@@ -753,7 +752,9 @@ def _begin_model(
     ).description,
     data={
       'name': dataset.name,
-      'images_per_class': _images_per_class(dataset).tolist(),
+      'images_per_class': summary.counts(
+        dataset.train_labels, dataset.num_classes
+      ).tolist(),
       **fingerprint.of_dataset(dataset, held_out),
     },
     start=run.start.to_json() if run.start is not None else {},

@@ -117,6 +117,8 @@ def test_the_work_directory_holds_what_it_should(finished):
     'config.json',
     'describe/search_network.json',
     'describe/train_network.json',
+    'images/examples.npz',
+    'images/summary.json',
     'search/metrics.jsonl',
     'search/tensorboard/',
     'search/alphas.npz',

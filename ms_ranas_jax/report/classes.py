@@ -115,10 +115,13 @@ def common_mistakes(matrix: np.ndarray) -> list[tuple[int, int]]:
   return [(int(i), int(j)) for i, j in pairs if mistakes[i, j]]
 
 
-def _shown_names(names: Sequence[str]) -> list[str]:
+def shown_names(names: Sequence[str]) -> list[str]:
   """Returns names as pictures can show them: short, of glyphs that there are.
 
   What would be of no use is the number, as in the table of classes.
+
+  Args:
+    names: of the classes.
   """
   path = font_manager.findfont(style.FONT)
   glyphs = font_manager.get_font(path).get_charmap()
@@ -165,7 +168,7 @@ def draw_accuracies(
   if len(order) > _MOST_NAMED:
     order = np.concatenate([order[:_EXTREMES], order[-_EXTREMES:]])
     gap = _EXTREMES
-  shown = _shown_names(names)
+  shown = shown_names(names)
   rows = np.arange(len(order), dtype=np.float64)
   rows[gap:] += 0.8 * bool(gap)
   height = _ROW * (rows[-1] + 1)
@@ -232,7 +235,7 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
   images = matrix.sum(axis=1, keepdims=True)
   shares = matrix / np.maximum(images, 1)
   if len(names) <= _MOST_NAMED:
-    return _draw_table(matrix, shares, _shown_names(names))
+    return _draw_table(matrix, shares, shown_names(names))
   figure = Figure(figsize=(style.CHART_WIDTH, style.CHART_WIDTH))
   axes = figure.add_axes((0.13, 0.12, 0.85, 0.85))
   # Of the root, so that what is rare is seen at all.

@@ -11,6 +11,7 @@ import numpy as np
 
 from ms_ranas_jax.anytime import classes
 from ms_ranas_jax.baselines import cells
+from ms_ranas_jax.data import summary as summary_lib
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.model import description as description_lib
 from ms_ranas_jax.runtime import files
@@ -25,6 +26,8 @@ PAGE_NAME = 'report.html'
 
 LATENCY = 'evaluate/latency.json'
 QUANTIZED = 'export/quantized.json'
+_EXAMPLES = ('images', 'labels')
+_IMAGES_AGAIN = 'run any stage that reads images again.'
 _AGAIN = 'run the search stage again.'
 _EXPORT_AGAIN = 'run the export stage again.'
 
@@ -35,6 +38,8 @@ class Results:
 
   Attributes:
     config: content of `config.json`, of which nothing is sure.
+    summary: see `read_summary`.
+    examples: content of `images/examples.npz`; None without a summary.
     genotype: that the search found.
     alphas: see `read_alphas`.
     anytime: content of `evaluate/anytime.json`.
@@ -52,6 +57,8 @@ class Results:
   """
 
   config: Any
+  summary: Mapping[str, Any] | None
+  examples: Mapping[str, np.ndarray] | None
   genotype: genotype_lib.Genotype | None
   alphas: Mapping[str, np.ndarray] | None
   anytime: Mapping[str, Any] | None
@@ -87,8 +94,11 @@ def read(workdir: str, primitives: Sequence[str]) -> Results:
     None if name in others else content for name, content in exported.items()
   )
   _check_exits(workdir, anytime, latency, quantized)
+  summary = read_summary(workdir)
   return Results(
     config=read_json(workdir, 'config.json'),
+    summary=summary,
+    examples=None if summary is None else read_examples(workdir, summary),
     genotype=read_genotype(workdir, 'search/genotype.json'),
     alphas=read_alphas(workdir, primitives),
     anytime=anytime,
@@ -135,6 +145,61 @@ def read_object(
           'that writes it again.'
         )
   return content
+
+
+def read_summary(workdir: str) -> dict[str, Any] | None:
+  """Returns the content of `images/summary.json`, or None."""
+  content = read_object(
+    workdir, summary_lib.SUMMARY_FILE, 'classes', ('train', 'test')
+  )
+  if content is None:
+    return None
+  shape, notes = content.get('image_shape'), content.get('notes')
+  if (
+    not isinstance(content.get('name'), str)
+    or not all(isinstance(c.get('name'), str) for c in content['classes'])
+    or not _are_rows([shape], 3, _is_count)
+    or not isinstance(notes, list)
+    or not all(isinstance(note, str) and note for note in notes)
+  ):
+    raise UsageError(
+      f'{os.path.join(workdir, summary_lib.SUMMARY_FILE)} has no "name", '
+      f'"image_shape" and "notes" of images; {_IMAGES_AGAIN}'
+    )
+  return content
+
+
+def read_examples(
+  workdir: str, summary: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  """Returns the content of `images/examples.npz`.
+
+  Args:
+    workdir: the work directory.
+    summary: content of `images/summary.json`, of the same images.
+
+  Raises:
+    UsageError: it is not there, or not of these images.
+  """
+  path = os.path.join(workdir, summary_lib.EXAMPLES_FILE)
+  arrays = files.read_npz(path, _IMAGES_AGAIN)
+  images, labels = (arrays.get(key, np.empty(0)) for key in _EXAMPLES)
+  if (
+    images.dtype != np.uint8
+    or images.ndim != 4
+    or images.shape[-1:] != tuple(summary['image_shape'][-1:])
+    or labels.dtype != np.int32
+    or labels.shape != images.shape[:1]
+    or not labels.size
+    or labels.min() < 0
+    or labels.max() >= len(summary['classes'])
+    or (np.diff(labels) < 0).any()
+  ):
+    raise UsageError(
+      f'{path} holds no images of the classes of the summary beside it; '
+      f'{_IMAGES_AGAIN}'
+    )
+  return arrays
 
 
 def read_anytime(workdir: str) -> dict[str, Any] | None:

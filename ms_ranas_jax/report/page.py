@@ -24,6 +24,7 @@ from ms_ranas_jax.report import classes
 from ms_ranas_jax.report import curves
 from ms_ranas_jax.report import grid_picture
 from ms_ranas_jax.report import html_page
+from ms_ranas_jax.report import images
 from ms_ranas_jax.report import inputs
 from ms_ranas_jax.report import milliseconds
 from ms_ranas_jax.report import selection
@@ -451,6 +452,8 @@ def write_report(
   _evaluation(page, results)
   milliseconds.add(page, results)
   _classes(page, results)
+  if results.summary is not None and results.examples is not None:
+    images.add(page, results.summary, results.examples)
   _network(page, results, trained)
   of_cells = trained is None or isinstance(trained.plan, grid.Plan)
   if of_cells:

@@ -137,7 +137,7 @@ def test_names_that_pictures_cannot_show(check_texts, tmp_path):
     'alone with a long name, longer than there is room for',
     'ok',
   )
-  assert classes._shown_names(names) == [
+  assert classes.shown_names(names) == [
     'cost: $1',
     '$\\frac$',
     'class 2',
