@@ -227,6 +227,39 @@ def test_resnet8_is_that_of_mlperf_tiny(load):
   assert settings.parse(config).train.network.exits == (0, 1)
 
 
+@pytest.mark.parametrize('name', ['flowers', 'vww96'])
+def test_photographs_are_read_and_augmented(load, name):
+  config = load(name)
+  _has(config.dataset, {'name': 'folder', 'crop_padding': 0, 'flip': True})
+  size = settings.parse(config).dataset.picture_options.image_size
+  for network in (config.search.network, config.train.network):
+    assert network.stem != 'cifar'
+  assert 0 < config.dataset.crop_scale < 1 and min(size) >= 96
+  assert config.stages == sections.DEFAULT_STAGES
+
+
+def test_a_microcontroller_has_a_budget(load):
+  budget = load('vww96').train.budget
+  assert (budget.macs, budget.params_deployed) == (7.5e6, 220_000)
+
+
+def test_imagenet_is_trained_as_darts_does(load):
+  config = load('imagenet')
+  _has(config.dataset, {'image_size': '224', 'crop_scale': 0.08, 'flip': True})
+  recipe = {'epochs': 250, 'batch_size': 128, 'learning_rate': 0.1}
+  recipe |= {'weight_decay': 3e-5, 'label_smoothing': 0.1, 'clip': 5.0}
+  _has(config.train, recipe | {'genotype': 'DARTS_V2'})
+  network = families.train_network(
+    settings.parse(config).train,
+    ((224, 224, 3), 1000),
+    cells.load_genotype('DARTS_V2', operations.REAL),
+    dtype='float32',
+  )
+  found = cost.network_cost(network)
+  # Of the public code, without its auxiliary head.
+  assert (found.params, found.macs) == (4_718_752, 529_911_552)
+
+
 def test_darts_with_exits(load):
   config = load('darts_exits')
   _has(config.train, _DARTS_TRAIN | {'genotype': 'DARTS_V2'})

@@ -307,7 +307,7 @@ _CASES = {
       '--config',
       '{missing}.py',
       'the name of one',
-      'digits, fine_tune, msdnet_cifar10',
+      'digits, fine_tune, flowers, imagenet, msdnet_cifar10',
     ],
   ),
   'no_config_file_but_a_field': (
@@ -316,7 +316,7 @@ _CASES = {
       '--config',
       '{missing}.py',
       'the name of one',
-      'digits, fine_tune, msdnet_cifar10',
+      'digits, fine_tune, flowers, imagenet, msdnet_cifar10',
     ],
   ),
   'a_config_that_is_a_folder': (
@@ -325,12 +325,12 @@ _CASES = {
       '--config',
       '{empty}',
       'the name of one',
-      'digits, fine_tune, msdnet_cifar10',
+      'digits, fine_tune, flowers, imagenet, msdnet_cifar10',
     ],
   ),
   'a_config_without_a_name': (
     ('--config=',),
-    ['--config', 'the name of one', 'digits, fine_tune, msdnet_cifar10'],
+    ['--config', 'the name of one', 'digits, fine_tune, flowers, imagenet, msdnet_cifar10'],
   ),
   'a_config_with_an_argument': (
     ('--config={configs}/digits.py:large',),
