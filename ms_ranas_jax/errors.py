@@ -11,6 +11,15 @@ class UsageError(ValueError):
 
   The message is one sentence that names the field or file and the mend. The
   command line prints it alone, without a traceback, and exits with status 2.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> try:
+    ...   mr.load_dataset('no such images')
+    ... except mr.UsageError as error:
+    ...   print(str(error).split(':')[0])
+    ...
+    dataset.name = 'no such images'
   """
 
 

@@ -9,11 +9,15 @@ from ml_collections import config_flags
 import pytest
 
 from ms_ranas_jax import default_config
+from ms_ranas_jax import families
 from ms_ranas_jax import fields
 from ms_ranas_jax import sections
 from ms_ranas_jax import settings
+from ms_ranas_jax.baselines import cells
+from ms_ranas_jax.costs import cost
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.space import grid
+from ms_ranas_jax.space import operations
 
 # ml_collections loads config files by a method that is on its way out.
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module')

@@ -330,7 +330,11 @@ _CASES = {
   ),
   'a_config_without_a_name': (
     ('--config=',),
-    ['--config', 'the name of one', 'digits, fine_tune, flowers, imagenet, msdnet_cifar10'],
+    [
+      '--config',
+      'the name of one',
+      'digits, fine_tune, flowers, imagenet, msdnet_cifar10',
+    ],
   ),
   'a_config_with_an_argument': (
     ('--config={configs}/digits.py:large',),

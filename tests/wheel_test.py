@@ -172,5 +172,9 @@ def test_help_says_what_the_command_takes(scripts, tmp_path):
     text=True,
   )
   assert end.stdout.startswith('Searches, trains, measures')
-  for text in '--config:', '--workdir:', 'digits, fine_tune, flowers, imagenet, msdnet_cifar10':
+  for text in (
+    '--config:',
+    '--workdir:',
+    'digits, fine_tune, flowers, imagenet, msdnet_cifar10',
+  ):
     assert text in end.stdout

@@ -97,6 +97,12 @@ def solve_thresholds(confidence: ArrayLike, fractions: ArrayLike) -> np.ndarray:
 
   Raises:
     UsageError: shapes do not fit, or values are not finite or not shares.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> confidence = [[0.9, 0.4, 0.6], [0.9, 0.8, 0.7]]
+    >>> mr.solve_thresholds(confidence, [1 / 3, 2 / 3]).tolist()
+    [0.9, -inf]
   """
   confidence = _checked_confidence(confidence, 'confidence')
   num_exits, num_images = confidence.shape
@@ -193,6 +199,15 @@ def budgeted_curve(
 
   Raises:
     UsageError: shapes do not fit, or confidences are not finite.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import numpy as np
+    >>> confidence = np.array([[0.9, 0.4, 0.6], [0.9, 0.8, 0.7]])
+    >>> correct = np.array([[True, False, False], [True, True, True]])
+    >>> points = mr.budgeted_curve(confidence, confidence, correct, [1.0, 3.0])
+    >>> points[0]['fractions'], points[-1]['accuracy']
+    ([0.6666666666666666, 0.3333333333333333], 1.0)
   """
   holdout_confidence = _checked_confidence(
     holdout_confidence, 'holdout_confidence'

@@ -136,6 +136,11 @@ def step_area(
   Raises:
     UsageError: costs and accuracies do not describe exits, or the range is
       empty.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> round(mr.step_area([1.0, 3.0], [0.6, 0.8], 1.0, 5.0), 3)
+    0.7
   """
   costs, accuracies = _checked(costs, accuracies)
   if not (np.isfinite([low, high]).all() and low <= high):

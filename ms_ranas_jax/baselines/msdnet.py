@@ -220,6 +220,13 @@ class MSDNet(protocol.SteppedNetwork):
     axis_name: the device axis that shares the BN statistics.
     gradient_equilibrium: whether all exits count the same for what is below
       them, see `gradient_scale.in_equilibrium`.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> spec = mr.MSDNetSpec(channels=8, blocks=2, base=1, step=1)
+    >>> network = mr.build_msdnet(spec)
+    >>> network.num_exits
+    2
   """
 
   plan: msdnet_plan.Plan
@@ -379,5 +386,11 @@ def build_msdnet(
 
   Raises:
     UsageError: the sizes make no network.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> spec = mr.MSDNetSpec(channels=8, blocks=2, base=1, step=1)
+    >>> [exit_.macs for exit_ in mr.network_cost(mr.build_msdnet(spec)).exits]
+    [3625216, 6625792]
   """
   return MSDNet(plan=msdnet_plan.build_plan(spec, field), **fields)

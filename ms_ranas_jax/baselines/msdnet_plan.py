@@ -63,6 +63,12 @@ class MSDNetSpec:
     image_shape: (height, width, channels) of the input.
     num_classes: classes of the classifiers.
     boosting: see `protocol.SteppedNetwork`; 0 is off.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> spec = mr.MSDNetSpec(channels=16, blocks=11, base=4, step=2)
+    >>> spec.scales, spec.growth
+    (3, 6)
   """
 
   channels: int

@@ -50,6 +50,11 @@ class ResNet8Spec:
     image_shape: (height, width, channels) of the input.
     num_classes: classes of the classifiers.
     boosting: see `protocol.SteppedNetwork`; 0 is off.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> mr.ResNet8Spec().channels
+    16
   """
 
   channels: int = 16
@@ -212,6 +217,11 @@ class ResNet8(protocol.SteppedNetwork):
     axis_name: the device axis that shares the BN statistics.
     gradient_equilibrium: whether all exits count the same for what is below
       them, see `gradient_scale.in_equilibrium`.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> mr.build_resnet8(mr.ResNet8Spec(exits=(0, 1))).num_exits
+    3
   """
 
   plan: Plan
@@ -296,6 +306,12 @@ def build_resnet8(
 
   Raises:
     UsageError: the sizes make no network.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> found = mr.network_cost(mr.build_resnet8(mr.ResNet8Spec()))
+    >>> found.macs, found.params_deployed
+    (12501632, 77706)
   """
   return ResNet8(plan=build_plan(spec, field), **fields)
 

@@ -71,6 +71,17 @@ class Dataset:
   Raises:
     UsageError: an array has another shape, dtype or range, or the constants
       do not fit the channels.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import numpy as np
+    >>> images = np.zeros((4, 8, 8, 3), np.uint8)
+    >>> labels = np.array([0, 1, 0, 1], np.int32)
+    >>> dataset = mr.Dataset(
+    ...   'mine', images, labels, images, labels, 2, (0.5,) * 3, (0.25,) * 3
+    ... )
+    >>> dataset.image_shape, dataset.class_names
+    ((8, 8, 3), ('0', '1'))
   """
 
   name: str
@@ -185,6 +196,12 @@ def load_dataset(
   Raises:
     UsageError: the name is not known, the data are missing or malformed, or
       there are fewer training images.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> dataset = mr.load_dataset('digits')
+    >>> dataset.train_images.shape, dataset.num_classes
+    ((1437, 8, 8, 1), 10)
   """
   _refuse_unused(name, options)
   directory = paths.expand(directory)

@@ -54,6 +54,15 @@ class Hypernetwork:
     width: of the states of nodes.
     hidden: of the layer of the head.
     tile: channels in and out that one output of the head makes.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> spec = mr.NetworkSpec(channels=4, layers=2, nodes=2)
+    >>> hypernetwork = mr.Hypernetwork(spec, mr.PRIMITIVES, width=8, hidden=8)
+    >>> params = mr.init_hypernetwork(hypernetwork, jax.random.key(0))
+    >>> sorted(params)
+    ['codes', 'gru', 'head', 'message']
   """
 
   spec: grid.NetworkSpec
@@ -143,6 +152,15 @@ def init_params(
 
   Returns:
     A tree of float32 arrays.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> spec = mr.NetworkSpec(channels=4, layers=2, nodes=2)
+    >>> hypernetwork = mr.Hypernetwork(spec, mr.PRIMITIVES, width=8, hidden=8)
+    >>> params = mr.init_hypernetwork(hypernetwork, jax.random.key(0))
+    >>> {str(x.dtype) for x in jax.tree.leaves(params)}
+    {'float32'}
   """
   shapes = hypernetwork.param_shapes()
   ends = np.cumsum([math.prod(shape) for shape, _ in shapes.values()])
@@ -351,6 +369,22 @@ def logits(
 
   Returns:
     Logits (exits, batch, classes), float32.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> spec = mr.NetworkSpec(channels=4, layers=2, nodes=2)
+    >>> hypernetwork = mr.Hypernetwork(spec, mr.PRIMITIVES, width=8, hidden=8)
+    >>> params = mr.init_hypernetwork(hypernetwork, jax.random.key(0))
+    >>> (genotype,) = mr.random_genotypes(seed=0, count=1, nodes=2)
+    >>> weights = mr.one_hot_weights(genotype)
+    >>> images = jax.numpy.zeros((2, 32, 32, 3))
+    >>> logits = jax.eval_shape(
+    ...   lambda *x: mr.hypernetwork_logits(hypernetwork, *x),
+    ...   params, weights, images,
+    ... )
+    >>> logits.shape
+    (1, 2, 10)
   """
   wires = graph.wires_of(weights, hypernetwork.primitives)
   return apply(hypernetwork, params, wires, images, **fields)
@@ -371,6 +405,21 @@ def make_params(
 
   Raises:
     UsageError: it is no genotype of the space of the hypernetwork.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> spec = mr.NetworkSpec(channels=4, layers=2, nodes=2)
+    >>> hypernetwork = mr.Hypernetwork(spec, mr.PRIMITIVES, width=8, hidden=8)
+    >>> weights = mr.init_hypernetwork(hypernetwork, jax.random.key(0))
+    >>> (genotype,) = mr.random_genotypes(seed=0, count=1, nodes=2)
+    >>> params = jax.eval_shape(  # shapes alone, as it takes no time
+    ...   lambda w: mr.make_params(hypernetwork, w, genotype), weights
+    ... )
+    >>> network = mr.derived_network(spec, genotype)
+    >>> drawn = mr.init_variables(network, jax.random.key(1))['params']
+    >>> jax.tree.structure(params) == jax.tree.structure(drawn)
+    True
   """
   primitives = hypernetwork.primitives
   _check_genotype(hypernetwork, genotype)

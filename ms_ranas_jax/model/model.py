@@ -44,6 +44,14 @@ class Answer:
       evaluated; each row sums to 1.
     exits: (images,) int32, the exit that each image left at, from 0.
     macs: (images,) int64, multiply-adds that each image took.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import numpy as np
+    >>> model = mr.load_model('cifar10_tiny')
+    >>> answer = model.predict(np.zeros((2, 32, 32, 3), np.uint8), exit=0)
+    >>> answer.exits.tolist(), answer.probabilities.shape
+    ([0, 0], (2, 10))
   """
 
   labels: np.ndarray
@@ -62,15 +70,21 @@ class Answer:
 class Model:
   """A trained network with all that it takes to use it.
 
-  Example:
-    model = load_model('runs/digits')
-    answer = model.predict(images, confidence=0.9)
-    print(answer.names, answer.exits)
-
   Attributes:
     network: the Flax module; takes normalised images.
     variables: {'params': ..., 'batch_stats': ...}.
     description: what `model.json` says.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import numpy as np
+    >>> model = mr.load_model('cifar10_tiny')
+    >>> images = np.zeros((1, 32, 32, 3), np.uint8)
+    >>> answers = list(model.steps(images))
+    >>> len(answers) == model.network.num_exits
+    True
+    >>> model.predict(images).names[0] == answers[-1].names[0]
+    True
   """
 
   network: protocol.AnytimeNetwork
@@ -340,6 +354,16 @@ def build_model(
 
   Raises:
     UsageError: a model folder could not hold it, or the sizes do not fit.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> spec = mr.NetworkSpec(channels=4, layers=2, nodes=4)
+    >>> network = mr.derived_network(spec, mr.DARTS_V2)
+    >>> variables = mr.init_variables(network, jax.random.key(0))
+    >>> model = mr.build_model(network, variables, (0.5,) * 3, (0.25,) * 3)
+    >>> model.image_shape
+    (32, 32, 3)
   """
   spec = network.plan.spec
   names = tuple(map(str, class_names or range(spec.num_classes)))
@@ -397,7 +421,13 @@ def network_of(
 
 
 def packaged_networks() -> tuple[str, ...]:
-  """Returns the names of the trained networks that the package brings."""
+  """Returns the names of the trained networks that the package brings.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> mr.packaged_networks()
+    ('cifar10_tiny',)
+  """
   return tuple(
     sorted(p.name for p in _PACKAGED.iterdir() if (p / 'README.md').is_file())
   )
@@ -446,6 +476,14 @@ def load_model(path: str | os.PathLike[str]) -> Model:
   Raises:
     UsageError: it is not there, its training has not come to its end, or a
       file is damaged; the message says which.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> model = mr.load_model('cifar10_tiny')
+    >>> model.image_shape
+    (32, 32, 3)
+    >>> model.class_names[:3]
+    ('airplane', 'automobile', 'bird')
   """
   folder = find_folder(path)
   description = description_lib.read(folder)

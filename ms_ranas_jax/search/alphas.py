@@ -37,6 +37,13 @@ def init_alphas(
 
   Returns:
     The alphas, float32.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> alphas = mr.init_alphas(jax.random.key(0), 4, len(mr.PRIMITIVES))
+    >>> {kind: table.shape for kind, table in alphas.items()}
+    {'normal': (14, 8), 'reduction': (14, 8)}
   """
   edges = edges_lib.num_edges(nodes)
   keys = dict(zip(edges_lib.KINDS, jax.random.split(key), strict=True))
@@ -73,6 +80,14 @@ def derive_genotype(
   Raises:
     UsageError: the shapes do not belong to a cell, they are no weights, see
       `edges.check_weights`, or all operations are none.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> alphas = mr.init_alphas(jax.random.key(0), 4, len(mr.PRIMITIVES))
+    >>> genotype = mr.derive_genotype(mr.softmax_weights(alphas))
+    >>> genotype.nodes, len(genotype.normal)
+    (4, 8)
   """
   names = list(primitives)
   real = edges_lib.real_columns(primitives)
@@ -147,6 +162,13 @@ def one_hot_weights(
 
   Raises:
     UsageError: the genotype is not of that form.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> (genotype,) = mr.random_genotypes(seed=0, count=1, nodes=2)
+    >>> weights = mr.one_hot_weights(genotype)
+    >>> weights['normal'].sum(axis=1).tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0]
   """
   none = none_column(primitives)
   tables = {}

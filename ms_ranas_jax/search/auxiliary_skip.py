@@ -37,6 +37,11 @@ def with_auxiliary_skip(primitives: ops.Primitives) -> ops.Primitives:
 
   Args:
     primitives: name -> operation, those that can be chosen.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> len(mr.with_auxiliary_skip(mr.PRIMITIVES)) - len(mr.PRIMITIVES)
+    1
   """
   return {**primitives, NAME: ops.Skip()}
 
@@ -53,6 +58,13 @@ def with_auxiliary_weights(
   Returns:
     The same with one column more, beta times the sum of the row: one, or with
     edge normalisation the edge's share.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> weights = {'normal': jax.numpy.full((2, 4), 0.25)}
+    >>> mr.with_auxiliary_weights(weights, 0.5)['normal'][0].tolist()
+    [0.25, 0.25, 0.25, 0.25, 0.5]
   """
   return {
     kind: jnp.concatenate(

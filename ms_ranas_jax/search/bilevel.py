@@ -66,6 +66,20 @@ class SearchState(flax.struct.PyTreeNode):
     alphas_opt_state: of the alphas optimizer.
     multiplier: float32 scalar, of the penalty; see `search_step`.
     rng: the key that all of the search's randomness is folded from.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> state = mr.init_state(
+    ...   {'w': jnp.ones(())}, {'a': jnp.zeros(3)}, {},
+    ...   params_optimizer=optax.sgd(0.1),
+    ...   alphas_optimizer=mr.adam_with_l2(0.1, weight_decay=0.0),
+    ...   rng=jax.random.key(0),
+    ... )
+    >>> sorted(state.params), sorted(state.alphas)
+    (['w'], ['a'])
   """
 
   step: jax.Array
@@ -95,6 +109,20 @@ def init_state(
     params_optimizer: updates params.
     alphas_optimizer: updates alphas.
     rng: a key.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> state = mr.init_state(
+    ...   {'w': jnp.ones(())}, {'a': jnp.zeros(3)}, {},
+    ...   params_optimizer=optax.sgd(0.1),
+    ...   alphas_optimizer=mr.adam_with_l2(0.1, weight_decay=0.0),
+    ...   rng=jax.random.key(0),
+    ... )
+    >>> int(state.step)
+    0
   """
   return SearchState(
     step=jnp.zeros((), jnp.int32),
@@ -146,6 +174,19 @@ def alphas_gradient(
 
   Raises:
     UsageError: there is no such way to differentiate.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> train = lambda params, alphas: jnp.sum((params - alphas) ** 2)
+    >>> valid = lambda params, alphas: (jnp.sum(params * alphas), None)
+    >>> params, alphas = jnp.ones(2), jnp.zeros(2)
+    >>> gradient, _ = mr.alphas_gradient(
+    ...   train, valid, params, alphas, lookahead=lambda g: params - 0.1 * g
+    ... )
+    >>> [round(float(x), 4) for x in gradient]
+    [0.8, 0.8]
   """
   if mixed_derivative not in MIXED_DERIVATIVES:
     raise UsageError(
@@ -224,6 +265,31 @@ def search_step(
 
   Raises:
     UsageError: there is no such order.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> import optax
+    >>> import jax.numpy as jnp
+    >>> def loss(params, alphas, batch_stats, batch):
+    ...   mixed = jax.nn.softmax(alphas['a']) @ jnp.array([0.0, 1.0, 2.0])
+    ...   value = jnp.mean((params['w'] * mixed - batch) ** 2)
+    ...   return value, (batch_stats, {})
+    ...
+    >>> optimizers = {
+    ...   'params_optimizer': optax.sgd(0.1),
+    ...   'alphas_optimizer': mr.adam_with_l2(0.1, weight_decay=0.0),
+    ... }
+    >>> state = mr.init_state(
+    ...   {'w': jnp.ones(())}, {'a': jnp.zeros(3)}, {}, **optimizers,
+    ...   rng=jax.random.key(0),
+    ... )
+    >>> batch = jnp.full(4, 2.0)
+    >>> state, metrics = mr.search_step(
+    ...   state, batch, batch, loss=loss, **optimizers
+    ... )
+    >>> int(state.step), bool(state.alphas['a'][2] > state.alphas['a'][0])
+    (1, True)
   """
   if order not in ORDERS:
     raise UsageError(f'order = {order}: give one of {ORDERS}.')

@@ -70,6 +70,16 @@ def derive_capped(
 
   Raises:
     UsageError: skip connections are all that there is to choose.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> alphas = mr.init_alphas(jax.random.key(0), 4, len(mr.PRIMITIVES))
+    >>> skips = list(mr.PRIMITIVES).index('skip_connect')
+    >>> alphas = jax.tree.map(lambda x: x.at[:, skips].add(5.0), alphas)
+    >>> genotype = mr.derive_capped(mr.softmax_weights(alphas), max_skips=1)
+    >>> sum(name == 'skip_connect' for name, _ in genotype.normal)
+    1
   """
   free = {kind: np.zeros_like(weights[kind]) for kind in edges_lib.KINDS}
   return derive_within(
@@ -108,6 +118,20 @@ def derive_within(
 
   Raises:
     UsageError: no genotype costs so much; the message says what can be had.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> spec = mr.NetworkSpec(channels=4, layers=2, nodes=2)
+    >>> alphas = mr.init_alphas(jax.random.key(0), 2, len(mr.PRIMITIVES))
+    >>> tables = mr.cost_tables(spec)
+    >>> low, high = mr.cost_range(tables)
+    >>> genotype = mr.derive_within(
+    ...   mr.softmax_weights(alphas), tables, low, (low + high) / 2
+    ... )
+    >>> macs = mr.network_cost(mr.derived_network(spec, genotype)).macs
+    >>> macs <= (low + high) / 2
+    True
   """
   plain = alphas_lib.derive_genotype(weights, primitives)
   skips = max(count_skips(plain, primitives).values())
@@ -199,6 +223,12 @@ def cost_range(
 
   Raises:
     UsageError: skip connections are all that there is to choose.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> spec = mr.NetworkSpec(channels=4, layers=2, nodes=2)
+    >>> mr.cost_range(mr.cost_tables(spec))
+    (643392.0, 1519936.0)
   """
   if isinstance(tables, peak_cost.PeakTables):
     return _drawn_range(tables, primitives, max_skips)

@@ -86,6 +86,16 @@ def expected_derived_cost(
 
   Returns:
     A scalar in the unit of the tables.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> spec = mr.NetworkSpec(channels=4, layers=2, nodes=2)
+    >>> alphas = mr.init_alphas(jax.random.key(0), 2, len(mr.PRIMITIVES))
+    >>> cost = mr.expected_derived_cost(alphas, mr.cost_tables(spec))
+    >>> low, high = mr.cost_range(mr.cost_tables(spec))
+    >>> bool(low < cost < high)
+    True
   """
   return linear_cost.expected_cost(
     derived_probabilities(alphas, primitives, temperature), tables

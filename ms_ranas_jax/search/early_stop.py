@@ -55,6 +55,16 @@ def hessian_eigenvalue(
 
   Returns:
     A scalar.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> found = mr.hessian_eigenvalue(
+    ...   lambda params, alphas: 3 * alphas['a'] @ alphas['a'],
+    ...   {}, {'a': jax.numpy.ones(4)},
+    ... )
+    >>> round(float(found), 4)
+    6.0
   """
   flat, unflatten = flatten_util.ravel_pytree(alphas)
 
@@ -153,6 +163,13 @@ def epoch_before_rise(
 
   Raises:
     UsageError: there is no such window.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> mr.epoch_before_rise([1.0, 1.0, 1.0, 2.0], window=2, factor=1.3)
+    1
+    >>> mr.epoch_before_rise([1.0, 1.0, 1.0, 1.1], window=2, factor=1.3) is None
+    True
   """
   if window < 1:
     raise UsageError(f'early stop window = {window}: give 1 epoch at least.')

@@ -81,6 +81,15 @@ def load_hypernetwork(path: str) -> tuple[Hypernetwork, dict[str, Any]]:
 
   Raises:
     UsageError: there is none, or it is damaged or of another program.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> try:
+    ...   mr.load_hypernetwork('runs/no_such_search')
+    ... except mr.UsageError as error:
+    ...   print(type(error).__name__)
+    ...
+    UsageError
   """
   path = paths.expand(path)
   if files.is_directory(path):

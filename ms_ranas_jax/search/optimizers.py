@@ -17,6 +17,15 @@ def adam_with_l2(
     weight_decay: L2 decay.
     b1: decay of the first moment.
     b2: decay of the second moment.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> optimizer = mr.adam_with_l2(3e-4, weight_decay=1e-3)
+    >>> alphas = {'normal': jax.numpy.ones((2, 3))}
+    >>> updates, _ = optimizer.update(alphas, optimizer.init(alphas), alphas)
+    >>> updates['normal'].shape
+    (2, 3)
   """
   return optax.chain(
     optax.add_decayed_weights(weight_decay),

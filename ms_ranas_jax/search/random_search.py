@@ -97,6 +97,14 @@ def random_genotypes(
 
   Returns:
     The genotypes, the preferred ones first. Fewer where the space has fewer.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> genotypes = mr.random_genotypes(seed=0, count=3, nodes=2)
+    >>> len(genotypes), genotypes[0].nodes
+    (3, 2)
+    >>> genotypes == mr.random_genotypes(seed=0, count=3, nodes=2)
+    True
   """
   key = jax.random.fold_in(jax.random.key(seed), _STREAM)
   draw = jax.jit(
@@ -149,6 +157,28 @@ def random_search_step(
     The state after the step, alphas as they were, and the metrics: the loss
     and what comes with it as `train_*`, with the norm of the gradient, and as
     `valid_*`, before the update and of the same genotype.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> def loss(params, weights, batch_stats, batch):
+    ...   mixed = weights['normal'].sum()  # of a genotype that was drawn
+    ...   value = jnp.mean((params['w'] * mixed - batch) ** 2)
+    ...   return value, (batch_stats, {})
+    ...
+    >>> optimizer = optax.sgd(0.01)
+    >>> state = mr.init_state(
+    ...   {'w': jnp.zeros(())}, {}, {}, params_optimizer=optimizer,
+    ...   alphas_optimizer=optimizer, rng=jax.random.key(0),
+    ... )
+    >>> batch = jnp.ones(4)
+    >>> state, metrics = mr.random_search_step(
+    ...   state, batch, batch, loss=loss, params_optimizer=optimizer, nodes=2
+    ... )
+    >>> int(state.step), sorted(metrics)
+    (1, ['train_gradient_norm', 'train_loss', 'valid_loss'])
   """
   key = jax.random.fold_in(jax.random.fold_in(state.rng, state.step), _STREAM)
   weights = random_weights(key, nodes, primitives)

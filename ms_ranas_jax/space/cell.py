@@ -54,6 +54,12 @@ class Wiring:
     edges: in the order of the rows of `weights`: node by node.
     concat: the states whose concatenation is the output.
     mixed: whether every edge carries all operations, with weights.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> wiring = mr.fixed_wiring(mr.DARTS_V2, reduction=False)
+    >>> wiring.nodes, len(wiring.edges), wiring.concat, wiring.mixed
+    (4, 8, (2, 3, 4, 5), False)
   """
 
   nodes: int
@@ -82,7 +88,13 @@ class Wiring:
 
 
 def mixed_wiring(nodes: int, primitives: Sequence[str]) -> Wiring:
-  """Returns the wiring of a search cell: all edges, all operations."""
+  """Returns the wiring of a search cell: all edges, all operations.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> len(mr.mixed_wiring(nodes=4, primitives=mr.PRIMITIVES).edges)
+    14
+  """
   return Wiring(
     nodes=nodes,
     edges=tuple(
@@ -95,7 +107,13 @@ def mixed_wiring(nodes: int, primitives: Sequence[str]) -> Wiring:
 
 
 def fixed_wiring(genotype: Genotype, reduction: bool) -> Wiring:
-  """Returns the wiring of a derived cell."""
+  """Returns the wiring of a derived cell.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> mr.fixed_wiring(mr.DARTS_V2, reduction=True).concat
+    (2, 3, 4, 5)
+  """
   return Wiring(
     nodes=genotype.nodes,
     edges=tuple(
@@ -337,6 +355,20 @@ class Cell(nn.Module):
       DARTS search; by default of mixed cells only.
     partial_channels: K, which divides the channels, of a mixed cell; 1 is all.
     axis_name: the device axis that shares the BN statistics.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> primitives = {'skip': mr.Skip(), 'conv': mr.Separable(3)}
+    >>> wiring = mr.mixed_wiring(nodes=1, primitives=tuple(primitives))
+    >>> cell = mr.Cell(wiring, primitives, channels=4)
+    >>> state = jnp.ones((1, 8, 8, 4))
+    >>> output, variables = cell.init_with_output(
+    ...   jax.random.key(0), (state, state), jnp.full((2, 2), 0.5), train=True
+    ... )
+    >>> output.shape
+    (1, 8, 8, 4)
   """
 
   wiring: Wiring

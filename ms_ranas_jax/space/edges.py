@@ -167,6 +167,14 @@ def softmax_weights(alphas: PerKind) -> dict[str, jax.Array]:
 
   Returns:
     {'normal': (edges, operations), 'reduction': ...}.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> alphas = mr.init_alphas(jax.random.key(0), nodes=1, num_operations=4)
+    >>> weights = mr.softmax_weights(alphas)
+    >>> weights['normal'].sum(axis=1).round(3).tolist()
+    [1.0, 1.0]
   """
   if logits_key(NORMAL) in alphas:
     return jax.tree.map(jnp.exp, log_softmax_weights(alphas))

@@ -93,6 +93,13 @@ class Genotype:
 
   Raises:
     UsageError: a field is not of that form; the message says which and where.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> cell = (('skip_connect', 0), ('sep_conv_3x3', 1))
+    >>> genotype = mr.Genotype(cell, (2,), cell, (2,))
+    >>> genotype.nodes
+    1
   """
 
   normal: tuple[Edge, ...]

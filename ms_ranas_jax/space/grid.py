@@ -136,6 +136,12 @@ class NetworkSpec:
     links: the diagonal and vertical convolutions are 'dense', or 'separable':
       ReLU, depthwise, 1x1.
     boosting: see `protocol.SteppedNetwork`; 0 is off.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> spec = mr.NetworkSpec(channels=16, layers=7, nodes=2, scales=3)
+    >>> len(mr.build_plan(spec).exits)
+    6
   """
 
   channels: int
@@ -281,6 +287,15 @@ class Plan:
     stems: in an order in which they can be computed.
     cells: in an order in which they can be computed, step after step.
     exits: in the order of their layers.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> spec = mr.NetworkSpec(channels=4, layers=3, nodes=1, scales=2)
+    >>> plan = mr.build_plan(spec)
+    >>> [exit_.layer for exit_ in plan.exits]
+    [1, 2]
+    >>> len(plan.cells)
+    5
   """
 
   spec: NetworkSpec
@@ -381,6 +396,12 @@ def build_plan(
 
   Raises:
     UsageError: the sizes do not make a network; the message names the field.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> spec = mr.NetworkSpec(channels=4, layers=3, nodes=1, exits='last')
+    >>> len(mr.build_plan(spec).exits)
+    1
   """
   _check_spec(spec, field)
   if not spec.stem_multiplier:

@@ -32,6 +32,12 @@ class Layer:
     in_place: whether the output can overwrite the input.
     folded: what folding takes from `params`, see the module; negative where it
       adds some.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> layer = mr.Layer(macs=9 * 3 * 8 * 32 * 32, params=9 * 3 * 8)
+    >>> layer.macs, layer.params
+    (221184, 216)
   """
 
   macs: int = 0

@@ -225,6 +225,16 @@ class ConvNorm(nn.Module):
     rectify: whether a ReLU stands first.
     affine: whether the BN has a scale and a bias.
     axis_name: the device axis that shares the BN statistics.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> layer = mr.ConvNorm(features=8, kernel=3, stride=2)
+    >>> images = jax.numpy.ones((1, 6, 6, 3))
+    >>> key = jax.random.key(0)
+    >>> output, _ = layer.init_with_output(key, images, train=True)
+    >>> output.shape
+    (1, 3, 3, 8)
   """
 
   features: int

@@ -109,6 +109,19 @@ class Network(protocol.SteppedNetwork):
     axis_name: the device axis that shares the BN statistics.
     gradient_equilibrium: whether all exits count the same for what is below
       them, see `gradient_scale.in_equilibrium`.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> spec = mr.NetworkSpec(channels=4, layers=2, nodes=4)
+    >>> network = mr.derived_network(spec, mr.DARTS_V2)
+    >>> variables = mr.init_variables(network, jax.random.key(0))
+    >>> images = jax.numpy.zeros((2, 32, 32, 3))
+    >>> logits = jax.eval_shape(
+    ...   lambda *x: network.apply(*x, train=False), variables, images
+    ... )
+    >>> logits.shape
+    (1, 2, 10)
   """
 
   plan: grid.Plan
@@ -284,6 +297,13 @@ def search_network(
 
   Raises:
     UsageError: the sizes make no network.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> spec = mr.NetworkSpec(channels=4, layers=3, nodes=1, scales=2)
+    >>> network = mr.search_network(spec, mr.PRIMITIVES)
+    >>> network.num_exits, network.search
+    (2, True)
   """
   wiring = cell_lib.mixed_wiring(spec.nodes, tuple(primitives))
   return Network(
@@ -315,6 +335,12 @@ def derived_network(
 
   Raises:
     UsageError: the sizes make no network, or do not fit the genotype.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> spec = mr.NetworkSpec(channels=4, layers=3, nodes=4, scales=2)
+    >>> mr.derived_network(spec, mr.DARTS_V2).num_exits
+    2
   """
   check_operations(
     genotype,

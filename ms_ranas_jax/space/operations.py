@@ -8,6 +8,15 @@ operations as an argument, so that an operation of one's own needs no change
 here:
 
     primitives = {**PRIMITIVES, 'conv_1x1': Custom(make=..., layers=...)}
+
+`PRIMITIVES` are the choices of a search by default, `OPERATIONS` all that there
+are.
+
+>>> import ms_ranas_jax as mr
+>>> list(mr.PRIMITIVES)[:4]
+['none', 'max_pool_3x3', 'avg_pool_3x3', 'skip_connect']
+>>> sorted(set(mr.OPERATIONS) - set(mr.PRIMITIVES))
+['conv_7x1_1x7', 'sep_conv_7x7']
 """
 
 from __future__ import annotations
@@ -40,6 +49,11 @@ class Separable:
     kernel: odd size of the depthwise window.
     dilation: 1 or 2.
     repeats: 2 for the separable, 1 for the dilated convolutions of DARTS.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> mr.PRIMITIVES['dil_conv_5x5'] == mr.Separable(5, dilation=2, repeats=1)
+    True
   """
 
   kernel: int
@@ -72,6 +86,11 @@ class Pool:
 
   Attributes:
     kind: 'max', or 'average' (padding not counted).
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> mr.PRIMITIVES['max_pool_3x3'] == mr.Pool('max')
+    True
   """
 
   kind: str
@@ -93,7 +112,13 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
-  """The identity; with stride 2 a factorized reduce."""
+  """The identity; with stride 2 a factorized reduce.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> mr.PRIMITIVES['skip_connect'] == mr.Skip()
+    True
+  """
 
   def layers(
     self, channels: int, stride: int, height: int, width: int, search: bool
@@ -108,7 +133,13 @@ class Skip:
 
 @dataclasses.dataclass(frozen=True)
 class Zero:
-  """No connection. A derived cell never holds one."""
+  """No connection. A derived cell never holds one.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> mr.PRIMITIVES['none'] == mr.Zero()
+    True
+  """
 
   def layers(
     self, channels: int, stride: int, height: int, width: int, search: bool
@@ -132,6 +163,22 @@ class Custom:
     plain: (builder, x, stride, variables of its module) -> the tensor that it
       writes: adds the same in plain layers, by which it is exported. Without
       it networks that have the operation are not exported.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> from flax import linen as nn
+    >>> class Halved(nn.Module):
+    ...   @nn.compact
+    ...   def __call__(self, x, train):
+    ...     return nn.avg_pool(x, (2, 2), (2, 2))
+    ...
+    >>> halved = mr.Custom(
+    ...   make=lambda channels, stride, affine: Halved(),
+    ...   layers=lambda channels, stride, height, width, search: (mr.Layer(),),
+    ... )
+    >>> primitives = {'none': mr.Zero(), 'halved': halved}
+    >>> len(mr.mixed_wiring(nodes=2, primitives=tuple(primitives)).edges)
+    5
   """
 
   make: Callable[[int, int, bool], nn.Module]

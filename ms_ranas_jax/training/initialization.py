@@ -27,6 +27,14 @@ def init_variables(
 
   Returns:
     {'params': ..., 'batch_stats': ...}.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> network = mr.build_resnet8(mr.ResNet8Spec())
+    >>> variables = mr.init_variables(network, jax.random.key(0))
+    >>> sorted(variables)
+    ['batch_stats', 'params']
   """
   # There is no device axis here to average BN statistics over.
   network = network.clone(axis_name=None)

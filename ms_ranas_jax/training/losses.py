@@ -42,6 +42,14 @@ def exit_losses(
 
   Returns:
     (exits,), at least float32.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> logits = jax.numpy.zeros((3, 2, 10))
+    >>> losses = mr.exit_losses(logits, jax.numpy.array([1, 7]))
+    >>> [round(float(loss), 4) for loss in losses]
+    [2.3026, 2.3026, 2.3026]
   """
   chex.assert_rank([logits, labels], [3, 1])
   chex.assert_equal_shape_prefix([logits[0], labels], 1)

@@ -119,6 +119,16 @@ def sgd(
     clip: largest gradient norm; 0 is off. The state has the same form either
       way, so that one optimizer can look ahead with the state of the other.
     nesterov: whether the momentum is Nesterov's, as PyTorch has it.
+
+  Example:
+    >>> import ms_ranas_jax as mr
+    >>> import jax
+    >>> optimizer = mr.sgd(0.1, momentum=0.9, weight_decay=0.0, clip=1.0)
+    >>> params = {'w': jax.numpy.zeros(2)}
+    >>> gradient = {'w': jax.numpy.array([3.0, 4.0])}  # of norm 5
+    >>> updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    >>> [round(float(x), 3) for x in updates['w']]
+    [-0.06, -0.08]
   """
   return optax.flatten(
     optax.chain(
