@@ -8,8 +8,8 @@ set -euo pipefail
 # shellcheck source=launch/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 # LiteRT does not go with the newest releases of other libraries, see setup.cfg.
-extras=test,tflite
-[[ ${NEWEST:-} != 1 ]] || extras='test'
+extras=test,docs,tflite
+[[ ${NEWEST:-} != 1 ]] || extras='test,docs'
 prepare_environment "$extras"
 cd "$root"
 

@@ -1,4 +1,4 @@
-"""The examples in docstrings: every public name has one, and all of them run."""
+"""The examples in docstrings: every public name has one, and all run."""
 
 import doctest
 import importlib

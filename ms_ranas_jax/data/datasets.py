@@ -162,25 +162,29 @@ def load_dataset(
 ) -> Dataset:
   """Loads a dataset; downloads nothing.
 
+  By name:
+
+  - 'digits': 1,437 training and 360 test images (8x8, one channel) of
+    scikit-learn's handwritten digits, split once and for all.
+  - 'cifar10', 'cifar100' (fine labels): from `directory`, which is, or
+    contains, the unpacked python or binary version as published, or is a data
+    directory of tensorflow-datasets with an array_record build. With no
+    directory: the default data directory of tensorflow-datasets
+    (TFDS_DATA_DIR or ~/tensorflow_datasets).
+  - 'npz': `directory` is the path of a .npz file with x_train, y_train, x_test,
+    y_test: uint8 images (N, H, W, C) or (N, H, W), integer labels. The classes
+    are the labels that there are in y_train, in their order.
+  - 'folder': `directory` has a folder of pictures for each class, or folders
+    train and test that have; see `data.class_folders`.
+  - 'tfds:NAME': images with a class each that tensorflow-datasets has prepared
+    as array_record in its data directory `directory`, or in the default one;
+    see `data.tfds_pictures`.
+  - 'my_module:my_images': a function of your own, of `directory`, that returns
+    a `Dataset`.
+
   Args:
-    name: one of
-      'cifar10', 'cifar100' (fine labels): from `directory`, which is, or
-        contains, the unpacked python or binary version as published, or is a
-        data directory of tensorflow-datasets with an array_record build. With
-        no directory: the default data directory of tensorflow-datasets
-        (TFDS_DATA_DIR or ~/tensorflow_datasets).
-      'digits': 1,437 training and 360 test images (8x8, one channel) of
-        scikit-learn's handwritten digits, split once and for all.
-      'npz': `directory` is the path of a .npz file with x_train, y_train,
-        x_test, y_test: uint8 images (N, H, W, C) or (N, H, W), integer labels.
-        The classes are the labels that there are in y_train, in their order.
-      'folder': `directory` has a folder of pictures for each class, or
-        folders train and test that have; see `data.class_folders`.
-      'tfds:NAME': images with a class each that tensorflow-datasets has
-        prepared as array_record in its data directory `directory`, or in the
-        default one; see `data.tfds_pictures`.
-      'my_module:my_images': a function of your own, of `directory`, that
-        returns a `Dataset`.
+    name: one of 'digits', 'cifar10', 'cifar100', 'npz', 'folder', 'tfds:NAME'
+      and 'my_module:my_images', see below.
     directory: where the data are; must be empty for 'digits'.
     train_images: how many training images to keep, drawn at random but always
       the same ones; 0 is all.

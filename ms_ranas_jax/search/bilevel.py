@@ -157,7 +157,7 @@ def alphas_gradient(
   since that is symmetric it is the directional derivative of
   grad_alphas L_train along u in params: forward mode over reverse mode, which
   keeps the memory of one gradient; or, as DARTS does, the difference of two
-  gradients at params +- e u with e = 0.01 / |u|.
+  gradients at params +- e u with e = 0.01 / norm of u.
 
   Args:
     train_loss: (params, alphas) -> scalar, the mean over this device's part.
