@@ -82,7 +82,7 @@ _FLOORS = (
   ('report',),
   ('same_run',),
   ('stages', 'predict', 'convert'),
-  ('studies',),
+  ('studies', 'watch'),
   ('command',),
   ('main',),
 )

@@ -126,9 +126,20 @@ class Page:
       f'</div><figcaption>{html.escape(caption)}</figcaption></figure>'
     )
 
-  def markup(self, title: str, lead: Sequence[str]) -> str:
-    """Returns the whole page."""
+  def markup(
+    self, title: str, lead: Sequence[str], reload_seconds: int = 0
+  ) -> str:
+    """Returns the whole page.
+
+    Args:
+      title: of the page.
+      lead: paragraphs under it.
+      reload_seconds: a browser loads it again so often; 0 is never.
+    """
     self._close_row()
+    reload = ''
+    if reload_seconds:
+      reload = f'<meta http-equiv="refresh" content="{reload_seconds}">\n'
     links = ''.join(
       f'<a href="#{name}">{html.escape(text)}</a>'
       for name, text in self._sections
@@ -138,6 +149,7 @@ class Page:
     return (
       '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
       '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+      f'{reload}'
       f'<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n'
       f'</head>\n<body>\n<h1>{html.escape(title)}</h1>\n{paragraphs}'
       f'<nav>{links}</nav>\n{body}\n</body>\n</html>\n'

@@ -413,6 +413,8 @@ def write_report(
   plan_search: grid.Plan | None,
   trained: Trained | None,
   primitives: Sequence[str],
+  progress: Sequence[str] = (),
+  reload_seconds: int = 0,
 ) -> str:
   """Writes `figures/` and `report.html` from what a work directory holds.
 
@@ -423,6 +425,8 @@ def write_report(
     trained: the network to train, or None to leave it out. What only
       networks of cells have is left out where it is of another family.
     primitives: the operations of the search, in the order of the alphas.
+    progress: sentences about a run that is going on, under the title.
+    reload_seconds: see `html_page.Page.markup`.
 
   Returns:
     The path of `report.html`.
@@ -465,7 +469,7 @@ def write_report(
   whole = workdir if files.is_remote(workdir) else os.path.abspath(workdir)
   name = os.path.basename(whole.rstrip('/'))
   path = os.path.join(workdir, inputs.PAGE_NAME)
-  files.write_text(
-    path, page.markup(f'An anytime network: {name}', _lead(results))
-  )
+  title = f'An anytime network: {name}'
+  lead = [*progress, *_lead(results)]
+  files.write_text(path, page.markup(title, lead, reload_seconds))
   return path
