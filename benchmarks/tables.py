@@ -376,11 +376,44 @@ def made_params(results: pathlib.Path) -> list[str]:
   return [told, '', *_table(heads, rows)]
 
 
+def feeding(results: pathlib.Path) -> list[str]:
+  """Returns what training from images on disk does.
+
+  Args:
+    results: the folder of the results.
+  """
+  result = _read(results, 'feeding.json') or {}
+  lines: list[str] = []
+  cached, large = result.get('cached'), result.get('large')
+  if cached:
+    same = cached['same_params'] and cached['same_metrics']
+    lines += [
+      f'{cached["date"]}, {cached["machine"]}: {cached["images"]:,} images of '
+      f'CIFAR-10, {cached["epochs"]} epochs, {cached["resident_bytes"]:,} '
+      f'bytes resident: {cached["speed_over_resident"]:.0%} of the steps per '
+      'second with all images on the device (medians of '
+      f'{len(cached["runs"]["disk"])} rounds). Params and metrics of all runs, '
+      'the one that was killed among them, are '
+      f'{"the same to the bit" if same else "NOT the same"}.'
+    ]
+  if large:
+    lines += [
+      *[''] * bool(lines),
+      f'{large["date"]}, {large["machine"]}: {large["images"]:,} images of '
+      f'{large["side"]}x{large["side"]} ({large["image_bytes"] / 1e9:.1f} GB), '
+      f'{large["resident_bytes"] / 1e9:.1f} GB resident: an epoch in '
+      f'{large["seconds"]:,.0f} s, unpacking included, with at most '
+      f'{large["own_bytes"] / 1e9:.2f} GB of memory of its own.',
+    ]
+  return lines or [f'{_MISSING}.']
+
+
 TABLES: Mapping[str, Callable[[pathlib.Path], list[str]]] = {
   'cifar10_tiny': cifar10_tiny,
   'converted': converted,
   'early_exit': early_exit,
   'exported': exported,
+  'feeding': feeding,
   'gpu_first': gpu_first,
   'gpu_second': gpu_second,
   'made_params': made_params,

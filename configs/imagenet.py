@@ -12,7 +12,7 @@ the others. As in its public code: 250 epochs with batches of 128, weight decay
 3e-5, smoothed labels, random resized crops and colour jitter. Otherwise: the
 learning rate falls along a cosine, there is no auxiliary head, and test images
 are scaled to 224 pixels at once instead of cut out of 256. Decoded images of
-193 GB go to dataset.cache_dir. Made for several GPUs or a TPU; not run yet.
+200 GB go to dataset.cache_dir. Made for several GPUs or a TPU; not run yet.
 """
 
 from ml_collections import ConfigDict

@@ -119,8 +119,8 @@ class DatasetConfig:
   resident_bytes: int = field(
     image_store.RESIDENT_BYTES,
     whole(0),
-    'of training images that may lie in memory and on a device; more are '
-    'decoded to a file and brought batch by batch',
+    'the most that training images may take in memory and on a device; more '
+    'are decoded to a file and brought batch by batch',
     unit='bytes',
     free=True,
   )
@@ -160,19 +160,20 @@ class DatasetConfig:
   colour_jitter: float = field(
     0.0,
     number(0, 1),
-    'of brightness, contrast, saturation and, half of it, hue; 0 is off',
+    'strength of random changes of brightness, contrast and saturation, and '
+    'half of it of the hue; 0 is off',
     stages=('search', 'train'),
   )
   random_operations: int = field(
     0,
     whole(0),
-    'so many of RandAugment on an image; 0 is off',
+    'number of RandAugment operations on an image; 0 is off',
     stages=('search', 'train'),
   )
   random_magnitude: float = field(
     9.0,
     number(0, 30),
-    'of these operations, of 30',
+    'magnitude of these operations, 0 to 30',
     stages=('search', 'train'),
     needs=('random_operations', None),
   )

@@ -581,7 +581,12 @@ def _judged_images(run: Run) -> Dataset:
       )
     return dataset
   try:
-    found = load_test_images(other.name, other.dir, dataset.image_shape)
+    found = load_test_images(
+      other.name,
+      other.dir,
+      dataset.image_shape,
+      run.config.dataset.storage,
+    )
   except UsageError as error:
     raise UsageError(f'evaluate.dataset: {error}') from error
   labels = _labels_as_trained(found, dataset)

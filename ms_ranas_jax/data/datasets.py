@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 import types
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ _DIGITS_TEST_SIZE = 360
 _DIGITS_SPLIT_SEED = 0
 # So is the part of the training images that a small run is given.
 _PART_SEED = 0
-_IMAGES_AT_A_TIME = 4096
+_PIXELS_AT_A_TIME = 2**22
 # Above, labels are not numbers of classes but something else.
 _MOST_CLASSES = 1_000_000
 
@@ -269,7 +270,10 @@ class TestImages(NamedTuple):
 
 
 def load_test_images(
-  name: str, directory: str, image_shape: tuple[int, int, int]
+  name: str,
+  directory: str,
+  image_shape: tuple[int, int, int],
+  storage: image_store.Storage = image_store.DEFAULT,
 ) -> TestImages:
   """Loads the test images of a dataset.
 
@@ -278,6 +282,7 @@ def load_test_images(
     directory: the same; of folders of pictures the folder test, or all where
       there is none.
     image_shape: (height, width, channels) that pictures are brought to.
+    storage: see `load_dataset`; pictures are read into memory.
 
   Raises:
     UsageError: as `load_dataset`.
@@ -288,9 +293,9 @@ def load_test_images(
       if name == picture_options.FOLDER:
         found = class_folders.find_test(directory)
       else:
-        found = tfds_pictures.find_test(name, directory)
+        found = tfds_pictures.find_test(name, directory, storage)
       return TestImages(name, *labelled_pictures.read_all(found, image_shape))
-  dataset = load_dataset(name, directory)
+  dataset = load_dataset(name, directory, storage=storage)
   return TestImages(
     dataset.name,
     dataset.test_images,
@@ -593,8 +598,9 @@ def _statistics(
   """
   channels = images.shape[-1]
   counts = np.zeros((channels, 256), np.int64)
-  for start in range(0, len(images), _IMAGES_AT_A_TIME):
-    piece = images[start : start + _IMAGES_AT_A_TIME]
+  size = max(_PIXELS_AT_A_TIME // math.prod(images.shape[1:3]), 1)
+  for start in range(0, len(images), size):
+    piece = images[start : start + size]
     for channel in range(channels):
       values = piece[..., channel].ravel()
       counts[channel] += np.bincount(values, minlength=256)

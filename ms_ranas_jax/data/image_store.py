@@ -13,11 +13,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
@@ -32,7 +33,8 @@ from ms_ranas_jax.runtime import progress
 RESIDENT_BYTES = 2**31
 _FORMAT = 1  # of the files here, and of how images are decoded
 _BLOCK_BYTES = 2**26
-_ARRAY, _ABOUT = 'images.npy', 'about.json'
+# While images are being decoded, and once all of them are.
+_PARTIAL, _DONE = 'partial', 'images'
 _WAIT_SECONDS = 1.0
 
 
@@ -95,32 +97,37 @@ def read(source: Source, storage: Storage) -> tuple[np.ndarray, dict[int, str]]:
   Raises:
     UsageError: the cache folder cannot be written, or has too little space.
   """
-  if int(np.prod(source.shape, dtype=object)) <= storage.resident_bytes:
+  total = math.prod(source.shape)
+  if total <= storage.resident_bytes:
     images = np.zeros(source.shape, np.uint8)
     unreadable: dict[int, str] = {}
-    for _, found in _blocks(source, images, 0):
+    for _, found in _filled(source, images, 0):
       unreadable |= found
     return images, unreadable
   facts = json.dumps([_FORMAT, source.shape, source.facts()])
   name = hashlib.sha256(facts.encode()).hexdigest()[:16]
   folder = storage.root / f'images-{name}'
-  try:
-    with _alone(folder):
-      return _cached(source, folder)
-  except OSError as error:
-    raise UsageError(
-      f'{folder}: {error}; the decoded images take '
-      f'{np.prod(source.shape) / 1e9:.1f} GB there: make room, set '
-      'dataset.cache_dir to another folder, or raise dataset.resident_bytes '
-      'to keep them in memory.'
-    ) from error
+  kept = _opened(folder, _DONE, source)
+  if kept is None or not _is_still_so(kept, source):
+    with _alone(folder, total):
+      kept = _opened(folder, _DONE, source)
+      if kept is None or not _is_still_so(kept, source):
+        kept = _decoded(source, folder)
+  # Others may be at work with the file: it is never written to again.
+  return kept.images, kept.unreadable
 
 
-def _blocks(
+class _Kept(NamedTuple):
+  images: np.memmap
+  done: int
+  unreadable: dict[int, str]
+
+
+def _filled(
   source: Source, images: np.ndarray, done: int
 ) -> Iterator[tuple[int, dict[int, str]]]:
   """Fills the rest of an array; yields how far, and what was not read."""
-  size = max(_BLOCK_BYTES // int(np.prod(source.shape[1:])), 1)
+  size = max(_BLOCK_BYTES // max(math.prod(source.shape[1:]), 1), 1)
   shown = progress.Progress(
     'dataset',
     len(images),
@@ -135,51 +142,83 @@ def _blocks(
       shown.update(stop - first)
 
 
-def _cached(
-  source: Source, folder: pathlib.Path
-) -> tuple[np.ndarray, dict[int, str]]:
-  """Returns decoded images, after decoding what is missing of them."""
-  images, done, unreadable = _opened(folder, source.shape)
-  for stop, found in _blocks(source, images, done):
-    unreadable |= found
-    images.flush()  # before it is said to be there
-    files.write_json(
-      folder / _ABOUT,
-      {'shape': source.shape, 'done': stop, 'unreadable': unreadable},
-    )
-  if done < len(images):
-    logging.info('The decoded images are kept in %s.', folder)
-  return np.lib.format.open_memmap(folder / _ARRAY, mode='r'), unreadable
-
-
 def _opened(
-  folder: pathlib.Path, shape: tuple[int, ...]
-) -> tuple[np.memmap, int, dict[int, str]]:
-  """Returns the array, how many images it has, and what was not read."""
-  path = folder / _ARRAY
+  folder: pathlib.Path, name: str, source: Source, mode: str = 'r'
+) -> _Kept | None:
+  """Returns what a folder has, None where there is nothing that is whole."""
   try:
-    kept = files.read_json(folder / _ABOUT)
-    unreadable = {int(n): why for n, why in kept['unreadable'].items()}
-    return np.lib.format.open_memmap(path, 'r+'), kept['done'], unreadable
+    about = files.read_json(folder / f'{name}.json')
+    unreadable = {int(n): why for n, why in about['unreadable'].items()}
+    images = np.lib.format.open_memmap(folder / f'{name}.npy', mode)
+    if images.shape == tuple(source.shape) and images.dtype == np.uint8:
+      return _Kept(images, about['done'], unreadable)
   except (UsageError, OSError, ValueError, LookupError) as error:
     # A cache is only a shortcut: without it the pictures are read.
     logging.debug('No decoded images in %s: %s', folder, error)
-  images = np.lib.format.open_memmap(path, 'w+', np.uint8, shape)
-  # A page of a sparse file for which the disk has no room ends the process.
-  if hasattr(os, 'posix_fallocate'):
-    with open(path, 'r+b') as file:
-      os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-  return images, 0, {}
+  return None
+
+
+def _is_still_so(kept: _Kept, source: Source) -> bool:
+  """Returns whether what could not be read cannot be read today."""
+  image = np.empty((1, *source.shape[1:]), np.uint8)
+  return all(source.fill(number, image) for number in kept.unreadable)
+
+
+def _decoded(source: Source, folder: pathlib.Path) -> _Kept:
+  """Decodes what is missing, and puts the whole in its place."""
+  total = math.prod(source.shape)
+  partial, whole = (folder / f'{name}.npy' for name in (_PARTIAL, _DONE))
+  with _room(folder, total):
+    kept = _opened(folder, _PARTIAL, source, 'r+')
+    if kept is None:
+      images = np.lib.format.open_memmap(
+        partial, 'w+', np.uint8, tuple(source.shape)
+      )
+      kept = _Kept(images, 0, {})
+      # A page of a sparse file that has no room on the disk ends the process.
+      if hasattr(os, 'posix_fallocate'):
+        with open(partial, 'r+b') as file:
+          os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
+  unreadable = dict(kept.unreadable)
+  for stop, found in _filled(source, kept.images, kept.done):
+    unreadable |= found
+    with _room(folder, total):
+      kept.images.flush()  # before it is said to be there
+      files.write_json(
+        folder / f'{_PARTIAL}.json', {'done': stop, 'unreadable': unreadable}
+      )
+  with _room(folder, total):
+    os.replace(partial, whole)
+    os.replace(folder / f'{_PARTIAL}.json', folder / f'{_DONE}.json')
+  logging.info('The decoded images are kept in %s.', folder)
+  found = _opened(folder, _DONE, source)
+  if found is None:
+    raise UsageError(f'{folder} was removed while it was read; start again.')
+  return found
 
 
 @contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
+def _room(folder: pathlib.Path, total: int) -> Iterator[None]:
+  """Says what is to be done where a folder cannot be written."""
+  try:
+    yield
+  except OSError as error:
+    raise UsageError(
+      f'{folder}: {error}; the decoded images take {total / 1e9:.1f} GB there: '
+      'make room, set dataset.cache_dir to another folder, or raise '
+      'dataset.resident_bytes to keep them in memory.'
+    ) from error
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path, total: int) -> Iterator[None]:
   """Waits until no other process is at work in a folder."""
   told = False
   with contextlib.ExitStack() as stack:
     while True:
       try:
-        stack.enter_context(lock.hold(str(folder)))
+        with _room(folder, total):
+          stack.enter_context(lock.hold(str(folder)))
         break
       except lock.Held:
         if not told:

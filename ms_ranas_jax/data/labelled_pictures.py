@@ -112,20 +112,21 @@ def read(
   _check_classes(found.pictures, found)
   shape = _shape(found, options)
   kept, problems = found.pictures, found.problems
-  while True:
-    rows = _rows_of_parts(kept, found, options)
-    # Part by part, so that each is one piece of the array.
-    ordered = [kept[n] for part in PARTS for n in rows[part]]
-    images, unreadable = image_store.read(found.source(ordered, shape), storage)
-    if not unreadable:
-      break
+  rows, ordered = _in_order(kept, found, options)
+  source = found.source(ordered, shape)
+  images, unreadable = image_store.read(source, storage)
+  if unreadable:
     why = list(unreadable.values())
     if options.unreadable == picture_options.REFUSE:
       raise refusal(why)
     # Without them other images may be for testing.
-    problems = problems + why
+    places = {picture.place: n for n, picture in enumerate(ordered)}
     broken = {ordered[number].place for number in unreadable}
     kept = [p for p in kept if p.place not in broken]
+    problems = problems + why
+    rows, ordered = _in_order(kept, found, options)
+    again = [places[picture.place] for picture in ordered]
+    images, _ = image_store.read(_chosen(source, images, again), storage)
   labels = np.array([p.label for p in ordered], np.int32)
   count = len(rows[TRAIN])
   return Pictures(
@@ -133,6 +134,30 @@ def read(
     dict(zip(PARTS, (labels[:count], labels[count:]), strict=True)),
     found.class_names,
     tuple(_notes(kept, shape, problems)),
+  )
+
+
+def _in_order(
+  kept: Sequence[Labelled], found: Found, options: Options
+) -> tuple[dict[str, np.ndarray], list[Labelled]]:
+  """Returns the rows of parts, and pictures so that each is one piece."""
+  rows = _rows_of_parts(kept, found, options)
+  return rows, [kept[n] for part in PARTS for n in rows[part]]
+
+
+def _chosen(
+  source: image_store.Source, images: np.ndarray, numbers: Sequence[int]
+) -> image_store.Source:
+  """Returns some images that were read, in another order, as a source."""
+
+  def fill(first: int, found: np.ndarray) -> dict[int, str]:
+    found[:] = images[numbers[first : first + len(found)]]
+    return {}
+
+  return image_store.Source(
+    (len(numbers), *source.shape[1:]),
+    fill,
+    lambda: [source.facts(), list(numbers)],
   )
 
 

@@ -61,8 +61,10 @@ def read(
       f'file with {", ".join(Arrays._fields)}.'
     )
   raw = _load(file, storage)
-  x_train = _images(file, 'x_train', raw['x_train'], len(raw['y_train']))
-  x_test = _images(file, 'x_test', raw['x_test'], len(raw['y_test']))
+  x_train, x_test = (
+    _images(file, f'x_{part}', raw[f'x_{part}'], np.size(raw[f'y_{part}']))
+    for part in ('train', 'test')
+  )
   train, test = (
     _labels(file, f'y_{part}', raw[f'y_{part}'], len(raw[f'x_{part}']))
     for part in ('train', 'test')
@@ -117,8 +119,8 @@ def _load(
             f'{", ".join(content.files)}); it needs {", ".join(names)}.'
           )
       return {
-        name: _stored(file, name, storage)
-        if name.startswith('x_')
+        name: _stored(file, f'{name}.npy', storage)
+        if name.startswith('x_') and f'{name}.npy' in content.zip.namelist()
         else content[name]
         for name in names
       }
@@ -139,35 +141,44 @@ def _load(
 
 
 def _stored(
-  file: pathlib.Path, name: str, storage: image_store.Storage
+  file: pathlib.Path, member_name: str, storage: image_store.Storage
 ) -> np.ndarray:
   """Returns an array, in memory or unpacked on disk, see `image_store`."""
-  with zipfile.ZipFile(file) as archive, archive.open(f'{name}.npy') as member:
+  with zipfile.ZipFile(file) as archive, archive.open(member_name) as member:
     version = np.lib.format.read_magic(member)
     header = {
       (1, 0): np.lib.format.read_array_header_1_0,
       (2, 0): np.lib.format.read_array_header_2_0,
     }.get(version)
     shape, fortran_order, dtype = header(member) if header else ((), True, None)
-    if fortran_order or dtype != np.uint8 or len(shape) not in (3, 4):
+    if (
+      fortran_order
+      or dtype != np.uint8
+      or len(shape) not in (3, 4)
+      or 0 in shape
+    ):
       member.seek(0)  # to be refused, or turned around in memory
       return np.lib.format.read_array(member, allow_pickle=False)
     begin, example = member.tell(), math.prod(shape[1:])
 
     def fill(first: int, images: np.ndarray) -> dict[int, str]:
-      member.seek(begin + first * example)
+      # Read, not sought: what is passed over counts for the checksum.
+      missing = begin + first * example - member.tell()
+      while missing:
+        missing -= len(member.read(min(missing, _BYTES_PER_READ))) or missing
       flat, done = images.reshape(-1), 0
       while done < flat.size:
         read = member.read(min(flat.size - done, _BYTES_PER_READ))
         if not read:
-          raise ValueError(f'{name} ends too early')
+          raise ValueError(f'{member_name} ends too early')
         flat[done : done + len(read)] = np.frombuffer(read, np.uint8)
         done += len(read)
       return {}
 
     def facts() -> list[Any]:
       status = file.stat()
-      return [str(file.resolve()), status.st_size, status.st_mtime_ns, name]
+      place = str(file.resolve())
+      return [place, status.st_size, status.st_mtime_ns, member_name]
 
     channels = (*shape, 1) if len(shape) == 3 else shape
     images, _ = image_store.read(

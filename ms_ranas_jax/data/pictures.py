@@ -14,10 +14,11 @@ import dataclasses
 import io
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import warnings
 
 import numpy as np
+import PIL
 from PIL import Image
 from PIL import ImageOps
 
@@ -217,12 +218,13 @@ def source(
     found = fill(names[first : first + len(images)], images)
     return {first + number: why for number, why in found.items()}
 
-  def facts() -> list[tuple[str, int, int]]:
-    return [
+  def facts() -> list[Any]:
+    found = [
       (os.path.abspath(name), status.st_size, status.st_mtime_ns)
       for name in names
       for status in (name.stat(),)
     ]
+    return [PIL.__version__, found]
 
   shape = (len(names), *image_shape)
   return image_store.Source(shape, fill_from, facts)

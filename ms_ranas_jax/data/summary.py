@@ -56,7 +56,7 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
 
 
 def examples(dataset: Dataset) -> dict[str, np.ndarray]:
-  """Returns some training images, the first ones of each class.
+  """Returns some training images, the first ones of up to ten classes.
 
   Args:
     dataset: the dataset.

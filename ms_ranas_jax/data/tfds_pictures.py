@@ -11,10 +11,13 @@ those of folders are, see `pictures`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+import hashlib
+import json
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL
 
 from ms_ranas_jax.data import image_store
 from ms_ranas_jax.data import labelled_pictures
@@ -33,6 +36,7 @@ from ms_ranas_jax.runtime import progress
 
 _RECORDS_PER_READ = 500
 _FOR_TESTING = ('test', 'validation')
+_HEADS_FORMAT = '1'
 _BROKEN = -1  # in the place of a height: no picture
 
 
@@ -104,12 +108,13 @@ def find(
   return found
 
 
-def find_test(name: str, directory: str) -> Found:
+def find_test(name: str, directory: str, storage: image_store.Storage) -> Found:
   """Finds the pictures of a prepared dataset that are for testing.
 
   Args:
     name: see `find`.
     directory: see `find`.
+    storage: see `find`.
 
   Raises:
     UsageError: as `find`, or there is no split for testing.
@@ -117,7 +122,7 @@ def find_test(name: str, directory: str) -> Found:
   prepared = _open(name, directory)
   for split in _FOR_TESTING:
     if split in prepared.sources and _has_labels(prepared, split):
-      found = _find_in(prepared, {split: TEST}, image_store.DEFAULT)
+      found = _find_in(prepared, {split: TEST}, storage)
       if found.problems:
         raise labelled_pictures.refusal(found.problems)
       return found
@@ -230,7 +235,8 @@ def _find_in(
       return unreadable
 
     def facts() -> list[Any]:
-      return [tfds_source.fingerprint(prepared.folder), places]
+      found = tfds_source.fingerprint(prepared.folder)
+      return [PIL.__version__, found, places]
 
     return image_store.Source((len(places), *image_shape), fill, facts)
 
@@ -247,8 +253,10 @@ def _heads(
   Labels stand in the records, so that all have to be read for them; what was
   found is kept.
   """
-  known = tfds_source.fingerprint(prepared.folder)[:16]
-  path = storage.root / f'{prepared.folder.parent.name}-{split}-{known}.npz'
+  known = [_HEADS_FORMAT, PIL.__version__]
+  known.append(tfds_source.fingerprint(prepared.folder))
+  key = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+  path = storage.root / f'{prepared.folder.parent.name}-{split}-{key}.npz'
   try:
     return files.read_npz(path)['heads']
   except (UsageError, KeyError):

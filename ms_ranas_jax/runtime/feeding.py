@@ -128,7 +128,10 @@ class _Windows(Feed):
   def _fill(self, epoch: int, number: int) -> Fed:
     first = number * self.window
     batches = self._batches_of(epoch)[first : first + self.window]
-    parts = parallel.local_parts(batches, self._devices)
+    # One device is this process's own, whichever of several it is.
+    parts = batches[None]
+    if self._devices > 1:
+      parts = parallel.local_parts(batches, self._devices)
     rows = parts.reshape(len(parts), -1)
     # All windows are as large, since a compiled chunk takes one size alone.
     size = rows.shape[1] // len(batches) * self.window
@@ -148,8 +151,7 @@ def _taken(array: np.ndarray, rows: np.ndarray, size: int) -> np.ndarray:
   """Returns rows of an array for every local device, filled up with zeros."""
   taken = np.zeros((len(rows), size, *array.shape[1:]), array.dtype)
   for own, of_device in zip(taken, rows, strict=True):
-    # 'clip' writes to `out` without a copy; the rows are there.
-    np.take(array, of_device, axis=0, out=own[: len(of_device)], mode='clip')
+    own[: len(of_device)] = array[of_device]
   return taken
 
 

@@ -323,10 +323,11 @@ def build_score(
     plan = feeding.Plan(1, count, lambda _: batches, count)
     with contextlib.ExitStack() as stack:
       feed = feeding.open_feed(data, plan, 1, dataset.resident_bytes, stack)
-      parts = [
-        score(state, weights, *feed(0, first, min(first + feed.window, count)))
-        for first in range(0, count, feed.window)
-      ]
+      parts = []
+      for first in range(0, count, feed.window):
+        fed = feed(0, first, min(first + feed.window, count))
+        # Waited for, so that no more windows are there than may be.
+        parts.append(jax.device_get(score(state, weights, *fed)))
     return jax.tree.map(
       lambda *x: np.asarray(jnp.concatenate(x).mean(axis=0)), *parts
     )

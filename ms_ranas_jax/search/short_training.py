@@ -81,11 +81,6 @@ def build(
     train=TrainConfig(**recipe | {'epochs': epochs}),
   )
   fitted, held_out = halves
-  images = dataclasses.replace(
-    dataset,
-    train_images=dataset.train_images[fitted],
-    train_labels=dataset.train_labels[fitted],
-  )
 
   def accuracies(
     number: int, spec: grid.NetworkSpec, genotype: Genotype
@@ -100,7 +95,7 @@ def build(
     )
     folder = os.path.join(workdir, FOLDER, str(number))
     state = training_stage.run_training(
-      own, images, network, folder, interruption
+      own, dataset, network, folder, interruption, rows=fitted
     )
 
     def apply(variables, images):
@@ -109,10 +104,11 @@ def build(
     logits = prediction.predict(
       apply,
       state.variables,
-      dataset.train_images[held_out],
+      dataset.train_images,
       dataset.mean,
       dataset.std,
       config.evaluate.batch_size,
+      held_out,
     )
     labels = jnp.asarray(dataset.train_labels[held_out])
     return losses.exit_accuracies(jnp.asarray(logits), labels).tolist()

@@ -39,7 +39,7 @@ def write_table(plan: plan_lib.Plan, workdir: str) -> dict[str, Any]:
   folder = os.path.join(workdir, plan_lib.FOLDER)
   dataset = settings.parse(plan.config).dataset
   _, num_classes = image_format(
-    dataset.name, dataset.dir, dataset.picture_options
+    dataset.name, dataset.dir, dataset.picture_options, dataset.storage
   )
   # Under a lock, so that no table replaces one of more runs.
   with lock.hold(folder, _LOCK):

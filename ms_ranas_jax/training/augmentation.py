@@ -147,7 +147,7 @@ def augment(
   positions: jax.Array,
   settings: Augmentation,
 ) -> jax.Array:
-  """Crops, mirrors, normalises and cuts out at random.
+  """Crops, mirrors, changes colours, normalises and cuts out at random.
 
   Args:
     images: (batch, height, width, channels) uint8.

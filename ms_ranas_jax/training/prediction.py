@@ -25,6 +25,7 @@ def predict(
   mean: tuple[float, ...],
   std: tuple[float, ...],
   batch_size: int = 250,
+  rows: np.ndarray | None = None,
 ) -> np.ndarray:
   """Computes the logits of all exits, batch by batch, on one device.
 
@@ -36,15 +37,17 @@ def predict(
     mean: per channel, of images / 255.
     std: the same.
     batch_size: images per call; the last batch is filled up.
+    rows: indices of those of the images that are meant; None is all.
 
   Returns:
-    (exits, n, classes) float32.
+    (exits, n, classes) float32, of as many images.
   """
-  count = len(images)
+  count = len(images) if rows is None else len(rows)
   batch_size = min(batch_size, count)
   parts = []
   for start in range(0, count, batch_size):
-    batch = images[start : start + batch_size]
+    part = slice(start, min(start + batch_size, count))
+    batch = images[part] if rows is None else images[rows[part]]
     missing = batch_size - len(batch)
     if missing:
       batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])

@@ -269,18 +269,19 @@ def _without(tree: PyTree, frozen: tuple[str, ...]) -> PyTree:
 
 
 def split_training_images(
-  config: Config, dataset: Dataset
+  config: Config, dataset: Dataset, rows: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the indices of the images to train on, and of those held out.
 
   Args:
     config: `dataset.holdout` images are held out, chosen by `seed`.
     dataset: the dataset.
+    rows: indices of the training images there are for it; None is all.
 
   Raises:
     UsageError: nothing would be left to train on.
   """
-  count = len(dataset.train_images)
+  count = len(dataset.train_images) if rows is None else len(rows)
   if config.train.patience and not config.dataset.holdout:
     raise UsageError(
       f'config.train.patience = {config.train.patience} follows the accuracy '
@@ -294,17 +295,20 @@ def split_training_images(
   fitted, held_out = split_indices(
     count, (None, config.dataset.holdout), config.seed
   )
-  return fitted, held_out
+  if rows is None:
+    return fitted, held_out
+  return rows[fitted], rows[held_out]
 
 
 def plan_epochs(
-  config: Config, dataset: Dataset
+  config: Config, dataset: Dataset, rows: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, int]:
   """Splits the training images for the training.
 
   Args:
     config: the whole config.
     dataset: the dataset.
+    rows: see `split_training_images`.
 
   Returns:
     The indices of the images to train on and of those held out, and the steps
@@ -313,7 +317,7 @@ def plan_epochs(
   Raises:
     UsageError: nothing would be left to train on, or no whole batch.
   """
-  fitted, held_out = split_training_images(config, dataset)
+  fitted, held_out = split_training_images(config, dataset, rows)
   steps = batches_lib.steps_per_epoch(
     len(fitted), config.train.batch_size, 'train.batch_size'
   )
@@ -471,7 +475,10 @@ class Program:
 
 
 def build_program(
-  config: Config, dataset: Dataset, network: AnytimeNetwork
+  config: Config,
+  dataset: Dataset,
+  network: AnytimeNetwork,
+  rows: np.ndarray | None = None,
 ) -> Program:
   """Returns the program of a training.
 
@@ -479,6 +486,7 @@ def build_program(
     config: the whole config.
     dataset: trained on but for the held-out images.
     network: of any family; its `axis_name` is set here.
+    rows: see `split_training_images`.
 
   Raises:
     UsageError: the config does not fit the data or the machine.
@@ -487,7 +495,7 @@ def build_program(
   devices = choose_devices(config)
   axis = parallel.axis_name(devices)
   network = network.clone(axis_name=axis)
-  fitted, held_out, num_steps = plan_epochs(config, dataset)
+  fitted, held_out, num_steps = plan_epochs(config, dataset, rows)
   optimizer = build_optimizer(train, num_steps)
   objective = build_objective(config, dataset, network.num_exits, num_steps)
   settings = augmentation.of_config(
@@ -559,6 +567,7 @@ def run_training(
   workdir: str,
   interruption: Interruption | None = None,
   start: Start = dict,
+  rows: np.ndarray | None = None,
 ) -> TrainState:
   """Trains, or goes on where an earlier call was interrupted.
 
@@ -572,6 +581,7 @@ def run_training(
     interruption: may ask to stop.
     start: gives the variables that are not drawn; asked where there is no
       checkpoint.
+    rows: see `split_training_images`.
 
   Returns:
     The state after the last epoch.
@@ -581,7 +591,7 @@ def run_training(
     Interrupted: see `loop.run`.
   """
   train = config.train
-  program = build_program(config, dataset, network)
+  program = build_program(config, dataset, network, rows)
   # One object for all epochs, so that prediction compiles once.
   apply = functools.partial(program.network.apply, train=False)
   folder = os.path.join(workdir, LABEL)
@@ -718,10 +728,11 @@ def _holdout_metrics(
     prediction.predict(
       apply,
       state.variables,
-      dataset.train_images[rows],
+      dataset.train_images,
       dataset.mean,
       dataset.std,
       batch_size,
+      rows,
     )
   )
   labels = jnp.asarray(dataset.train_labels[rows])

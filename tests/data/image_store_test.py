@@ -56,7 +56,7 @@ def test_what_fits_lies_in_memory(tmp_path):
 
 def test_what_does_not_fit_is_read_once_into_a_file(tmp_path):
   storage = _storage(tmp_path, PIXELS.nbytes - 1)
-  first, second = _Source(unreadable=[2, 9]), _Source()
+  first, second = (_Source(unreadable=[2, 9]) for _ in range(2))
   for source in first, second:
     images, unreadable = image_store.read(source.source, storage)
     assert isinstance(images, np.memmap)
@@ -64,7 +64,8 @@ def test_what_does_not_fit_is_read_once_into_a_file(tmp_path):
     assert unreadable == {2: '2 is broken', 9: '9 is broken'}
     with pytest.raises(ValueError, match='read-only'):
       images[0] = 0
-  assert first.read == list(range(10)) and second.read == []
+  # What could not be read is tried again, and nothing else.
+  assert first.read == list(range(10)) and second.read == [2, 9]
 
 
 def test_other_facts_are_other_images(tmp_path):
@@ -85,22 +86,45 @@ def test_a_killed_process_loses_a_block(tmp_path):
   assert after.read == [8, 9]
 
 
-@pytest.mark.parametrize('damage', ['about', 'array', 'short'])
+@pytest.mark.parametrize('damage', ['about', 'array', 'short', 'other'])
 def test_a_damaged_cache_is_filled_anew(tmp_path, damage):
-  image_store.read(_Source().source, _storage(tmp_path))
+  """In a file of its own: others may read the one that was there."""
+  before, _ = image_store.read(_Source().source, _storage(tmp_path))
   (folder,) = (tmp_path / 'cache').iterdir()
+  array = folder / 'images.npy'
   if damage == 'about':
-    (folder / 'about.json').write_text('{')
+    (folder / 'images.json').write_text('{')
   elif damage == 'array':
-    (folder / 'images.npy').unlink()
+    array.unlink()
   else:
-    (folder / 'images.npy').write_bytes(
-      (folder / 'images.npy').read_bytes()[:9]
-    )
+    content = array.read_bytes()
+    array.unlink()
+    if damage == 'short':
+      array.write_bytes(content[:9])
+    else:
+      np.save(array, PIXELS[:3])
   source = _Source()
   images, _ = image_store.read(source.source, _storage(tmp_path))
   np.testing.assert_array_equal(images, PIXELS)
   assert source.read == list(range(10))
+  np.testing.assert_array_equal(before, PIXELS)
+  assert {p.name for p in folder.iterdir()} == {
+    '.lock',
+    'images.json',
+    'images.npy',
+  }
+
+
+def test_what_can_be_read_later_is(tmp_path):
+  """A failure may have been that of a disk, or of an older library."""
+  storage = _storage(tmp_path)
+  image_store.read(_Source(unreadable=[2, 9]).source, storage)
+  still = _Source(unreadable=[2, 9])
+  assert set(image_store.read(still.source, storage)[1]) == {2, 9}
+  assert still.read == [2, 9]
+  mended = _Source(unreadable=[9])
+  assert set(image_store.read(mended.source, storage)[1]) == {9}
+  assert mended.read[-10:] == list(range(10))
 
 
 def test_the_second_process_waits_for_the_first(tmp_path, monkeypatch):
@@ -109,6 +133,10 @@ def test_the_second_process_waits_for_the_first(tmp_path, monkeypatch):
   (folder,) = (tmp_path / 'cache').iterdir()
   found = []
   with lock.hold(str(folder)):
+    # What is whole is read without a lock.
+    images, _ = image_store.read(_Source().source, _storage(tmp_path))
+    np.testing.assert_array_equal(images, PIXELS)
+    (folder / 'images.json').unlink()
     thread = threading.Thread(
       target=lambda: found.append(
         image_store.read(_Source().source, _storage(tmp_path))
@@ -119,6 +147,15 @@ def test_the_second_process_waits_for_the_first(tmp_path, monkeypatch):
     assert not found
   thread.join()
   np.testing.assert_array_equal(found[0][0], PIXELS)
+
+
+def test_a_source_that_cannot_be_read_is_no_matter_of_room(tmp_path):
+  def fails(first, images):
+    raise OSError(5, 'Input/output error')
+
+  source = dataclasses.replace(_Source().source, fill=fails)
+  with pytest.raises(OSError, match='Input/output error'):
+    image_store.read(source, _storage(tmp_path))
 
 
 def test_a_folder_without_room_is_refused(tmp_path, monkeypatch):
@@ -137,12 +174,8 @@ def test_a_folder_without_room_is_refused(tmp_path, monkeypatch):
 def test_the_default_is_the_folder_of_the_user(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   image_store.read(_Source().source, Storage(0))
-  (about,) = tmp_path.glob('ms_ranas_jax/images-*/about.json')
-  assert json.loads(about.read_text()) == {
-    'shape': list(SHAPE),
-    'done': 10,
-    'unreadable': {},
-  }
+  (about,) = tmp_path.glob('ms_ranas_jax/images-*/images.json')
+  assert json.loads(about.read_text()) == {'done': 10, 'unreadable': {}}
   source = dataclasses.replace(_Source().source, shape=(1, 2, 3, 1))
   image_store.read(source, image_store.DEFAULT)  # which fits in memory
   assert len(list(tmp_path.glob('ms_ranas_jax/*'))) == 1

@@ -73,12 +73,40 @@ def test_large_images_are_read_from_a_file(tmp_path, write, order, monkeypatch):
   np.testing.assert_array_equal(arrays.x_train, colours[..., :1])
 
 
+def test_a_damaged_file_is_refused_each_time(tmp_path, monkeypatch):
+  """Also where a block before the damage is unpacked already."""
+  monkeypatch.setattr(image_store, '_BLOCK_BYTES', 4 * 6 * 3)
+  path = tmp_path / 'mine.npz'
+  np.savez(path, **_arrays())
+  content = bytearray(path.read_bytes())
+  with zipfile.ZipFile(path) as archive:
+    place = archive.getinfo('x_train.npy').header_offset
+  content[place + 400] ^= 255
+  path.write_bytes(content)
+  storage = image_store.Storage(0, str(tmp_path / 'cache'))
+  for _ in range(2):
+    with pytest.raises(UsageError, match='cannot be read .*CRC'):
+      npz_file.read(str(path), storage)
+
+
+def test_members_of_other_names_are_found(tmp_path):
+  path = tmp_path / 'mine.npz'
+  with zipfile.ZipFile(path, 'w') as archive:
+    for name, array in _arrays().items():
+      with archive.open(name, 'w') as member:
+        np.lib.format.write_array(member, array)
+  arrays, _ = npz_file.read(str(path))
+  np.testing.assert_array_equal(arrays.x_train, _arrays()['x_train'])
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
     ({'x_train': np.zeros((5, 4, 6, 3))}, 'x_train is float64'),
     ({'x_test': np.zeros((2, 4), np.uint8)}, r'x_test is uint8 \(2, 4\)'),
     ({'x_test': np.zeros((0, 4, 6, 3), np.uint8)}, r'x_test is uint8 \(0, '),
+    ({'x_test': np.zeros((2, 0, 6), np.uint8)}, r'x_test is uint8 \(2, 0'),
+    ({'y_train': np.int64(3)}, r'y_train is int64 \(\)'),
     ({'x_test': np.uint8(1)}, r'x_test is uint8 \(\)'),
     *(
       ({'x_train': np.zeros((5, *shape), np.uint8)}, rf'transpose\({order}\)')

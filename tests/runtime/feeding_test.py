@@ -67,6 +67,16 @@ def test_every_device_sees_its_examples_of_every_step(lead, devices, resident):
   assert seen == devices * EPOCHS * STEPS
 
 
+def test_one_device_is_that_of_each_of_several_processes(monkeypatch):
+  """Who judges on one device has no place on the axis of all of them."""
+  monkeypatch.setattr(parallel, '_local_places', lambda _: [])
+  with _open(0) as (plan, feed):
+    fed = feed(0, 2, 3)
+    np.testing.assert_array_equal(
+      fed.data['labels'][fed.indices], plan.batches(0)[2:3]
+    )
+
+
 def test_data_that_fit_lie_there_as_a_whole():
   total = 40 * ROW
   with _open(total) as (_, feed):

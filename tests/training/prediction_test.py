@@ -52,6 +52,17 @@ def test_every_image_has_its_logits(batch_size):
   np.testing.assert_allclose(logits, _expected(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('batch_size', [2, 250])
+def test_some_of_the_images(batch_size):
+  rows = np.array([7, 0, 3, 7, 9])
+  logits = prediction.predict(
+    _make_apply(), VARIABLES, IMAGES, MEAN, STD, batch_size, rows
+  )
+  np.testing.assert_allclose(
+    logits, _expected(IMAGES[rows]), rtol=1e-4, atol=1e-4
+  )
+
+
 def test_the_last_batch_is_filled_up_with_its_own_images():
   # What fills it must not show, even where images of a batch see each other:
   # here exits answer with the batch's brightest and darkest pixel.

@@ -842,6 +842,21 @@ def test_impossible_configs_are_refused(changes, message, dataset, tmp_path):
   assert not os.listdir(tmp_path)
 
 
+def test_of_some_rows_no_other_image_is_trained_on(dataset):
+  rows = np.arange(5, len(dataset.train_images), 3)
+  fitted, held_out = stage.split_training_images(_config(), dataset, rows)
+  both = np.concatenate([fitted, held_out])
+  assert sorted(both.tolist()) == rows.tolist()
+  # In the order that a dataset of these images alone would have.
+  alone = dataclasses.replace(
+    dataset,
+    train_images=dataset.train_images[rows],
+    train_labels=dataset.train_labels[rows],
+  )
+  expected, _ = stage.split_training_images(_config(), alone)
+  np.testing.assert_array_equal(fitted, rows[expected])
+
+
 def test_the_holdout_loss_is_weighted_as_the_training_loss_is(
   dataset, monkeypatch
 ):
