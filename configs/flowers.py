@@ -6,7 +6,11 @@ DIR has a folder of pictures for each class, or folders train and test that do;
 a few thousand in all. Meant for five classes of flowers, and a start for
 photographs of one's own: --config.dataset.image_size=96 brings them to another
 size. The stem brings 128 pixels to 16, so that what follows is cheap and can
-be wide; reductions, not scales, go on from there. Accuracy: not yet measured.
+be wide; reductions, not scales, go on from there.
+
+Measured on 4,311 photographs of five kinds of flowers, 862 of them for testing,
+seed 0, one core of an AMD EPYC: 23 min 13 s for all stages; 67.8 % at the first
+exit, 71.0 % at the last.
 """
 
 from ml_collections import ConfigDict
