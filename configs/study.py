@@ -10,9 +10,10 @@ those that the figure is about. Started several times at once in one work
 directory, by default runs/study/ARGUMENT, the processes share the runs. Started
 again with more `--config.study.seeds`, it adds theirs.
 
-Measured on a JPEG copy of CIFAR-10, seeds 0 and 1, in two processes on two
-cores of an AMD EPYC: figure4.cpu, 63 minutes, and figure9.cpu, 44 minutes;
-docs/paper_figures.md has their tables. The others are not yet measured.
+Measured on a JPEG copy of CIFAR-10, seeds 0 and 1, on cores of an AMD EPYC:
+figure4.cpu, two processes, 63 minutes, and figure9.cpu, of which the time as a
+whole is not measured; docs/paper_figures.md has their tables. The others are
+not yet measured.
 """
 
 from ml_collections import ConfigDict
