@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     name='folder', image_size='224', holdout=10_000, crop_padding=0, flip=True
   )
   config.dataset.update(crop_scale=0.08, colour_jitter=0.4)
+  config.search.network.nodes = 4
   config.train.genotype = 'DARTS_V2'
   config.train.network.update(
     channels=48, layers=14, nodes=4, scales=1, exits='last', stem='imagenet'

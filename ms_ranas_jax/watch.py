@@ -160,9 +160,10 @@ def _state(workdir: str) -> tuple[Any, ...]:
     saved = folder / 'checkpoints'
     kept = saved.iterdir() if saved.exists() else ()
     found.append(sorted(path.name for path in kept))
+  # Not by their times, which may be of whole seconds.
   for name in ('begun.json', 'model/model.json', _ANYTIME):
     path = epath.Path(workdir) / name
-    found.append(path.stat().mtime if path.exists() else None)
+    found.append(path.read_bytes() if path.exists() else b'')
   return tuple(found)
 
 

@@ -626,6 +626,7 @@ def test_a_row_is_that_of_its_result_or_not_yet_measured(tables, tmp_path):
   marks += '<!-- converted -->\nold\n<!-- end -->\n'
   marks += '<!-- early_exit -->\nold\n<!-- end -->\n'
   marks += '<!-- exported -->\nold\n<!-- end -->\n'
+  marks += '<!-- feeding -->\nold\n<!-- end -->\n'
   marks += '<!-- gpu_first -->\nold\n<!-- end -->\n'
   marks += '<!-- gpu_second -->\nold\n<!-- end -->\n'
   marks += '<!-- made_params -->\nold\n<!-- end -->\n'

@@ -293,7 +293,7 @@ def test_classes_of_other_test_images_are_known_by_their_names(
     test_labels=run.dataset.test_labels % len(trained),
   )
   object.__setattr__(run, 'dataset', named)
-  monkeypatch.setattr(datasets, 'load_dataset', lambda *_: others)
+  monkeypatch.setattr(datasets, 'load_dataset', lambda *_, **__: others)
   if isinstance(expected, str):
     words = rf'has other classes than npz \({expected}\); name'
     with pytest.raises(UsageError, match=words):
