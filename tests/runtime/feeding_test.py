@@ -1,6 +1,7 @@
 """Examples brought in windows are those of the plan, on every device."""
 
 import contextlib
+import time
 
 import numpy as np
 import pytest
@@ -117,7 +118,10 @@ def test_the_next_window_is_filled_before_it_is_asked_for():
     feed = feeding.open_feed(DATA, plan, 1, 0, stack)
     asked.clear()
     feed(0, STEPS - 1, STEPS)
-  # The end of the stack waits for what was begun: the first of epoch 1.
+    for _ in range(1000):  # ten seconds for the thread to come to it
+      if len(asked) == 2:
+        break
+      time.sleep(0.01)
   assert asked == [0, 1]
 
 
