@@ -19,7 +19,6 @@ import hashlib
 import math
 import os
 import pathlib
-import shlex
 import signal
 import statistics
 import subprocess
@@ -270,7 +269,20 @@ def main() -> None:
   result: dict[str, Any] = {}
   if os.path.isfile(args.json):
     result = files.read_json(args.json)
-  head = experiments.head(shlex.join(['python', *sys.argv]))
+  places = ('dataset_dir', 'workdir', 'json', 'parts')
+  changed = [
+    f'--{name.replace("_", "-")}={value}'
+    for name, value in vars(args).items()
+    if name not in places and value != parser.get_default(name)
+  ]
+  head = experiments.head(
+    ' '.join(
+      [
+        'python benchmarks/feeding.py --dataset-dir DIR --workdir DIR',
+        *['--json FILE', *changed],
+      ]
+    )
+  )
   for part in args.parts:
     if part not in result:
       result[part] = {**head, **build[part](args)}

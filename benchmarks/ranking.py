@@ -9,7 +9,8 @@ other parts guess that area. `bilevel`, `random` and `ghn` are searches, which
 judge each genotype with the params that all share, or that are made for it;
 `sgd` trains each on its own for few steps. Each of the four may spend the same
 seconds in steps, all genotypes together, and judges on images that no params
-were trained on. What is compiled, and what judging takes, is told apart.
+were trained on. What is compiled, and what judging takes, is told apart. Beside
+them stands what few macs up to the first exit say alone: areas hold costs.
 
 A part is a JSON file, which is read where it is there, and not run again; an
 interrupted part goes on. Several processes may run parts of their own; `sgd`
@@ -48,6 +49,8 @@ from ms_ranas_jax.space import grid
 from ms_ranas_jax.space.genotype import Genotype
 
 TRAINED, SGD = 'trained', 'sgd'
+# No part of its own: what is known of a genotype without any network.
+CHEAP = 'cheap'
 SEARCHES = ('bilevel', 'random', 'ghn')
 # What a reader calls the scores.
 SCORES: Mapping[str, str] = {
@@ -55,6 +58,7 @@ SCORES: Mapping[str, str] = {
   'bilevel': 'shared params of the differentiable search',
   'random': 'shared params of random search',
   SGD: 'few steps of SGD',
+  CHEAP: 'few macs up to the first exit, and nothing else',
 }
 PARTS = (TRAINED, *SEARCHES, SGD)
 COEFFICIENTS: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -92,7 +96,7 @@ def interval(
     seed: of the bootstrap, which draws pairs with replacement.
 
   Returns:
-    The percentiles 2.5 and 97.5.
+    The percentiles 2.5 and 97.5; nan where either has one value alone.
   """
   a, b = np.asarray(a), np.asarray(b)
   random = np.random.default_rng(seed)
@@ -100,6 +104,8 @@ def interval(
     correlation(name, a[rows], b[rows])
     for rows in random.integers(len(a), size=(_RESAMPLES, len(a)))
   ]
+  if np.isnan(drawn).all():
+    return float('nan'), float('nan')
   low, high = np.nanpercentile(drawn, [2.5, 97.5])
   return float(low), float(high)
 
@@ -154,10 +160,15 @@ def rows(parts: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
   if TRAINED not in parts:
     return found
   for name, measure in itertools.product(SCORES, MEASURES):
-    if name not in parts:
+    if name not in (*parts, CHEAP):
       continue
-    scores = MEASURES[measure](parts[name])
     truth = MEASURES[measure](parts[TRAINED])
+    seconds = 0.0
+    if name == CHEAP:
+      scores = -np.array([r['macs'][0] for r in parts[TRAINED]['records']])
+    else:
+      scores = MEASURES[measure](parts[name])
+      seconds = parts[name]['step_seconds']
     # As far as both have come.
     count = min(len(scores), len(truth))
     scores, truth = scores[:count], truth[:count]
@@ -170,10 +181,8 @@ def rows(parts: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         cells.append(
           f'{correlation(coefficient, *pair):.2f} ({low:.2f} to {high:.2f})'
         )
-      seconds = f'{parts[name]["step_seconds"]:.0f}'
-      found.append(
-        [SCORES[name], measure, f'{which} {chosen.sum()}', *cells, seconds]
-      )
+      of = f'{which} {chosen.sum()}'
+      found.append([SCORES[name], measure, of, *cells, f'{seconds:.0f}'])
   return found
 
 

@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from ms_ranas_jax import config_files
 from ms_ranas_jax import fields
+from ms_ranas_jax.errors import BAD_INPUT
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.errors import tell
 from ms_ranas_jax.runtime import environment
@@ -55,7 +56,6 @@ _REDO = flags.DEFINE_bool(
   'Do stages again that have kept something of another config; what is there '
   'is kept in the work directory, under aside/.',
 )
-_BAD_INPUT = 2
 _CONFIG_FLAG = re.compile(r'--?(?:config|flagfile)\b')
 _FIELD_FLAG = re.compile(r'--?(?:no)?config\.([^=]*)')
 _GIVE = 'give the path of a config, or the name of one that is there'
@@ -177,7 +177,7 @@ def _in_short(error: Exception) -> str:
 
 def _refuse(reason: object) -> NoReturn:
   tell(reason)
-  sys.exit(_BAD_INPUT)
+  sys.exit(BAD_INPUT)
 
 
 def _default_workdir() -> str:

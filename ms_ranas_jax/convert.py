@@ -13,12 +13,11 @@ import sys
 import types
 from typing import Any, NoReturn
 
+from ms_ranas_jax import errors
 from ms_ranas_jax.errors import UsageError
-from ms_ranas_jax.errors import tell
 from ms_ranas_jax.runtime import environment
 from ms_ranas_jax.runtime import interruption
 
-_BAD_INPUT = 2
 # What messages of the plans call the sizes, which are flags here.
 _SIZES = 'sizes'
 
@@ -291,7 +290,7 @@ def _build(
     raise UsageError(said.replace(f'{_SIZES}.', '--')) from error
 
 
-def _run(args: Mapping[str, Any]) -> None:
+def _run(args: Mapping[str, Any]) -> bool:
   """Writes the model folder, and says what was not used."""
   environment.load(environment.JAX)
   environment.check_settings()
@@ -330,6 +329,7 @@ def _run(args: Mapping[str, Any]) -> None:
     f'{file}, {model.exits[-1].total_params:,} params, {len(model.exits)} '
     f'exit{"s" * (len(model.exits) > 1)}'
   )
+  return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -342,15 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit status: 2 for bad input.
   """
   args = vars(_parser().parse_args(argv))
-  try:
-    _run(args)
-  except UsageError as error:
-    tell(error)
-  except OSError as error:
-    tell(f'{error}; check the path, its permissions and the free space.')
-  else:
-    return 0
-  return _BAD_INPUT
+  return errors.status_of(lambda: _run(args))
 
 
 def run() -> NoReturn:

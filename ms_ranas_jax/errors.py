@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import os
 import sys
 
 
@@ -21,6 +22,30 @@ class UsageError(ValueError):
     ...
     dataset.name = 'no such images'
   """
+
+
+BAD_INPUT = 2  # the exit status of a command
+
+
+def status_of(command: Callable[[], bool]) -> int:
+  """Runs a command, and tells in a sentence what was refused.
+
+  Args:
+    command: returns whether all of it was done.
+
+  Returns:
+    The exit status: 0, or `BAD_INPUT`.
+  """
+  try:
+    return 0 if command() else BAD_INPUT
+  except UsageError as error:
+    tell(error)
+  except BrokenPipeError:
+    # Whoever reads the answers has had enough; Python would tell at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  except OSError as error:
+    tell(f'{error}; check the path, its permissions and the free space.')
+  return BAD_INPUT
 
 
 def listed(items: Sequence[object], most: int = 6) -> str:

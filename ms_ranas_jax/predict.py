@@ -10,12 +10,12 @@ import argparse
 import collections
 from collections.abc import Mapping, Sequence
 import json
-import os
 import statistics
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ms_ranas_jax import errors
 from ms_ranas_jax import text_tables
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.errors import tell
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
   from ms_ranas_jax.data import pictures
   from ms_ranas_jax.model import model as model_lib
 
-_BAD_INPUT = 2
 # Of a time that is measured the middle of so many is taken.
 _TIMED_RUNS = 15
 
@@ -215,16 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     be read; the others are classified all the same.
   """
   args = vars(_parser().parse_args(argv))
-  try:
-    return 0 if _run(args) else _BAD_INPUT
-  except UsageError as error:
-    tell(error)
-  except BrokenPipeError:
-    # Whoever reads the answers has had enough; Python would tell at its end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  except OSError as error:
-    tell(f'{error}; check the path and its permissions.')
-  return _BAD_INPUT
+  return errors.status_of(lambda: _run(args))
 
 
 def run() -> NoReturn:

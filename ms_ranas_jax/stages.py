@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import os
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -872,11 +873,26 @@ def _export(run: Run) -> None:
   )
 
 
-def _report(run: Run) -> None:
+def write_page(
+  run: Run,
+  network: AnytimeNetwork | None,
+  searched: grid.Plan | None,
+  **more: Any,
+) -> str:
+  """Writes the report of a work directory.
+
+  Args:
+    run: of the work directory.
+    network: to train, or that was trained; None where it is not known yet.
+    searched: the network of the search; None to leave it out.
+    **more: see `page.write_report`.
+
+  Returns:
+    The path of the page.
+  """
   # Here, as nothing else waits for the import of matplotlib.
   from ms_ranas_jax.report import page
 
-  network = run.known_network()
   trained = None
   if network is not None:
     trained = page.Trained(
@@ -884,13 +900,14 @@ def _report(run: Run) -> None:
       families.genotype_of(network),
       cost.network_cost(network).to_dict(),
     )
-  path = page.write_report(
-    run.workdir,
-    run.search_network.plan if run.family.takes_genotype else None,
-    trained,
-    run.config.search.primitives,
+  return page.write_report(
+    run.workdir, searched, trained, run.config.search.primitives, **more
   )
-  run.tell(f'report: {path}')
+
+
+def _report(run: Run) -> None:
+  searched = run.search_network.plan if run.family.takes_genotype else None
+  run.tell(f'report: {write_page(run, run.known_network(), searched)}')
 
 
 _STAGES: Mapping[str, Callable[[Run], None]] = {

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from etils import epath
 
+from ms_ranas_jax import errors
 from ms_ranas_jax import paths
 from ms_ranas_jax.errors import UsageError
 from ms_ranas_jax.errors import tell
@@ -22,7 +23,6 @@ from ms_ranas_jax.runtime import environment
 from ms_ranas_jax.runtime import files
 from ms_ranas_jax.runtime import interruption
 
-_BAD_INPUT = 2
 _POLL_SECONDS = 5.0
 _RELOAD_SECONDS = 15
 # What a stage leaves when it is through, besides what `begun.json` says.
@@ -106,13 +106,10 @@ def write_report(workdir: str, follow: bool = False) -> tuple[str, bool]:
   Raises:
     UsageError: there is no run, or a file of it is broken.
   """
-  from ms_ranas_jax import families
   from ms_ranas_jax import same_run
   from ms_ranas_jax import settings
   from ms_ranas_jax import stages
-  from ms_ranas_jax.costs import cost
   from ms_ranas_jax.report import inputs
-  from ms_ranas_jax.report import page
   from ms_ranas_jax.runtime.interruption import Interruption
   from ms_ranas_jax.search import stage as search_stage
 
@@ -133,21 +130,14 @@ def write_report(workdir: str, follow: bool = False) -> tuple[str, bool]:
     plan = search_stage.build_network(
       config, shape, len(summary['classes'])
     ).plan
-  trained = None
-  if run.description() is not None:
-    network = run.train_network()
-    trained = page.Trained(
-      network.plan,
-      families.genotype_of(network),
-      cost.network_cost(network).to_dict(),
-    )
-  written = page.write_report(
-    workdir,
+  # Before a training has begun, its network may need the images to be known.
+  network = None if run.description() is None else run.train_network()
+  written = stages.write_page(
+    run,
+    network,
     plan,
-    trained,
-    config.search.primitives,
-    said if not through else (),
-    _RELOAD_SECONDS if follow and not through else 0,
+    progress=() if through else said,
+    reload_seconds=_RELOAD_SECONDS if follow and not through else 0,
   )
   return written, through
 
@@ -167,6 +157,19 @@ def _state(workdir: str) -> tuple[Any, ...]:
   return tuple(found)
 
 
+def _run(workdir: str, follow: bool) -> bool:
+  """Writes the report, once or until the run is through."""
+  environment.load(environment.JAX, environment.MATPLOTLIB)
+  while True:
+    state = _state(workdir)
+    path, through = write_report(workdir, follow)
+    tell(path)
+    if through or not follow:
+      return True
+    while _state(workdir) == state:
+      time.sleep(_POLL_SECONDS)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command.
 
@@ -177,23 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit status: 2 for bad input.
   """
   args = _parser().parse_args(argv)
-  workdir = paths.expand(args.workdir)
-  try:
-    environment.load(environment.JAX)
-    environment.load(environment.MATPLOTLIB)
-    while True:
-      state = _state(workdir)
-      path, through = write_report(workdir, args.follow)
-      tell(path)
-      if through or not args.follow:
-        return 0
-      while _state(workdir) == state:
-        time.sleep(_POLL_SECONDS)
-  except UsageError as error:
-    tell(error)
-  except OSError as error:
-    tell(f'{error}; check the path and its permissions.')
-  return _BAD_INPUT
+  return errors.status_of(lambda: _run(paths.expand(args.workdir), args.follow))
 
 
 def run() -> NoReturn:

@@ -243,12 +243,13 @@ def test_ranking_compares_scores_with_trainings(repo_root, tmp_path):
     *(f'--results={results}', '--parts', 'trained', 'random', 'sgd'),
   )
   text = _run_experiment(repo_root, 'ranking.py', tmp_path, *args)
-  table = [line.strip('| ').split(' | ') for line in text.splitlines()[-9:]]
+  table = [line.strip('| ').split(' | ') for line in text.splitlines()[-13:]]
   assert [row[0] for row in table[1:]] == [
     *['shared params of random search'] * 4,
     *['few steps of SGD'] * 4,
+    *['few macs up to the first exit, and nothing else'] * 4,
   ]
-  assert [row[1] for row in table[1::2]] == ['area', 'last exit'] * 2
+  assert [row[1] for row in table[1::2]] == ['area', 'last exit'] * 3
   files = {path.stem: path.read_text() for path in results.iterdir()}
   parts = {name: json.loads(content) for name, content in files.items()}
   assert parts.keys() == {'trained', 'random', 'sgd'}
@@ -263,7 +264,7 @@ def test_ranking_compares_scores_with_trainings(repo_root, tmp_path):
   assert parts['trained']['steps'] == 4  # of 64 images, 300 in all
   # Nothing is run again.
   again = _run_experiment(repo_root, 'ranking.py', tmp_path / 'new', *args)
-  assert again.splitlines() == text.splitlines()[-9:]
+  assert again.splitlines() == text.splitlines()[-13:]
   assert {p.stem: p.read_text() for p in results.iterdir()} == files
 
 
@@ -425,9 +426,16 @@ def _ranking(repo_root):
   sys.path.remove(folder)
 
 
-def _part(areas, **more):
-  """A file of genotypes whose curves have such areas: one exit, at no cost."""
-  records = [{'accuracy': [float(area)], 'macs': [0]} for area in areas]
+def _part(areas, macs=None, **more):
+  """A file of genotypes of one exit: its accuracy is the area where it is free.
+
+  Costs may be given.
+  """
+  costs = [0] * len(areas) if macs is None else list(macs)
+  records = [
+    {'accuracy': [float(area)], 'macs': [cost]}
+    for area, cost in zip(areas, costs, strict=True)
+  ]
   budgets = {'budget_range': [0.0, 1.0], 'chance': 0.1}
   return {'records': records, 'step_seconds': 7.2, **budgets, **more}
 
@@ -439,7 +447,9 @@ def test_ranking_tells_coefficients_of_all_and_of_the_better_half(ranking):
   parts = {'trained': _part(truth), 'sgd': _part(scores)}
   heads, *rows = ranking.rows(parts)
   assert heads[3:6] == ['Pearson', 'Spearman', 'Kendall']
-  # One exit at no cost: the area is its accuracy.
+  # One exit at no cost: the area is its accuracy, and cost says nothing.
+  rows, cheap = rows[:4], rows[4:]
+  assert len(cheap) == 4 and {row[3].split()[0] for row in cheap} == {'nan'}
   assert [row[:3] for row in rows] == [
     ['few steps of SGD', measure, which]
     for measure in ('area', 'last exit')
@@ -455,6 +465,13 @@ def test_ranking_tells_coefficients_of_all_and_of_the_better_half(ranking):
     ):
       expected = statistic(truth[which], scores[which]).statistic
       assert float(cell.split()[0]) == pytest.approx(expected, abs=0.0051)
+  # A cheap genotype has a larger area of the same accuracy.
+  macs = np.linspace(0.1, 0.9, 11)
+  parts = {'trained': _part(np.full(11, 0.5), macs)}
+  _, *cheap = ranking.rows(parts)
+  assert [row[4].split()[0] for row in cheap[:2]] == ['1.00', '1.00']
+  assert cheap[0][0] == 'few macs up to the first exit, and nothing else'
+  assert cheap[0][-1] == '0'
   # What is still being trained is compared as far as it is.
   some = {'trained': _part(truth[:7]), 'sgd': _part(scores)}
   assert [row[2] for row in ranking.rows(some)[1:3]] == ['all 7', 'better 4']

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import pathlib
 import types
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from ms_ranas_jax import errors
 from ms_ranas_jax import importing
 from ms_ranas_jax import paths
 from ms_ranas_jax.data import cifar_files
+from ms_ranas_jax.data import cifar_source
 from ms_ranas_jax.data import class_folders
 from ms_ranas_jax.data import image_layout
 from ms_ranas_jax.data import image_store
@@ -24,8 +24,6 @@ from ms_ranas_jax.data import labelled_pictures
 from ms_ranas_jax.data import npz_file
 from ms_ranas_jax.data import picture_options
 from ms_ranas_jax.data import tfds_pictures
-from ms_ranas_jax.data import tfds_source
-from ms_ranas_jax.runtime import files
 
 # Per channel, of the training images / 255; those in common use.
 _CIFAR_MEAN = types.MappingProxyType(
@@ -185,7 +183,7 @@ def load_dataset(
 
   Args:
     name: one of 'digits', 'cifar10', 'cifar100', 'npz', 'folder', 'tfds:NAME'
-      and 'my_module:my_images', see below.
+      and 'my_module:my_images', see above.
     directory: where the data are; must be empty for 'digits'.
     train_images: how many training images to keep, drawn at random but always
       the same ones; 0 is all.
@@ -214,7 +212,7 @@ def load_dataset(
     if picture_options.reads_pictures(name):
       dataset = _load_pictures(name, directory, options, storage)
       return _part(dataset, train_images)
-    loader = importing.find(name, _KNOWN, 'dataset.name')
+    loader = importing.find(name, _LOADERS, 'dataset.name')
     if ':' in name:
       dataset = loader(directory)
       if not isinstance(dataset, Dataset):
@@ -421,72 +419,14 @@ def _load_cifar(
   name: str, directory: str, storage: image_store.Storage
 ) -> Dataset:
   """Loads CIFAR-10 or CIFAR-100 from wherever it is."""
-  if directory:
-    path = pathlib.Path(directory)
-    if not path.is_dir():
-      raise errors.UsageError(f'dataset.dir: {path} {_no_folder(name, path)}')
-    arrays = cifar_files.read(name, path)
-  else:
-    path = tfds_source.default_data_dir()
-    arrays = None
-  if arrays is None:
-    arrays = tfds_source.read(name, path, storage)
-  if arrays is None:
-    raise errors.UsageError(_missing_cifar(name, directory, path))
   return Dataset(
     name,
-    *arrays,
+    *cifar_source.read(name, directory, storage),
     num_classes=cifar_files.NUM_CLASSES[name],
     mean=_CIFAR_MEAN[name],
     std=_CIFAR_STD[name],
     class_names=cifar_files.CLASS_NAMES[name],
     resident_bytes=storage.resident_bytes,
-  )
-
-
-def _no_folder(name: str, path: pathlib.Path) -> str:
-  """Returns what a path without a folder is, and what to do about it."""
-  if path.suffix == '.npz' and path.is_file():
-    return "is a file of arrays; set dataset.name to 'npz'."
-  folder = f'the folder that a published archive of {name} unpacks to'
-  if files.is_archive(path):
-    return f'is an archive; unpack it, and give {folder}.'
-  if path.exists():
-    return f'is a file; give {folder}.'
-  return (
-    f'does not exist; give {folder}, or run '
-    f'{tfds_source.prepare_command(name, path)}.'
-  )
-
-
-def _missing_cifar(name: str, directory: str, path: pathlib.Path) -> str:
-  """Returns the message for a place without the dataset."""
-  if not directory:
-    return (
-      f'{name} is not prepared in {path}; run '
-      f'{tfds_source.prepare_command(name)}, or set dataset.dir to a folder '
-      f'that has it.'
-    )
-  for other in cifar_files.NUM_CLASSES:
-    if other != name and (
-      cifar_files.find_layout(other, path)
-      or tfds_source.find_prepared(other, path)
-    ):
-      return (
-        f'dataset.dir: {path} holds {other}, not {name}; set dataset.name to '
-        f'{other!r}, or dataset.dir to a folder with {name}.'
-      )
-  for archive in sorted(path.glob('*cifar*')):
-    if files.is_archive(archive):
-      return (
-        f'dataset.dir: {path} holds {archive.name} as it is; unpack it there.'
-      )
-  python = cifar_files.PYTHON_LAYOUTS[name].folder
-  binary = cifar_files.BINARY_LAYOUTS[name].folder
-  return (
-    f'dataset.dir: {path} has neither {python}, {binary} nor a prepared '
-    f'{name}; give a folder that has one, or run '
-    f'{tfds_source.prepare_command(name, path)}.'
   )
 
 
@@ -612,7 +552,8 @@ def _statistics(
   return tuple(mean.tolist()), tuple(std.tolist())
 
 
-# One of one's own takes the directory alone.
+# One of one's own takes the directory alone. Pictures are told apart before,
+# and stand here for the message about an unknown name.
 _LOADERS: types.MappingProxyType[str, Callable[..., Dataset]] = (
   types.MappingProxyType(
     {
@@ -620,14 +561,6 @@ _LOADERS: types.MappingProxyType[str, Callable[..., Dataset]] = (
       'cifar100': _load_cifar,
       'digits': _load_digits,
       'npz': _load_npz,
-    }
-  )
-)
-# Also those that a message names.
-_KNOWN: types.MappingProxyType[str, Callable[..., Dataset]] = (
-  types.MappingProxyType(
-    {
-      **_LOADERS,
       picture_options.FOLDER: _load_pictures,
       f'{picture_options.TFDS}NAME': _load_pictures,
     }

@@ -152,7 +152,7 @@ def _opened(
     images = np.lib.format.open_memmap(folder / f'{name}.npy', mode)
     if images.shape == tuple(source.shape) and images.dtype == np.uint8:
       return _Kept(images, about['done'], unreadable)
-  except (UsageError, OSError, ValueError, LookupError) as error:
+  except (UsageError, OSError, ValueError, LookupError, TypeError) as error:
     # A cache is only a shortcut: without it the pictures are read.
     logging.debug('No decoded images in %s: %s', folder, error)
   return None

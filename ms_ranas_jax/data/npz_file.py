@@ -161,16 +161,19 @@ def _stored(
       return np.lib.format.read_array(member, allow_pickle=False)
     begin, example = member.tell(), math.prod(shape[1:])
 
+    def take(count: int) -> bytes:
+      read = member.read(min(count, _BYTES_PER_READ))
+      if not read:
+        raise ValueError(f'{member_name} ends too early')
+      return read
+
     def fill(first: int, images: np.ndarray) -> dict[int, str]:
       # Read, not sought: what is passed over counts for the checksum.
-      missing = begin + first * example - member.tell()
-      while missing:
-        missing -= len(member.read(min(missing, _BYTES_PER_READ))) or missing
+      while member.tell() < begin + first * example:
+        take(begin + first * example - member.tell())
       flat, done = images.reshape(-1), 0
       while done < flat.size:
-        read = member.read(min(flat.size - done, _BYTES_PER_READ))
-        if not read:
-          raise ValueError(f'{member_name} ends too early')
+        read = take(flat.size - done)
         flat[done : done + len(read)] = np.frombuffer(read, np.uint8)
         done += len(read)
       return {}

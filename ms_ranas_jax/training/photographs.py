@@ -7,8 +7,9 @@ dm-pix.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import math
+import types
 
 import dm_pix as pix
 import jax
@@ -214,18 +215,22 @@ def _full_range(image: jax.Array, signed: jax.Array) -> jax.Array:
 
 
 # (image, signed magnitude of -1 to 1) -> image, which may leave 0 to 1.
-OPERATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-  'identity': _unchanged,
-  'rotate': _rotated,
-  'shear_y': _sheared_down,
-  'shear_x': _sheared_across,
-  'translate_y': _shifted_down,
-  'translate_x': _shifted_across,
-  'brightness': _brighter,
-  'contrast': _more_contrast,
-  'colour': _more_colour,
-  'sharpness': _sharper,
-  'posterize': _fewer_levels,
-  'solarize': _solarized,
-  'autocontrast': _full_range,
-}
+OPERATIONS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = (
+  types.MappingProxyType(
+    {
+      'identity': _unchanged,
+      'rotate': _rotated,
+      'shear_y': _sheared_down,
+      'shear_x': _sheared_across,
+      'translate_y': _shifted_down,
+      'translate_x': _shifted_across,
+      'brightness': _brighter,
+      'contrast': _more_contrast,
+      'colour': _more_colour,
+      'sharpness': _sharper,
+      'posterize': _fewer_levels,
+      'solarize': _solarized,
+      'autocontrast': _full_range,
+    }
+  )
+)
